@@ -1,0 +1,77 @@
+# Two commands do everything on a fresh clone with only Python there:
+#   make demo   trains a small network on real digits and logs its modes and basins
+#   make test   runs the tests
+# Both keep to a virtual environment in .venv and install the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Passed to pytest: make test ARGS="-k basin -x"
+ARGS ?=
+
+BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+PIP_INSTALL := -m pip --disable-pip-version-check install
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-lowest lint types format clean distclean
+
+help:
+	@echo "make demo         train the quickstart and print its report"
+	@echo "make test         run the tests (ARGS is passed to pytest)"
+	@echo "make test-lowest  run the tests with the oldest supported versions"
+	@echo "make lint         check style"
+	@echo "make types        check types"
+	@echo "make format       rewrite the code in the project's style"
+	@echo "make clean        remove caches and build results"
+	@echo "make distclean    remove these, the environments and the logs too"
+
+# A stamp is touched last, so an interrupted installation starts again; it is older than pyproject.toml or
+# the constraints only when one of them has changed since.
+$(VENV)/.stamp-venv $(LOWEST)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "netdyn needs Python 3.11 or newer; choose one with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(@D) \
+		|| { echo "no virtual environment could be made; Debian and Ubuntu keep it in the package python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.stamp-examples: pyproject.toml constraints.txt | $(VENV)/.stamp-venv
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[examples]"
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(VENV)/.stamp-venv
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(LOWEST)/.stamp-dev: pyproject.toml constraints-lowest.txt | $(LOWEST)/.stamp-venv
+	$(LOWEST)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.stamp-examples
+	$(BIN)/python examples/quickstart.py
+
+# One thread: the tests are many small steps, and threads that wait for each other by spinning slow them down.
+test: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+# Old releases may warn of what they have since repaired, so here a warning is no error.
+test-lowest: $(LOWEST)/.stamp-dev
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default $(ARGS)
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) $(LOWEST) checkpoints lightning_logs logs runs

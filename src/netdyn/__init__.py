@@ -1,0 +1,55 @@
+"""Network-dynamics metrics for PyTorch training.
+
+Public names are loaded on first use, so that ``import netdyn`` stays light: the callback brings Lightning,
+the metrics bring torchmetrics, and neither is paid for by somebody who only wants the functions.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netdyn import functional
+    from netdyn.callback import DynamicsMonitor
+    from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+    from netdyn.radii import BasinResult
+    from netdyn.report import Report, diagnose
+
+__version__ = version("netdyn")
+
+__all__ = [
+    "BasinResult",
+    "DynamicsMonitor",
+    "NeuronModes",
+    "RankDistribution",
+    "Report",
+    "SampleBasin",
+    "WeightBasin",
+    "diagnose",
+    "functional",
+]
+
+_HOME = {
+    "BasinResult": "radii",
+    "DynamicsMonitor": "callback",
+    "NeuronModes": "metrics",
+    "RankDistribution": "metrics",
+    "Report": "report",
+    "SampleBasin": "metrics",
+    "WeightBasin": "metrics",
+    "diagnose": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return import_module("netdyn.functional")
+    if name in _HOME:
+        return getattr(import_module(f"netdyn.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'netdyn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

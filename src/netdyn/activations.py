@@ -1,0 +1,141 @@
+"""Which functions are activations, and what the linear substitution map puts in their place.
+
+An activation acts element by element. In the map its backward pass is the identity (straight-through), and a max-pooling
+shares its gradient over the window, while both keep their forward values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Function = Callable[..., Any]
+
+_ELEMENTWISE = (
+    "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink "
+    "hardtanh hardsigmoid hardswish logsigmoid log_sigmoid sigmoid expit special_expit tanh threshold"
+).split()
+#: What turns logits into probabilities.
+_SQUASHING = ("sigmoid", "expit", "special_expit", "softmax", "log_softmax")
+_HOLDERS = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)
+
+
+def _gather(names: Iterable[str]) -> frozenset[Function]:
+    """The functions of these names, with their in-place twins, wherever torch has them."""
+    found = (getattr(holder, n, None) for name in names for n in (name, f"{name}_") for holder in _HOLDERS)
+    return frozenset(function for function in found if callable(function))
+
+
+ACTIVATIONS = _gather(_ELEMENTWISE)
+SQUASHES = _gather(_SQUASHING)
+
+
+def _pools() -> dict[Function, Function]:
+    """Each max-pooling function and the average pooling over the same windows."""
+    pools: dict[Function, Function] = {}
+    for n in (1, 2, 3):
+        for maximum in (getattr(F, f"max_pool{n}d"), getattr(F, f"max_pool{n}d_with_indices"), getattr(torch, f"max_pool{n}d")):
+            pools[maximum] = getattr(F, f"avg_pool{n}d")
+        for maximum in (getattr(F, f"adaptive_max_pool{n}d"), getattr(F, f"adaptive_max_pool{n}d_with_indices")):
+            pools[maximum] = getattr(F, f"adaptive_avg_pool{n}d")
+    return pools
+
+
+MAX_POOLS = _pools()
+
+
+def _inplace_position(function: Function) -> int | None:
+    """Position of the argument ``inplace``, None where the function has none."""
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None
+    return parameters.index("inplace") if "inplace" in parameters else None
+
+
+_INPLACE = {function: position for function in ACTIVATIONS if (position := _inplace_position(function)) is not None}
+
+
+def overwrites(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether this call writes its result over its input.
+
+    >>> overwrites(F.relu, (None, True), {}), overwrites(torch.relu_, (None,), {}), overwrites(torch.relu, (None,), {})
+    (True, True, False)
+    """
+    name = getattr(function, "__name__", "")
+    if name.endswith("_") and not name.endswith("__"):
+        return True
+    position = _INPLACE.get(function)
+    if position is None:
+        return False
+    return bool(args[position]) if len(args) > position else bool(kwargs.get("inplace", False))
+
+
+class Carry(torch.autograd.Function):
+    """A value whose gradient goes, unchanged, to another tensor of the same shape.
+
+    >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    >>> torch.autograd.grad(Carry.apply(x, x.detach().relu()).sum(), x)
+    (tensor([1., 1.]),)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
+        """The value."""
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """The gradient, for the surrogate."""
+        return gradients[0], None
+
+
+class CarryInPlace(torch.autograd.Function):
+    """As :class:`Carry`, with the value written over the surrogate: whoever else holds that tensor sees it too."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
+        """The surrogate, overwritten."""
+        ctx.mark_dirty(surrogate)
+        return surrogate.copy_(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """The gradient, for what the surrogate was."""
+        return gradients[0], None
+
+
+def straight_through(function: Function, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The activation's output with a straight-through gradient, and the field's value before the call."""
+    before = field.detach().clone()
+    rest = args[1:] if args else ()
+    options = {key: value for key, value in kwargs.items() if key != "input"}
+    with torch.no_grad():
+        value = function(before.clone(), *rest, **options)
+    carry = CarryInPlace if overwrites(function, args, kwargs) else Carry
+    return carry.apply(field, value), before
+
+
+def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Max-pooling forward, average pooling's gradient: no pathway is cut because its unit lost a comparison.
+
+    Padding takes no share. Dilated windows, which average pooling does not have, keep their own gradient.
+    """
+    result = function(*args, **kwargs)
+    adaptive = function.__name__.startswith("adaptive")
+    names = ("input", "output_size") if adaptive else ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    given = dict(zip(names, args, strict=False)) | {key: value for key, value in kwargs.items() if key in names}
+    dilation = given.pop("dilation", 1)
+    if any(step != 1 for step in (dilation if isinstance(dilation, tuple | list) else (dilation,))):
+        return result
+    options = {} if adaptive else {"count_include_pad": False}
+    given = {key: value for key, value in given.items() if value is not None}
+    surrogate = MAX_POOLS[function](**given, **options)
+    if isinstance(result, tuple):
+        return Carry.apply(surrogate, result[0].detach()), *result[1:]
+    return Carry.apply(surrogate, result.detach())

@@ -1,0 +1,143 @@
+"""One batch of model inputs as a tree of tensors: count it, cut it, hash it, disturb it.
+
+Inputs are a tensor, a sequence or a mapping of them, handed to the model as one argument. A tensor whose first dimension
+is the number of samples is cut with the samples; any other leaf travels whole. Noise falls on floating tensors only:
+token ids and masks stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Inputs = Any
+"""A tensor, or a (nested) sequence or mapping of tensors."""
+
+
+def map_tensors(function: Callable[..., Any], inputs: Inputs, *others: Inputs) -> Inputs:
+    """Apply ``function`` to every tensor of ``inputs`` (with its twins in ``others``), keeping the structure."""
+    if isinstance(inputs, Tensor):
+        return function(inputs, *others)
+    if isinstance(inputs, Mapping):
+        mapped = {key: map_tensors(function, value, *(o[key] for o in others)) for key, value in inputs.items()}
+        return mapped if type(inputs) is dict else _rebuild(inputs, mapped)
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+        items = [map_tensors(function, value, *(o[i] for o in others)) for i, value in enumerate(inputs)]
+        if hasattr(inputs, "_fields"):
+            return type(inputs)(*items)
+        return _rebuild(inputs, items)
+    return inputs
+
+
+def _rebuild(like: Any, content: Any) -> Any:
+    """A container of the type of ``like``, or a plain one where its constructor takes something else."""
+    try:
+        return type(like)(content)
+    except TypeError:
+        return content
+
+
+def tensors(inputs: Inputs) -> list[Tensor]:
+    """All tensors of the tree, in order."""
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor), inputs)
+    return found
+
+
+def count(inputs: Inputs) -> int:
+    """Number of samples: the first dimension of the first tensor.
+
+    Raises:
+        TypeError: If there is no tensor with a sample dimension.
+    """
+    for tensor in tensors(inputs):
+        if tensor.ndim:
+            return len(tensor)
+    raise TypeError(
+        f"`inputs` must be a tensor, or a sequence or mapping of tensors, with samples first; got {type(inputs).__name__}."
+    )
+
+
+def take(inputs: Inputs, index: Tensor | slice) -> Inputs:
+    """The chosen samples."""
+    samples = count(inputs)
+    return map_tensors(lambda tensor: tensor[index] if tensor.ndim and len(tensor) == samples else tensor, inputs)
+
+
+def blocks(samples: int, batch_size: int | None) -> Iterator[slice]:
+    """Consecutive slices of at most ``batch_size`` samples (None: one slice)."""
+    size = batch_size or max(samples, 1)
+    for start in range(0, samples, size):
+        yield slice(start, min(start + size, samples))
+
+
+def spread(samples: int, wanted: int) -> Tensor:
+    """Indices of ``wanted`` samples at even distances (all, if there are fewer)."""
+    wanted = min(samples, wanted)
+    return torch.div(torch.arange(wanted) * samples, max(wanted, 1), rounding_mode="floor")
+
+
+def has_floating(inputs: Inputs) -> bool:
+    """Whether there is a tensor that noise can disturb."""
+    return any(tensor.is_floating_point() for tensor in tensors(inputs))
+
+
+def finite(inputs: Inputs) -> bool:
+    """Whether all floating tensors are finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors(inputs) if tensor.is_floating_point())
+
+
+def fingerprints(inputs: Inputs) -> list[bytes]:
+    """A digest of each sample's content; equal samples have equal digests, wherever they stand in a batch."""
+    samples = count(inputs)
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(samples)]
+    for tensor in tensors(inputs):
+        if tensor.ndim and len(tensor) == samples:
+            raw = tensor.detach().cpu().contiguous().reshape(samples, -1)
+            rows = raw.view(torch.uint8).numpy() if raw.dtype != torch.bool else raw.to(torch.uint8).numpy()
+            for digest, row in zip(digests, rows, strict=True):
+                digest.update(row.tobytes())
+    return [digest.digest() for digest in digests]
+
+
+def seeded(generator: torch.Generator, *parts: bytes | int | str) -> torch.Generator:
+    """Seed a private generator from any mixture of numbers, names and digests."""
+    text = b"|".join(part if isinstance(part, bytes) else str(part).encode() for part in parts)
+    return generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1)
+
+
+def standard_noise(inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int) -> Inputs:
+    """Standard normal noise for every floating tensor, seeded by (seed, ray, the sample's content).
+
+    It is drawn on the CPU sample by sample, so that neither the order of the samples, nor how they are batched, nor the
+    device changes it. Other tensors have None in their place.
+    """
+    samples = len(prints)
+    generator = torch.Generator()
+    templates = [t for t in tensors(inputs) if t.is_floating_point() and t.ndim and len(t) == samples]
+    drawn = [torch.empty(t.shape, dtype=torch.float32) for t in templates]
+    for row, digest in enumerate(prints):
+        seeded(generator, digest, seed, ray)
+        for noise in drawn:
+            torch.randn(noise.shape[1:], generator=generator, dtype=torch.float32, out=noise[row])
+    supply = iter([noise.to(t.device) for noise, t in zip(drawn, templates, strict=True)])
+    return map_tensors(
+        lambda t: next(supply) if t.is_floating_point() and t.ndim and len(t) == samples else None, inputs
+    )
+
+
+def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:
+    """``inputs + sigma * noise`` with one noise level a sample, ``sigma [samples]``; computed in float32 or better."""
+
+    def add(clean: Tensor, drawn: Tensor | None) -> Tensor:
+        if drawn is None:
+            return clean
+        level = sigma.to(clean.device).reshape(-1, *[1] * (clean.ndim - 1))
+        wide = torch.promote_types(clean.dtype, torch.float32)
+        return (clean.to(wide) + level.to(wide) * drawn.to(wide)).to(clean.dtype)
+
+    return map_tensors(add, inputs, noise)

@@ -1,0 +1,84 @@
+"""Is an output still right? Criteria turn ``(outputs, target)`` into bool ``[samples]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def as_logits(outputs: object, samples: int) -> Tensor:
+    """The outputs as logits ``[samples, classes]``; a vector ``[samples]`` is one logit a sample.
+
+    Raises:
+        TypeError: If the model returned no tensor.
+        ValueError: If the shape is another one.
+    """
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"The model's output must be a tensor [samples, classes], got {type(outputs).__name__}. "
+            "Pass `forward=` (a function of the model and the inputs) to pick the logits from it."
+        )
+    logits = outputs[:, None] if outputs.ndim == 1 else outputs
+    if logits.ndim != 2 or len(logits) != samples:
+        raise ValueError(
+            f"The model's output must have shape [samples, classes] = [{samples}, classes], "
+            f"got shape {list(outputs.shape)}. Pass `forward=` to reduce it to one row of logits a sample."
+        )
+    return logits
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Predicted class ``[samples]``: the largest logit, or for a single logit whether it is positive."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+
+
+def right_class(outputs: Tensor, target: Tensor) -> Tensor:
+    """Whether the prediction is the target, for finite outputs; a sample with a non-finite output is wrong.
+
+    Args:
+        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit (right if its sign is).
+        target: Class labels ``[samples]``.
+
+    Returns:
+        bool ``[samples]``.
+
+    Raises:
+        TypeError: If the outputs are no tensor.
+        ValueError: If their shape is another one.
+
+    Source:
+        netdyn's convention.
+
+    Example:
+        >>> right_class(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([1, 1]))
+        tensor([ True, False])
+    """
+    logits = as_logits(outputs, len(target))
+    return (predictions(logits) == target) & logits.isfinite().all(dim=1)
+
+
+def right_probability(outputs: Tensor, target: Tensor) -> Tensor:
+    """:func:`right_class` for a single output that is a probability: class 1 above one half."""
+    return right_class(outputs - 0.5, target)
+
+
+def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
+    """The criterion's answer, if it is bool ``[samples]``.
+
+    Raises:
+        TypeError: If it is no boolean tensor.
+        ValueError: If its shape is wrong.
+    """
+    right = criterion(outputs, target)
+    if not isinstance(right, Tensor) or right.dtype != torch.bool:
+        what = right.dtype if isinstance(right, Tensor) else type(right).__name__
+        raise TypeError(f"`criterion` must return a boolean tensor [samples], got {what}.")
+    if right.shape != (len(target),):
+        raise ValueError(
+            f"`criterion` must return one boolean a sample, shape [{len(target)}], got shape {list(right.shape)}."
+        )
+    return right

@@ -1,0 +1,325 @@
+"""netdyn's public functions: tensors or a model in, tensors out; nothing global is read or written.
+
+Functions that take a model run it in eval mode and leave it as they found it: modes, buffers, attributes, random
+generators, also when they raise.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from netdyn import _checks, weight_rays
+from netdyn import rays as rays_
+from netdyn.batches import Inputs, count, finite, take
+from netdyn.criteria import Criterion, as_logits, right_class, right_probability
+from netdyn.isolation import isolated
+from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
+from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
+from netdyn.radii import BasinResult, Grid
+from netdyn.ranks import class_tuning, midranks, rank_distribution
+from netdyn.rays import Walk
+from netdyn.sites import choose, discover, read
+
+__all__ = [
+    "BasinResult",
+    "LinearMap",
+    "class_tuning",
+    "linear_substitution_map",
+    "local_fields",
+    "midranks",
+    "order_alignment",
+    "order_index",
+    "rank_distribution",
+    "rpd_gradient",
+    "sample_basin",
+    "transfer_order",
+    "weight_basin",
+]
+
+
+def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """Read the local field (the input of the activation function) of every unit, for every sample.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        layers: Names or globs of layers to read, or names of modules whose outputs are to count as local fields (a linear
+            network has no activation). None: all that activations read.
+
+    Returns:
+        Layer name → ``[samples, units]``, in order of execution. A layer is called after the module whose output the local
+        field is (``encoder.0.fc1``; ``:1``, ``:2`` where it runs again), else after the innermost module running.
+
+    Raises:
+        ValueError: If a layer matches nothing, or there is no activation.
+
+    Source:
+        P1, local field; after any normalisation layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> {name: list(field.shape) for name, field in local_fields(net, torch.zeros(5, 2)).items()}
+        {'0': [5, 3]}
+    """
+    fields: dict[str, Tensor] = {}
+    with isolated(model):
+        names, promoted = choose(model, discover(model, inputs)[0], layers)
+        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), names, promoted)
+    return fields
+
+
+def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> LinearMap:
+    """How strongly each unit is wired to each logit when all activations from its layer upward are the identity (L-map).
+
+    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For any other it is the
+    Jacobian of the logits with respect to the local field, the backward of activations replaced by the identity and that of
+    max-pooling by an average's, averaged over 64 of the inputs: exact where what follows is affine. Norms, gates
+    and attention stand at their operating point.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        layers: As in :func:`local_fields`.
+
+    Returns:
+        A mapping of layer name → ``[classes, units]``, uncentred, with ``.affine_defect`` (layer name → share of the
+        Jacobian that depends on the sample, in [0, 1]).
+
+    Warns:
+        UserWarning: If a layer's ``affine_defect`` is above 0.9: the signs of its map are noise.
+
+    Raises:
+        ValueError: If a layer matches nothing, there is no activation, or the output is not ``[samples, classes]``.
+
+    Source:
+        P1, linear substitution map; the straight-through operating point is netdyn's convention.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> pathway = linear_substitution_map(net, torch.zeros(4, 2))["0"]
+        >>> torch.equal(pathway, net[2].weight)
+        True
+    """
+    with isolated(model):
+        names, promoted = choose(model, discover(model, inputs)[0], layers)
+        linear_map = substitute(model, inputs, names, promoted)
+    warn_of_defects(linear_map)
+    return linear_map
+
+
+def warn_of_defects(linear_map: LinearMap) -> None:
+    """Warn of layers whose averaged map means nothing."""
+    bad = [name for name, defect in linear_map.affine_defect.items() if defect > DEFECT_LIMIT]
+    if bad:
+        warnings.warn(
+            f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect above "
+            f"{DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. Leave them "
+            "out with `layers=`.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def prepare_walk(
+    model: nn.Module, inputs: Inputs, target: Tensor, criterion: Criterion | None, batch_size: int | None
+) -> tuple[Walk, int]:
+    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`.
+
+    Returns:
+        The walk and the number of classes (for another criterion than the default, of the labels where they are whole).
+    """
+    if batch_size is not None:
+        _checks.whole("batch_size", batch_size)
+    samples = count(inputs)
+    if samples == 0:
+        raise ValueError("`inputs` must hold at least one sample, got none.")
+    if not finite(inputs):
+        warnings.warn(
+            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; clean the probe to measure "
+            "the network alone.",
+            UserWarning,
+            stacklevel=3,
+        )
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if not isinstance(target, Tensor):
+        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
+    target = target.to(device)
+    if criterion is not None:
+        if len(target) != samples:
+            raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
+        whole = not target.is_floating_point() and target.ndim == 1 and len(target)
+        num_classes = int(target.max()) + 1 if whole else 1
+        return Walk(model, inputs, target, criterion, batch_size), num_classes
+    outputs, probability = model(take(inputs, slice(0, 2))), False
+    logits = as_logits(outputs, min(samples, 2))
+    num_classes = max(logits.shape[1], 2)
+    if logits.shape[1] == 1:
+        probability = discover(model, inputs)[1]
+    target = _checks.labels(target, num_classes, samples)
+    return Walk(model, inputs, target, right_probability if probability else right_class, batch_size), num_classes
+
+
+def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
+    """The noise grid, if the arguments of a basin are sound.
+
+    Raises:
+        TypeError: If a number of the wrong kind came.
+        ValueError: If one lies outside its range.
+    """
+    if accuracy is not None:
+        _checks.share("accuracy", accuracy)
+    _checks.whole("rays", rays)
+    _checks.whole("seed", seed, minimum=0)
+    return Grid.over(*_checks.noise_range(low, high), _checks.positive("rel_tol", rel_tol))
+
+
+def sample_basin(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    accuracy: float | None = None,
+    relative: bool = False,
+    rays: int = 1,
+    low: float = 1e-3,
+    high: float = 1e1,
+    rel_tol: float = 0.05,
+    seed: int = 0,
+    batch_size: int | None = None,
+    criterion: Criterion | None = None,
+) -> BasinResult:
+    """How much noise the inputs bear before the network's predictions stop being right.
+
+    Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being right.
+    The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected with one more pass for
+    rays that are right again beyond T.
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first; noise falls on the floating ones.
+        target: Class labels ``[samples]`` (or what ``criterion`` takes).
+        accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
+        relative: Count ``accuracy`` from the floor that noise leaves (0) to the accuracy without noise (1).
+        rays: Rays a sample. With 8 or more every sample gets a radius of its own.
+        low: Smallest noise level, per input component in the units in which the model receives its input.
+        high: Largest noise level.
+        rel_tol: Cells of the search end no wider than (1 + rel_tol)².
+        seed: Seed of the noise, which depends on it, the ray and the sample's content alone.
+        batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its sign,
+            for a single logit), finite outputs only.
+
+    Returns:
+        The radius with its interval, and what stands behind it.
+
+    Warns:
+        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, or the inputs are not finite.
+
+    Raises:
+        TypeError: If the labels are not whole numbers, or nothing in ``inputs`` is floating.
+        ValueError: If an argument lies outside its range or the output is not ``[samples, classes]``.
+
+    Source:
+        P1, attraction basin in sample space. Ray search, correction and interval are netdyn's conventions.
+
+    Example:
+        >>> net = nn.Linear(1, 2)
+        >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
+        <All keys matched successfully>
+        >>> x = torch.linspace(0.5, 1.5, 500)[:, None]
+        >>> basin = sample_basin(net, x, torch.ones(500, dtype=torch.int64), accuracy=0.9)
+        >>> basin.interval[0] < basin.radius < basin.interval[1]
+        True
+    """
+    grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
+    with isolated(model):
+        walk, num_classes = prepare_walk(model, inputs, target, criterion, batch_size)
+        return rays_.sample_basin(
+            walk, grid, num_classes=num_classes, accuracy=accuracy, relative=relative, rays=rays, seed=seed
+        )
+
+
+def weight_basin(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    accuracy: float | None = None,
+    relative: bool = False,
+    rays: int = 8,
+    normalization: Literal["layer", "global"] = "layer",
+    layers: Sequence[str] | Literal["each"] | None = None,
+    low: float = 1e-3,
+    high: float = 1e1,
+    rel_tol: float = 0.05,
+    seed: int = 0,
+    batch_size: int | None = None,
+    criterion: Criterion | None = None,
+) -> BasinResult:
+    """How much noise the weights bear before the network's predictions stop being right.
+
+    Along a ray W + σ·s·E, E ~ N(0, I), bisection in log σ finds the noise level at which the accuracy on the probe crosses
+    ``accuracy``. The radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than
+    6 rays their extremes, with the level that these have).
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        target: Class labels ``[samples]`` (or what ``criterion`` takes).
+        accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
+        relative: Count ``accuracy`` from chance (0) to the accuracy without noise (1).
+        rays: Number of rays.
+        normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all entries of
+            the disturbed tensors together.
+        layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
+            ``"each"``: all of them, and then each one alone (``per_layer``; layers × rays × 8 more passes).
+        low: Smallest noise level, in units of s.
+        high: Largest noise level.
+        rel_tol: Cells of the search end no wider than (1 + rel_tol)².
+        seed: Seed of the noise, which depends on it, the ray and the parameter's name alone.
+        batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
+        criterion: As in :func:`sample_basin`.
+
+    Returns:
+        The radius with its interval, and what stands behind it.
+
+    Warns:
+        UserWarning: If a weight tensor is constant, so that noise in units of its spread does not move it.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If an argument lies outside its range, a name matches nothing or the output is not
+            ``[samples, classes]``.
+
+    Source:
+        P1, attraction basin in weight space. Scale, ray search and interval are netdyn's conventions.
+
+    Example:
+        >>> net = nn.Linear(1, 2)
+        >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
+        <All keys matched successfully>
+        >>> x = torch.linspace(0.5, 1.5, 100)[:, None]
+        >>> basin = weight_basin(net, x, torch.ones(100, dtype=torch.int64), rays=16)
+        >>> basin.radius > 0.5, list(basin.radii.shape)
+        (True, [16])
+    """
+    grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
+    _checks.choice("normalization", normalization, ("layer", "global"))
+    with isolated(model):
+        walk, num_classes = prepare_walk(model, inputs, target, criterion, batch_size)
+        return weight_rays.weight_basin(
+            walk,
+            grid,
+            num_classes=num_classes,
+            accuracy=accuracy,
+            relative=relative,
+            rays=rays,
+            normalization=normalization,
+            layers=layers,
+            seed=seed,
+        )

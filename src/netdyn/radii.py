@@ -1,0 +1,302 @@
+"""From what happened along rays to a basin's radius, its interval and its curve.
+
+A *ray* is one direction of noise; walking out along it, the network is right up to some noise level T. Here T is known up
+to a cell of a grid that is regular in log σ: ``cells [rays, samples]`` holds LOST_CLEAN (wrong without noise, T = 0), the
+number of the cell that T lies in, or the last cell: right at every σ visited, *censored*, T = inf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+LOST_CLEAN = -1
+#: Confidence level of the intervals.
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Noise levels between ``low`` and ``high``: 2^levels cells of equal width in log σ.
+
+    The cells are those that bisection of [low, high] ends in, so that a search started anywhere ends in the same one.
+    """
+
+    low: float
+    high: float
+    levels: int
+
+    @classmethod
+    def over(cls, low: float, high: float, rel_tol: float) -> Grid:
+        """The coarsest grid whose cells are no wider than (1 + rel_tol)².
+
+        >>> Grid.over(1e-3, 1e1, 0.05).levels
+        7
+        """
+        widest = 2 * math.log1p(rel_tol)
+        return cls(low, high, max(1, math.ceil(math.log2(math.log(high / low) / widest) - 1e-9)))
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, the last one meaning *censored*."""
+        return 2**self.levels
+
+    def edges(self) -> Tensor:
+        """The cells' edges, float64 ``[cells + 1]``; edge j is the lower edge of cell j."""
+        ratio = math.log(self.high / self.low) / self.cells
+        return self.low * torch.exp(ratio * torch.arange(self.cells + 1, dtype=torch.float64))
+
+    def radii(self, cells: Tensor) -> Tensor:
+        """T for each ray: the geometric middle of its cell, 0 where lost without noise, inf where censored."""
+        edges = self.edges().to(cells.device)
+        middle = (edges[:-1] * edges[1:]).sqrt()
+        radii = middle[cells.clamp(0, self.cells - 1).long()]
+        return radii.masked_fill(cells == LOST_CLEAN, 0.0).masked_fill(cells == self.cells - 1, math.inf)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A share that falls with σ: ``clean`` at σ = 0, then through the knots, straight in log σ, then level."""
+
+    clean: float
+    sigma: Tensor
+    share: Tensor
+
+    def at(self, sigma: Tensor | float) -> Tensor:
+        """The share at ``sigma``, float64 of the same shape."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float64)
+        x, y = self.sigma.log(), self.share
+        place = torch.searchsorted(x, sigma.log().contiguous()).clamp(1, len(x) - 1)
+        x0, x1, y0, y1 = x[place - 1], x[place], y[place - 1], y[place]
+        inside = y0 + (y1 - y0) * ((sigma.log() - x0) / (x1 - x0)).clamp(0, 1)
+        # Between no noise and the first knot a straight line in σ.
+        near = self.clean + (y[0] - self.clean) * sigma / self.sigma[0]
+        return torch.where(sigma < self.sigma[0], near, inside)
+
+    def crossing(self, share: float) -> float:
+        """The first σ at which the curve has fallen to ``share``; 0 if it starts there, inf if it never gets there."""
+        if share >= self.clean - 1e-12:
+            return 0.0
+        fallen = (self.share <= share + 1e-12).nonzero()
+        if len(fallen) == 0:
+            return math.inf
+        j = int(fallen[0])
+        if j == 0:
+            return float(self.sigma[0])
+        before, after = float(self.share[j - 1]), float(self.share[j])
+        part = min((before - share) / (before - after), 1.0)
+        return math.exp(math.log(self.sigma[j - 1]) + part * math.log(self.sigma[j] / self.sigma[j - 1]))
+
+
+def survival(cells: Tensor, grid: Grid) -> Curve:
+    """Share of rays not yet lost, 1 − F̂, F̂ being the distribution of T interpolated in log σ inside its cells."""
+    flat = cells.reshape(-1).long().cpu()
+    counts = torch.bincount(flat - LOST_CLEAN, minlength=grid.cells + 1).double() / max(len(flat), 1)
+    share = 1 - counts.cumsum(0)[: grid.cells]
+    return Curve(clean=float(share[0]), sigma=grid.edges()[: grid.cells], share=share)
+
+
+def isotonic(values: Tensor) -> Tensor:
+    """The falling sequence nearest to ``values`` in squares (pool adjacent violators)."""
+    pools: list[list[float]] = []
+    for value in values.tolist():
+        pools.append([value, 1])
+        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
+            mean, size = pools.pop()
+            pools[-1] = [(pools[-1][0] * pools[-1][1] + mean * size) / (pools[-1][1] + size), pools[-1][1] + size]
+    return torch.tensor([mean for mean, size in pools for _ in range(int(size))], dtype=torch.float64)
+
+
+def falling_curve(clean: float, sigma: Tensor, accuracy: Tensor) -> Curve:
+    """A curve through accuracies measured at any σ, in any order: isotonic regression, equal σ averaged first."""
+    levels, index = torch.unique(sigma.double(), return_inverse=True)
+    total = torch.zeros_like(levels).index_add_(0, index, accuracy.double())
+    mean = total / torch.bincount(index, minlength=len(levels))
+    share = isotonic(torch.cat([torch.tensor([clean], dtype=torch.float64), mean]))[1:]
+    if len(levels) == 1:  # a second knot, so that there is a piece to interpolate in
+        levels, share = levels.repeat(2) * torch.tensor([1.0, 1 + 1e-9]), share.repeat(2)
+    return Curve(clean=clean, sigma=levels, share=share)
+
+
+def student_quantile(p: float, degrees: int) -> float:
+    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Cornish and Fisher's series (error < 0.1 %).
+
+    >>> round(student_quantile(0.975, 1), 3), round(student_quantile(0.975, 10), 3)
+    (12.706, 2.228)
+    """
+    if degrees < 1:
+        return math.inf
+    if degrees == 1:
+        return math.tan(math.pi * (p - 0.5))
+    if degrees == 2:
+        return (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p)))
+    z = NormalDist().inv_cdf(p)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+
+
+def median_interval(values: Tensor, level: float = LEVEL) -> tuple[float, float, float]:
+    """Median's confidence interval from order statistics (Hettmansperger and Sheather), and its level.
+
+    [x_(d), x_(n+1−d)] holds the median with probability γ_d = 1 − 2·P(Bin(n, ½) < d). Between the two d whose γ enclose
+    the wanted level the bounds are interpolated. Below six values even the extremes fall short of 95 %: they are
+    returned with the level that they have.
+
+    Args:
+        values: ``[n]``, may hold 0 and inf.
+        level: Wanted confidence level.
+
+    Returns:
+        Lower bound, upper bound, level.
+    """
+    x = values.double().sort().values.tolist()
+    n = len(x)
+    below = 2.0**-n  # P(Bin(n, ½) < d), for d = 1
+    gamma, d = 1 - 2 * below, 1
+    if gamma < level:
+        return x[0], x[-1], gamma
+    while True:
+        below += math.comb(n, d) * 2.0**-n
+        following = 1 - 2 * below
+        if following < level:
+            break
+        gamma, d = following, d + 1
+    part = (gamma - level) / (gamma - following)
+    weight = (n - d) * part / (d + (n - 2 * d) * part)
+    return _between(x[d - 1], x[d], weight), _between(x[n - d], x[n - d - 1], weight), level
+
+
+def _between(outer: float, inner: float, weight: float) -> float:
+    """(1 − weight)·outer + weight·inner; an infinite bound stays infinite."""
+    if weight == 0 or outer == inner:
+        return outer
+    return outer if math.isinf(outer) else (1 - weight) * outer + weight * inner
+
+
+def median(values: Tensor) -> float:
+    """The median with the mean of the two middle values, also where one of them is infinite."""
+    x = values.double().sort().values
+    return float((x[(len(x) - 1) // 2] + x[len(x) // 2]) / 2)
+
+
+@dataclass(frozen=True)
+class BasinResult:
+    """How wide a basin is, with its interval and the rays behind it.
+
+    σ is a noise level: per input component in the input's own units (sample basin), or in units of each weight tensor's
+    population standard deviation (weight basin).
+
+    Attributes:
+        radii: T of every ray: ``[rays, samples]`` (sample basin) or ``[rays]`` (weight basin). 0 where wrong without noise,
+            inf where censored.
+        radius: The σ at which accuracy has fallen to ``accuracy``; 0 if it starts below, inf if it stays above.
+        interval: Confidence interval of ``radius``.
+        level: Confidence level of the interval, 0.95 unless too few rays allow less.
+        accuracy: The accuracy that defines the radius (absolute, also with ``relative=True``).
+        clean: Accuracy without noise.
+        floor: Accuracy that noise cannot push below: the larger of 1/K and the accuracy at ``high`` (NaN if not measured).
+        censored: Share of rays that are right at every σ visited.
+        reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
+        per_class: Radius of each class ``[classes]``, NaN where the class is absent.
+        per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
+        per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
+        noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
+        forwards: Forward passes a sample.
+        curve: The curve behind :meth:`accuracy_at`.
+    """
+
+    radii: Tensor = field(repr=False)
+    radius: float
+    interval: tuple[float, float]
+    level: float
+    accuracy: float
+    clean: float
+    floor: float
+    censored: float
+    reentry: float
+    per_class: Tensor
+    forwards: float
+    curve: Curve = field(repr=False)
+    per_sample: Tensor | None = None
+    per_layer: dict[str, float] | None = None
+    noise_classes: Tensor | None = None
+
+    def accuracy_at(self, sigma: Tensor | float) -> Tensor:
+        """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
+
+        For a sample basin this is the share of rays not yet lost, which lies a little below the accuracy measured at
+        ``sigma``, because a ray that is lost can come back.
+        """
+        return self.curve.at(sigma)
+
+
+def default_accuracy(num_classes: int) -> float:
+    """One half, as in P1; three quarters for two classes, where one half is what guessing gives."""
+    return 0.75 if num_classes <= 2 else 0.5
+
+
+def sample_radius(
+    cells: Tensor, grid: Grid, accuracy: float, right_at: Callable[[float], Tensor]
+) -> tuple[float, tuple[float, float], Callable[[Tensor], Tensor], float]:
+    """Corrected radius of a sample basin and its interval.
+
+    Rays can re-enter: at r̂ = F̂⁻¹(1 − a) the true accuracy A exceeds a, because some of the rays already counted as
+    lost are right again. One more pass measures A, and the radius is F̂⁻¹(1 − a + A − a). Samples are the independent
+    units of the interval: with F_s the share of sample s's rays wrong at r̂, se = sd(F_s)/√S.
+
+    Args:
+        cells: ``[rays, samples]``.
+        grid: The cells' grid.
+        accuracy: The accuracy a that defines the radius.
+        right_at: Measures which rays are right at a noise level, bool ``[rays, samples]``.
+
+    Returns:
+        The radius, its interval, a function from a subset of the cells (columns, bool ``[samples]``) to its radius, and A − a.
+    """
+    samples = cells.shape[1]
+    curve = survival(cells, grid)
+    raw = curve.crossing(accuracy)
+    if 0 < raw < math.inf:
+        wrong = (~right_at(raw)).double().cpu()
+        reentry = 1 - float(wrong.mean()) - accuracy
+    else:
+        # Nothing to come back from at σ = 0, and no finite level to measure at: what the rays say stands.
+        wrong = (cells == LOST_CLEAN if raw == 0 else cells != grid.cells - 1).double().cpu()
+        reentry = 0.0
+    target = accuracy - reentry
+    share = wrong.mean(dim=0)
+    error = float(share.std()) / math.sqrt(samples) if samples > 1 else math.inf
+    margin = student_quantile((1 + LEVEL) / 2, samples - 1) * error if error > 0 else 0.0
+    interval = (curve.crossing(target + margin), curve.crossing(target - margin))
+    if 0 < raw < math.inf:
+        returned = _returned(cells, wrong, grid, raw)
+    else:
+        returned = torch.zeros_like(wrong)
+
+    def radius_of(chosen: Tensor) -> Tensor:
+        if not bool(chosen.any()):
+            return torch.tensor(torch.nan, dtype=torch.float64)
+        back = float(returned[:, chosen].mean())
+        return torch.tensor(survival(cells[:, chosen], grid).crossing(accuracy - back), dtype=torch.float64)
+
+    return curve.crossing(target), interval, radius_of, reentry
+
+
+def _returned(cells: Tensor, wrong: Tensor, grid: Grid, sigma: float) -> Tensor:
+    """What measuring at ``sigma`` adds to F̂'s share of rays still right, ray by ray: right now, minus not yet lost."""
+    edges = grid.edges()
+    j = int(torch.searchsorted(edges, torch.tensor(sigma, dtype=torch.float64))) - 1
+    part = (math.log(sigma) - math.log(edges[j])) / (math.log(edges[j + 1]) - math.log(edges[j]))
+    cells = cells.cpu()
+    kept = (cells > j).double() + (cells == j).double() * (1 - part)
+    return (1 - wrong) - kept

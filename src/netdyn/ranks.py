@@ -1,0 +1,271 @@
+"""Order statistics of local fields: mid-ranks, class tuning and rank distributions.
+
+Layout, here and everywhere in netdyn: local fields ``[samples, units]``, class tuning and pathway
+``[classes, units]``, targets ``[samples]``. Sorting is done on the transpose ``[units, samples]``, whose rows
+are contiguous.
+
+Ranks are kept as whole numbers, doubled so that the mid-rank of an even tie is whole too. Sums of them are exact
+in int64 and, below 2⁵³, in float64: ten million equal values still share their exact mean rank.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from netdyn._checks import labels, matrix, same_units, whole
+
+
+def statistic_dtype(device: torch.device) -> torch.dtype:
+    """Float64 wherever the device has it (Apple's MPS has not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort each row. NumPy's vectorised sort is several times faster than torch's on a CPU."""
+    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
+        values, order = torch.sort(rows, dim=1)
+        return values, order
+    order = torch.from_numpy(np.argsort(rows.numpy(), axis=1))
+    return rows.gather(1, order), order
+
+
+def _sortable(x: Tensor) -> Tensor:
+    """Half precision widened exactly to float32, which sorts faster and can be handed to NumPy."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def tie_groups(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last position of each element's group of equal neighbours.
+
+    Args:
+        ordered: ``[units, samples]``, equal values side by side.
+
+    Returns:
+        Two int64 tensors of the same shape.
+    """
+    units, samples = ordered.shape
+    position = torch.arange(samples, device=ordered.device).expand(units, samples)
+    edge = torch.ones(units, 1, dtype=torch.bool, device=ordered.device)
+    if samples == 0:
+        return position, position
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    starts = torch.cat([edge, differs], dim=1)
+    ends = torch.cat([differs, edge], dim=1)
+    first = torch.where(starts, position, 0).cummax(dim=1).values
+    last = torch.where(ends, position, samples - 1).flip(1).cummin(dim=1).values.flip(1)
+    return first, last
+
+
+def doubled_midranks(fields: Tensor) -> Tensor:
+    """Twice the mid-rank of every field among its unit's samples, int64 ``[units, samples]``.
+
+    Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
+    (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
+    """
+    rows = _sortable(fields).t().contiguous()
+    ordered, order = _sort_rows(rows)
+    first, last = tie_groups(ordered)
+    return torch.empty_like(order).scatter_(1, order, first + last + 2)
+
+
+def midranks(x: Tensor) -> Tensor:
+    """Mid-ranks along the samples: 1 for the smallest value, S for the largest, ties share their mean rank.
+
+    The normalised mid-rank of netdyn's other statistics is u = (midrank − ½)/S, which lies in (0, 1).
+
+    Args:
+        x: ``[samples]`` or ``[samples, units]``, any real dtype.
+
+    Returns:
+        float64 of the same shape; exact, also with a million equal values. A unit that holds NaN is NaN throughout.
+
+    Raises:
+        TypeError: If ``x`` is no real tensor.
+        ValueError: If ``x`` has neither one nor two dimensions.
+
+    Source:
+        P1 ranks the local fields; the treatment of ties is netdyn's convention (the Mann–Whitney one).
+
+    Example:
+        >>> midranks(torch.tensor([30.0, 10.0, 10.0]))
+        tensor([3.0000, 1.5000, 1.5000], dtype=torch.float64)
+    """
+    if not isinstance(x, Tensor) or x.is_complex():
+        raise TypeError(f"`x` must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
+    if x.ndim not in (1, 2):
+        raise ValueError(f"`x` must have shape [samples] or [samples, units], got shape {list(x.shape)}.")
+    columns = x.detach().reshape(len(x), -1) if x.ndim == 1 else x.detach()
+    ranks = doubled_midranks(columns).t().to(statistic_dtype(x.device)) / 2
+    if columns.is_floating_point():
+        ranks = ranks.masked_fill(columns.isnan().any(dim=0), torch.nan)
+    return ranks.reshape(x.shape)
+
+
+def one_hot(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Class membership ``[classes, samples]``."""
+    return (torch.arange(num_classes, device=target.device)[:, None] == target).to(dtype)
+
+
+def tuning_from_ranks(doubled: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]``.
+
+    With R_k the rank sum of class k and n_k its size, Mann–Whitney's U = R_k − n_k(n_k + 1)/2 and
+    AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole numbers until the division.
+    An absent class, or one that leaves no other sample, divides zero by zero: NaN.
+    """
+    samples = doubled.shape[1]
+    dtype = statistic_dtype(doubled.device)
+    member = one_hot(target, num_classes, dtype)
+    size = member.sum(dim=1, keepdim=True)
+    excess = member @ doubled.t().to(dtype) - size * (samples + 1)
+    return excess / (size * (samples - size))
+
+
+def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """How far each unit's local field ranks the samples of a class above all others: 2·AUC − 1.
+
+    AUC is P(h(μ) > h(ν)) + ½P(h(μ) = h(ν)) over μ in class k and ν outside it; 2·AUC − 1 is the rank-biserial
+    correlation: 1 where every sample of the class lies above all others, −1 where it lies below, 0 for no order.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Class labels ``[samples]``, whole numbers in ``[0, num_classes)``.
+        num_classes: Number of classes K.
+
+    Returns:
+        float64 ``[num_classes, units]`` in [−1, 1]. A class that is absent, or the only one present, is a row of NaN; a
+        constant unit is 0; a unit whose fields hold NaN is NaN.
+
+    Raises:
+        TypeError: If ``target`` does not hold whole numbers.
+        ValueError: If a label lies outside the classes or the shapes do not fit.
+
+    Source:
+        netdyn's convention (Mann–Whitney U; rank-biserial correlation); P1 compares rank distributions of classes.
+
+    Example:
+        >>> fields = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+        >>> class_tuning(fields, torch.tensor([0, 0, 1, 1]), num_classes=2)
+        tensor([[-1.],
+                [ 1.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    target = labels(target, num_classes, len(fields)).to(fields.device)
+    tuning = tuning_from_ranks(doubled_midranks(fields), target, num_classes)
+    if fields.is_floating_point():
+        tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
+    return tuning
+
+
+def centre_pathway(pathway: Tensor, centre: bool = True) -> Tensor:
+    """The pathway centred over classes, float64 ``[classes, units]``; a single logit m becomes (−m/2, +m/2).
+
+    A row added to all logits changes no prediction, and centring takes it out again. What centring leaves of equal rows
+    is rounding, at most eps·max_k|M_ki|; entries that small are set to zero, so that their sign is not noise.
+    """
+    eps = torch.finfo(pathway.dtype).eps if pathway.is_floating_point() else 0.0
+    wide = pathway.to(statistic_dtype(pathway.device))
+    if len(wide) == 1:
+        wide = torch.cat([-wide / 2, wide / 2])
+    if not centre:
+        return wide
+    noise = eps * wide.abs().amax(dim=0, keepdim=True)
+    centred = wide - wide.mean(dim=0, keepdim=True)
+    return centred.masked_fill(centred.abs() <= noise, 0.0)
+
+
+def constant_units(fields: Tensor) -> Tensor:
+    """Which units have one and the same local field for every sample, bool ``[units]``."""
+    if len(fields) == 0:
+        return torch.zeros(fields.shape[1], dtype=torch.bool, device=fields.device)
+    return (fields == fields[:1]).all(dim=0)
+
+
+def rank_distribution(
+    fields: Tensor, target: Tensor, pathway: Tensor, num_classes: int, bins: int = 20, centre: bool = True
+) -> Tensor:
+    """Rank probability distribution (RPD) of each class: the density of the ranks that its samples take in a layer.
+
+    For class k it is the density of the normalised mid-rank u, or of 1 − u where the unit is wired against the class
+    (M_ki < 0), over the samples of the class and all wired, live units. Flat means no order, rising means that the
+    layer lifts the samples of a class where it lifts the class's logit: order preserved.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Class labels ``[samples]``.
+        pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a single logit.
+        num_classes: Number of classes K.
+        bins: Number of equal bins on [0, 1].
+        centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+
+    Returns:
+        float64 ``[num_classes, bins]``, each row of unit area on [0, 1] (its mean is 1); the layer's RPD is the mean over the
+        rows. A class that is absent, or without a wired live unit, is a row of NaN.
+
+    Raises:
+        TypeError: If ``target`` does not hold whole numbers.
+        ValueError: If the shapes do not fit or a label lies outside the classes.
+
+    Source:
+        P1, rank probability distribution. The normalisation of ranks, the centring and that a rank on the edge of two
+        bins counts half in each (which makes reflection exact) are netdyn's conventions.
+
+    Example:
+        >>> fields = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+        >>> rank_distribution(fields, torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.0], [1.0]]), num_classes=2, bins=2)
+        tensor([[0., 2.],
+                [0., 2.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    pathway = matrix("pathway", pathway, "[num_classes, units]").to(fields.device)
+    target = labels(target, num_classes, len(fields)).to(fields.device)
+    same_units("fields", fields, "pathway", pathway)
+    rows_fit("pathway", pathway, num_classes)
+    whole("bins", bins)
+    usable = ~constant_units(fields)
+    if fields.is_floating_point():
+        usable &= ~fields.isnan().any(dim=0)
+    return histogram(doubled_midranks(fields), target, centre_pathway(pathway, centre).sign() * usable, bins)
+
+
+def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
+    """Check that ``value`` has a row a class, or one row for two classes.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if len(value) != num_classes and not (len(value) == 1 and num_classes == 2):
+        raise ValueError(
+            f"`{name}` must have a row for each of the {num_classes} classes (one row is enough for two), "
+            f"got shape {list(value.shape)}."
+        )
+
+
+def histogram(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
+    """Densities ``[classes, bins]`` of the reflected normalised mid-ranks.
+
+    In whole numbers: u = D/(2S) with D = 2·midrank − 1, reflection is D → 2S − D, and u lies in bin ⌊D·bins/(2S)⌋. On an
+    inner edge, where D·bins/(2S) is whole, (D·bins − 1) falls in the bin below: counting both bins once each, for
+    every sample, splits such a rank in halves and leaves all others whole, symmetrically under reflection.
+
+    Args:
+        doubled: Doubled mid-ranks ``[units, samples]``.
+        target: Class labels ``[samples]``.
+        sign: Sign of the pathway ``[classes, units]``; 0 leaves the unit out.
+        bins: Number of bins.
+    """
+    units, samples = doubled.shape
+    classes = len(sign)
+    direction = sign.t()[:, target]
+    position = doubled - 1
+    position = torch.where(direction < 0, 2 * samples - position, position)
+    upper = torch.div(position * bins, 2 * samples, rounding_mode="floor")
+    lower = torch.div(position * bins - 1, 2 * samples, rounding_mode="floor")
+    offset = (target * bins).expand(units, samples)
+    counted = direction != 0
+    cells = torch.cat([(offset + upper)[counted], (offset + lower)[counted]])
+    counts = torch.bincount(cells, minlength=classes * bins).reshape(classes, bins)
+    counts = counts.to(statistic_dtype(doubled.device))
+    return counts * bins / counts.sum(dim=1, keepdim=True)

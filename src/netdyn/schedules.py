@@ -1,0 +1,113 @@
+"""When to measure: objects that answer, for each optimiser step, whether an evaluation is due."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from netdyn._checks import whole
+
+
+class Schedule(Protocol):
+    """Decides whether an evaluation is due between two counts of optimiser steps."""
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether an evaluation is due at step ``now``, the last one looked at being ``before``."""
+
+
+@dataclass(frozen=True)
+class Never:
+    """No evaluation by step count."""
+
+    def due(self, before: int, now: int) -> bool:
+        """Never.
+
+        >>> Never().due(0, 10)
+        False
+        """
+        return False
+
+
+@dataclass(frozen=True)
+class Every:
+    """Every ``n`` optimiser steps, by ModelCheckpoint's rule: when the count is a multiple of ``n``.
+
+    Where several optimisers step in one batch the count can jump over a multiple; such a multiple is passed over,
+    as ModelCheckpoint passes it over.
+    """
+
+    n: int
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether ``now`` is a new multiple of ``n``.
+
+        >>> [step for step in range(1, 10) if Every(3).due(step - 1, step)]
+        [3, 6, 9]
+        """
+        return now != before and now % self.n == 0
+
+
+@dataclass(frozen=True)
+class AtSteps:
+    """At the listed optimiser steps; a step that the count jumps over is taken at the next one seen."""
+
+    steps: tuple[int, ...]
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether a listed step lies in ``(before, now]``.
+
+        >>> [step for step in range(1, 10) if AtSteps((2, 7)).due(step - 1, step)]
+        [2, 7]
+        >>> AtSteps((3,)).due(2, 4)
+        True
+        """
+        return bisect.bisect_right(self.steps, before) < bisect.bisect_right(self.steps, now)
+
+
+#: Steps a decade of the "log" schedule: 1, 2, 3, 5, 10, 20, 30, 50, …
+_DECADE = (1, 2, 3, 5)
+
+
+@dataclass(frozen=True)
+class LogSpaced:
+    """At 1, 2, 3, 5, 10, 20, 30, 50, 100, … optimiser steps: many points early, few late, without an end."""
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether a step of the series lies in ``(before, now]``.
+
+        >>> [step for step in range(1, 101) if LogSpaced().due(step - 1, step)]
+        [1, 2, 3, 5, 10, 20, 30, 50, 100]
+        """
+        decade = 1
+        while decade <= now:
+            if any(before < decade * digit <= now for digit in _DECADE):
+                return True
+            decade *= 10
+        return False
+
+
+def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterable[int] | None) -> Schedule:
+    """The schedule that the callback's arguments name.
+
+    Args:
+        every_n_train_steps: A period in optimiser steps, or None.
+        schedule: ``"log"``, or a list of optimiser steps, or None.
+
+    Raises:
+        TypeError: If a number is not whole.
+        ValueError: If a number is smaller than 1, the list is empty or the word is not known.
+    """
+    if every_n_train_steps is not None:
+        return Every(whole("every_n_train_steps", every_n_train_steps))
+    if schedule is None:
+        return Never()
+    if isinstance(schedule, str):
+        if schedule != "log":
+            raise ValueError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")
+        return LogSpaced()
+    steps = tuple(sorted({whole("schedule", step) for step in schedule}))
+    if not steps:
+        raise ValueError("`schedule` must name at least one optimiser step, got an empty list.")
+    return AtSteps(steps)
