@@ -10,11 +10,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from netdyn import _checks, weight_rays
-from netdyn import rays as rays_
+from netdyn import rays as sample_rays
 from netdyn.batches import Inputs, count, finite, take
 from netdyn.criteria import Criterion, as_logits, right_class, right_probability
 from netdyn.isolation import isolated
@@ -62,6 +61,7 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
         P1, local field; after any normalisation layer.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> {name: list(field.shape) for name, field in local_fields(net, torch.zeros(5, 2)).items()}
         {'0': [5, 3]}
@@ -100,6 +100,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         P1, linear substitution map; the straight-through operating point is netdyn's convention.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
         >>> pathway = linear_substitution_map(net, torch.zeros(4, 2))["0"]
         >>> torch.equal(pathway, net[2].weight)
@@ -127,41 +128,36 @@ def warn_of_defects(linear_map: LinearMap) -> None:
 
 def prepare_walk(
     model: nn.Module, inputs: Inputs, target: Tensor, criterion: Criterion | None, batch_size: int | None
-) -> tuple[Walk, int]:
-    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`.
-
-    Returns:
-        The walk and the number of classes (for another criterion than the default, of the labels where they are whole).
-    """
+) -> Walk:
+    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
     if batch_size is not None:
         _checks.whole("batch_size", batch_size)
     samples = count(inputs)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
     if not finite(inputs):
         warnings.warn(
-            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; clean the probe to measure "
+            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
             "the network alone.",
             UserWarning,
             stacklevel=3,
         )
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    if not isinstance(target, Tensor):
-        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
-    target = target.to(device)
-    if criterion is not None:
-        if len(target) != samples:
-            raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
-        whole = not target.is_floating_point() and target.ndim == 1 and len(target)
-        num_classes = int(target.max()) + 1 if whole else 1
-        return Walk(model, inputs, target, criterion, batch_size), num_classes
-    outputs, probability = model(take(inputs, slice(0, 2))), False
-    logits = as_logits(outputs, min(samples, 2))
-    num_classes = max(logits.shape[1], 2)
-    if logits.shape[1] == 1:
-        probability = discover(model, inputs)[1]
-    target = _checks.labels(target, num_classes, samples)
-    return Walk(model, inputs, target, right_probability if probability else right_class, batch_size), num_classes
+    weight = next(model.parameters(), None)
+    target = target if weight is None else target.to(weight.device)
+    outputs = model(take(inputs, slice(0, 2)))
+    if criterion is None:
+        logits = as_logits(outputs, min(samples, 2))
+        num_classes = max(logits.shape[1], 2)
+        target = _checks.labels(target, num_classes, samples)
+        probability = logits.shape[1] == 1 and discover(model, inputs)[1]
+        return Walk(model, inputs, target, right_probability if probability else right_class, num_classes, batch_size)
+    if len(target) != samples:
+        raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
+    labelled = not target.is_floating_point() and target.ndim == 1 and isinstance(outputs, Tensor) and outputs.ndim <= 2
+    num_classes = max(outputs.shape[1], 2) if labelled and outputs.ndim == 2 else 1
+    return Walk(model, inputs, target, criterion, num_classes, batch_size)
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
@@ -228,6 +224,7 @@ def sample_basin(
         P1, attraction basin in sample space. Ray search, correction and interval are netdyn's conventions.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(1, 2)
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>
@@ -238,10 +235,8 @@ def sample_basin(
     """
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
     with isolated(model):
-        walk, num_classes = prepare_walk(model, inputs, target, criterion, batch_size)
-        return rays_.sample_basin(
-            walk, grid, num_classes=num_classes, accuracy=accuracy, relative=relative, rays=rays, seed=seed
-        )
+        walk = prepare_walk(model, inputs, target, criterion, batch_size)
+        return sample_rays.sample_basin(walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed)
 
 
 def weight_basin(
@@ -300,6 +295,7 @@ def weight_basin(
         P1, attraction basin in weight space. Scale, ray search and interval are netdyn's conventions.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(1, 2)
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>
@@ -311,11 +307,10 @@ def weight_basin(
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
     _checks.choice("normalization", normalization, ("layer", "global"))
     with isolated(model):
-        walk, num_classes = prepare_walk(model, inputs, target, criterion, batch_size)
+        walk = prepare_walk(model, inputs, target, criterion, batch_size)
         return weight_rays.weight_basin(
             walk,
             grid,
-            num_classes=num_classes,
             accuracy=accuracy,
             relative=relative,
             rays=rays,

@@ -87,7 +87,7 @@ def substitute(
     with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
         # Times one: the first activation may overwrite its input, which a leaf does not allow.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() * 1 if t.is_floating_point() else t.clone(), chosen)
-        logits = as_logits(run(model, chosen, keep, straight=True, promoted=promoted)[0], count(chosen))
+        logits = as_logits(run(model, chosen, keep, straight=True, promoted=promoted)[1], count(chosen))
         return _average(logits, sites)
 
 

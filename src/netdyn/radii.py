@@ -8,10 +8,11 @@ number of the cell that T lies in, or the last cell: right at every σ visited, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,13 +71,11 @@ class Curve:
     def at(self, sigma: Tensor | float) -> Tensor:
         """The share at ``sigma``, float64 of the same shape."""
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
-        x, y = self.sigma.log(), self.share
-        place = torch.searchsorted(x, sigma.log().contiguous()).clamp(1, len(x) - 1)
-        x0, x1, y0, y1 = x[place - 1], x[place], y[place - 1], y[place]
-        inside = y0 + (y1 - y0) * ((sigma.log() - x0) / (x1 - x0)).clamp(0, 1)
-        # Between no noise and the first knot a straight line in σ.
-        near = self.clean + (y[0] - self.clean) * sigma / self.sigma[0]
-        return torch.where(sigma < self.sigma[0], near, inside)
+        levels = self.sigma.numpy()
+        # Between no noise and the first knot a straight line in σ, which log σ has no room for.
+        near = np.interp(sigma, [0.0, levels[0]], [self.clean, float(self.share[0])])
+        inside = np.interp(np.log(np.maximum(sigma, levels[0])), np.log(levels), self.share.numpy())
+        return torch.as_tensor(np.where(sigma < levels[0], near, inside))
 
     def crossing(self, share: float) -> float:
         """The first σ at which the curve has fallen to ``share``; 0 if it starts there, inf if it never gets there."""
@@ -112,15 +111,13 @@ def isotonic(values: Tensor) -> Tensor:
     return torch.tensor([mean for mean, size in pools for _ in range(int(size))], dtype=torch.float64)
 
 
-def falling_curve(clean: float, sigma: Tensor, accuracy: Tensor) -> Curve:
-    """A curve through accuracies measured at any σ, in any order: isotonic regression, equal σ averaged first."""
-    levels, index = torch.unique(sigma.double(), return_inverse=True)
-    total = torch.zeros_like(levels).index_add_(0, index, accuracy.double())
-    mean = total / torch.bincount(index, minlength=len(levels))
-    share = isotonic(torch.cat([torch.tensor([clean], dtype=torch.float64), mean]))[1:]
-    if len(levels) == 1:  # a second knot, so that there is a piece to interpolate in
-        levels, share = levels.repeat(2) * torch.tensor([1.0, 1 + 1e-9]), share.repeat(2)
-    return Curve(clean=clean, sigma=levels, share=share)
+def falling_curve(clean: float, sigma: Sequence[float], share: Sequence[float]) -> Curve:
+    """A curve through shares measured at any σ, in any order: isotonic regression, equal σ averaged first."""
+    levels, index = torch.unique(torch.tensor([*sigma] or [1.0], dtype=torch.float64), return_inverse=True)
+    met = torch.tensor([*share] or [clean], dtype=torch.float64)
+    mean = torch.zeros_like(levels).index_add_(0, index, met) / torch.bincount(index, minlength=len(levels))
+    start = torch.tensor([clean], dtype=torch.float64)
+    return Curve(clean=clean, sigma=levels, share=isotonic(torch.cat([start, mean]))[1:])
 
 
 def student_quantile(p: float, degrees: int) -> float:
@@ -242,7 +239,7 @@ class BasinResult:
 
 def default_accuracy(num_classes: int) -> float:
     """One half, as in P1; three quarters for two classes, where one half is what guessing gives."""
-    return 0.75 if num_classes <= 2 else 0.5
+    return 0.75 if num_classes == 2 else 0.5
 
 
 def sample_radius(

@@ -194,15 +194,15 @@ class _Watch(TorchFunctionMode):
             self.on_site(replace(site, name=f"{site.name}:{again}") if again else site)
         self.held.clear()
 
-    def finish(self, output: Any) -> tuple[Any, bool]:
-        """The logits, and whether they were turned into probabilities; releases what is held."""
+    def finish(self, output: Any) -> Any:
+        """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
         if self.squashed is None or self.squashed[0]() is not output:
             self._release()
-            return output, False
+            return output
         if self.held and self.latest is not None and self.latest() is output:
             self.held.pop()
         self._release()
-        return self.squashed[1], True
+        return self.squashed[1]
 
 
 def _with_edge(field: Tensor) -> tuple[Tensor, GradientEdge]:
@@ -231,7 +231,7 @@ def run(
     *,
     straight: bool = False,
     promoted: Iterable[str] = (),
-) -> tuple[Any, bool]:
+) -> tuple[Any, Any]:
     """Run the network once and hand over its local fields, in order of execution.
 
     Args:
@@ -242,7 +242,7 @@ def run(
         promoted: Names of modules whose outputs count as local fields.
 
     Returns:
-        The outputs (the logits, where a sigmoid, softmax or log_softmax ends the network), and whether one does.
+        The model's output, and the logits: another tensor where a sigmoid, softmax or log_softmax ends the network.
     """
     watch = _Watch(model, count(inputs), on_site, straight, frozenset(promoted))
     with ExitStack() as undo:
@@ -251,14 +251,14 @@ def run(
             undo.callback(module.register_forward_hook(watch.leave).remove)
         undo.enter_context(watch)
         output = model(inputs)
-    return watch.finish(output)
+    return output, watch.finish(output)
 
 
 def discover(model: nn.Module, inputs: Inputs) -> tuple[list[str], bool]:
     """Names of the local fields that activations read, and whether the outputs are probabilities; runs two samples."""
     names: list[str] = []
-    _, probabilities = run(model, take(inputs, slice(0, 2)), lambda site: names.append(site.name))
-    return names, probabilities
+    output, logits = run(model, take(inputs, slice(0, 2)), lambda site: names.append(site.name))
+    return names, logits is not output
 
 
 def choose(model: nn.Module, found: Sequence[str], layers: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -311,7 +311,7 @@ def read(
     names: Iterable[str],
     promoted: Iterable[str] = (),
 ) -> Any:
-    """Hand over ``name, field, output`` (both ``[samples, units]``) of each chosen layer; returns the model's logits."""
+    """Hand over ``name, field, output`` (both ``[samples, units]``) of each chosen layer; returns the model's output."""
     wanted, promoted = set(names), set(promoted)
 
     def visit(site: Site) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest
 from netdyn.batches import Inputs, seeded
-from netdyn.radii import BasinResult, Grid, falling_curve, median, median_interval
-from netdyn.rays import Walk, clean_right, target_accuracy
+from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
+from netdyn.rays import Walk, chance, target_accuracy
 
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
@@ -30,33 +30,39 @@ def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
         return weights
     if isinstance(layers, str):
         raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
-    chosen: list[str] = []
+    chosen: set[str] = set()
     for pattern in layers:
         matches = fnmatch.filter(weights, pattern)
         if not matches:
             raise ValueError(f"`layers` names {pattern!r}, which matches no weight. {nearest(pattern, weights)}")
-        chosen += matches
-    return {name: weights[name] for name in weights if name in chosen}
+        chosen.update(matches)
+    return {name: weight for name, weight in weights.items() if name in chosen}
 
 
 class WeightNoise:
-    """Gaussian noise on weights, in units of their population standard deviation."""
+    """Gaussian noise on weights, in units of their standard deviations ``scales``."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> None:
-        self.model, self.seed = model, seed
-        self.weights = weight_tensors(model, layers)
-        wide = {name: weight.detach().float() for name, weight in self.weights.items()}
-        scales = {name: float(w.std(correction=0)) for name, w in wide.items()}
+    def __init__(self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, float], seed: int) -> None:
+        self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
+
+    @classmethod
+    def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
+        """Noise on the chosen weights, each with its own spread or all with their common one."""
+        weights = weight_tensors(model, layers)
+        wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
         if normalization == "global":
-            size = sum(w.numel() for w in wide.values())
-            mean = sum(float(w.double().sum()) for w in wide.values()) / size
-            spread = sum(float(((w.double() - mean) ** 2).sum()) for w in wide.values())
-            scales = dict.fromkeys(wide, math.sqrt(spread / size))
-        self.scales = scales
-        self.unmoved = [name for name, scale in scales.items() if not scale > 0]
+            everything = torch.cat([w.reshape(-1) for w in wide.values()])
+            scales = dict.fromkeys(wide, float(everything.std(correction=0)))
+        else:
+            scales = {name: float(w.std(correction=0)) for name, w in wide.items()}
+        return cls(model, weights, scales, seed)
+
+    def only(self, name: str) -> WeightNoise:
+        """The same noise on one tensor alone."""
+        return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction: s·E for every weight tensor, seeded by (seed, ray, the tensor's name)."""
+        """One direction s·E, seeded by (seed, ray, the tensor's name)."""
         generator = torch.Generator()
         direction = {}
         for name, weight in self.weights.items():
@@ -78,18 +84,60 @@ class WeightNoise:
         return call
 
 
-def class_counts(right: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Right answers of each class ``[classes]``."""
-    if target.is_floating_point():
-        return torch.zeros(num_classes, dtype=torch.float64)
-    return torch.bincount(target[right], minlength=num_classes).double().cpu()
+class Trail:
+    """Right answers met on the way, a class: ``size`` and ``clean [classes]``, then a noise level and ``[classes]`` a visit."""
+
+    def __init__(self, size: Tensor, clean: Tensor) -> None:
+        self.size, self.clean = size, clean
+        self.sigma: list[float] = []
+        self.counts: list[Tensor] = []
+
+    @classmethod
+    def start(cls, walk: Walk, clean: Tensor) -> Trail:
+        """A trail at σ = 0, where ``clean`` says which samples are right."""
+        return cls(class_counts(walk, torch.ones_like(clean)), class_counts(walk, clean))
+
+    def visit(self, sigma: float, counts: Tensor) -> float:
+        """Write a visit down; returns its accuracy."""
+        self.sigma.append(sigma)
+        self.counts.append(counts)
+        return float(counts.sum() / self.size.sum())
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy without noise."""
+        return float(self.clean.sum() / self.size.sum())
+
+    def crossing(self, accuracy: float, classes: slice = slice(None)) -> float:
+        """The σ at which the accuracy over these classes falls to ``accuracy``."""
+        return self._curve(classes).crossing(accuracy)
+
+    def _curve(self, classes: slice) -> Curve:
+        size = float(self.size[classes].sum())
+        clean = float(self.clean[classes].sum()) / size
+        met = [float(counts[classes].sum()) / size for counts in self.counts]
+        return falling_curve(clean, self.sigma, met)
+
+    @property
+    def curve(self) -> Curve:
+        """Accuracy against σ."""
+        return self._curve(slice(None))
+
+    @property
+    def per_class(self) -> list[slice]:
+        """A slice for each class; none where there are no classes."""
+        return [slice(k, k + 1) for k in range(len(self.size))] if len(self.size) > 1 else []
+
+
+def class_counts(walk: Walk, right: Tensor) -> Tensor:
+    """Right answers of each class, float64 ``[classes]``."""
+    return torch.bincount(walk.labels[right], minlength=walk.num_classes).double().cpu()
 
 
 def weight_basin(
     walk: Walk,
     grid: Grid,
     *,
-    num_classes: int,
     accuracy: float | None = None,
     relative: bool = False,
     rays: int = 8,
@@ -98,104 +146,81 @@ def weight_basin(
     seed: int = 0,
     clean: Tensor | None = None,
 ) -> BasinResult:
-    """Ray search in weight space; see :func:`netdyn.functional.weight_basin`."""
+    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: which samples are right, if known."""
     each = layers == "each"
-    chosen = None if each or layers is None else layers
-    noise = WeightNoise(walk.model, chosen, normalization, seed)  # type: ignore[arg-type]
-    if noise.unmoved:
-        warnings.warn(
-            f"The weights {noise.unmoved} are constant (standard deviation 0), so that noise in units of it does not move "
-            "them.",
-            UserWarning,
-            stacklevel=2,
-        )
-    clean = clean_right(walk, clean)
-    clean_accuracy, floor = float(clean.double().mean()), 1 / num_classes
-    absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, num_classes)
-    trail = Trail(class_counts(clean, walk.target, num_classes), walk, num_classes)
-    radii = torch.tensor([_weight_radius(noise, ray, grid, absolute, clean_accuracy, trail) for ray in range(rays)])
+    noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)  # type: ignore[arg-type]
+    warn_unmoved(noise)
+    clean = walk.all_right() if clean is None else clean
+    trail = Trail.start(walk, clean)
+    absolute = weight_accuracy(trail, accuracy, relative, walk.num_classes)
+    radii = [_ray_radius(walk, noise, ray, grid, absolute, trail) for ray in range(rays)]
     per_layer = None
     if each:
         # One tensor at a time: a fragile layer is one whose own radius is small.
         per_layer = {}
         for name in noise.weights:
-            alone = WeightNoise(walk.model, [name], normalization, seed)
-            alone.scales = {name: noise.scales[name]}
-            own = [_weight_radius(alone, ray, grid, absolute, clean_accuracy, Trail(trail.clean, walk, num_classes)) for ray in range(rays)]
+            alone = noise.only(name)
+            own = [_ray_radius(walk, alone, ray, grid, absolute, Trail.start(walk, clean)) for ray in range(rays)]
             per_layer[name] = median(torch.tensor(own))
-    return summarize_weights(radii, trail, absolute, clean_accuracy, floor, walk.forwards, per_layer)
+    return summarize_weights(torch.tensor(radii), trail, absolute, walk.forwards, per_layer)
 
 
-class Trail:
-    """Accuracies met on the way: σ, accuracy and right answers a class, over all rays."""
-
-    def __init__(self, clean: Tensor, walk: Walk, num_classes: int) -> None:
-        self.clean, self.walk, self.num_classes = clean, walk, num_classes
-        self.sigma: list[float] = []
-        self.accuracy: list[float] = []
-        self.classes: list[Tensor] = []
-
-    def measure(self, network: Callable[[Inputs], Tensor], sigma: float) -> float:
-        """Accuracy of a disturbed network on the probe, written down."""
-        right = self.walk.all_right(network)
-        self.sigma.append(sigma)
-        self.accuracy.append(float(right.double().mean()))
-        self.classes.append(class_counts(right, self.walk.target, self.num_classes))
-        return self.accuracy[-1]
+def warn_unmoved(noise: WeightNoise) -> None:
+    """Warn of weights that noise in units of their spread does not move."""
+    if unmoved := [name for name, scale in noise.scales.items() if not scale > 0]:
+        warnings.warn(
+            f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
+            "Leave them out with `layers=`, or use normalization='global'.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
-def _weight_radius(noise: WeightNoise, ray: int, grid: Grid, accuracy: float, clean: float, trail: Trail) -> float:
+def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_classes: int) -> float:
+    """The absolute accuracy that defines the radius; the floor is chance."""
+    return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
+
+
+def _ray_radius(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: float, trail: Trail) -> float:
     """The σ at which probe accuracy crosses ``accuracy`` along one ray, interpolated in log σ inside its cell."""
+    clean = trail.clean_accuracy
     if clean <= accuracy:
         return 0.0
     edges = grid.edges().tolist()
     direction = noise.draw(ray)
+    met: dict[int, float] = {}
     low, high = 0, grid.cells
-    met = {}
     while high - low > 1:
         middle = (low + high) // 2
-        met[middle] = trail.measure(noise.network(direction, edges[middle]), edges[middle])
+        right = walk.all_right(noise.network(direction, edges[middle]))
+        met[middle] = trail.visit(edges[middle], class_counts(walk, right))
         low, high = (middle, high) if met[middle] > accuracy else (low, middle)
     if high == grid.cells:
         return math.inf
-    # The lowest edge is never visited: there the accuracy is taken to be the clean one.
+    # The lowest edge is not visited: the accuracy there is taken to be the clean one.
     above, below = met.get(low, clean), met[high]
     part = (above - accuracy) / (above - below)
     return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
 
 
 def summarize_weights(
-    radii: Tensor,
-    trail: Trail,
-    accuracy: float,
-    clean: float,
-    floor: float,
-    forwards: float,
-    per_layer: dict[str, float] | None,
+    radii: Tensor, trail: Trail, accuracy: float, forwards: float, per_layer: dict[str, float] | None = None
 ) -> BasinResult:
     """From radii on rays and the accuracies met on the way to the result."""
     low, high, level = median_interval(radii)
-    sigma = torch.tensor(trail.sigma or [1.0], dtype=torch.float64)
-    curve = falling_curve(clean, sigma, torch.tensor(trail.accuracy or [clean], dtype=torch.float64))
-    target = trail.walk.target
-    size = class_counts(torch.ones_like(target, dtype=torch.bool), target, trail.num_classes)
-    per_class = torch.full((trail.num_classes,), torch.nan, dtype=torch.float64)
-    for k in range(trail.num_classes):
-        if size[k]:
-            met = torch.stack(trail.classes)[:, k] / size[k] if trail.classes else (trail.clean[k] / size[k])[None]
-            per_class[k] = falling_curve(float(trail.clean[k] / size[k]), sigma, met).crossing(accuracy)
+    per_class = [trail.crossing(accuracy, k) if trail.size[k] > 0 else math.nan for k in trail.per_class]
     return BasinResult(
         radii=radii.double(),
         radius=median(radii),
         interval=(low, high),
         level=level,
         accuracy=accuracy,
-        clean=clean,
-        floor=floor,
+        clean=trail.clean_accuracy,
+        floor=chance(len(trail.size)),
         censored=float(radii.isinf().double().mean()),
         reentry=0.0,
-        per_class=per_class,
+        per_class=torch.tensor(per_class, dtype=torch.float64),
         per_layer=per_layer,
         forwards=forwards,
-        curve=curve,
+        curve=trail.curve,
     )
