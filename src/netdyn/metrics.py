@@ -175,7 +175,7 @@ class NeuronModes(_FieldMetric):
     def compute(self) -> dict[str, Tensor]:
         """The shares and the gradient, float64 scalars; NaN where nothing can be said."""
         fields, target = self._samples()
-        share = torch.bincount(target, minlength=self.num_classes) / max(len(target), 1)
+        share = torch.bincount(target, minlength=self.num_classes).double() / max(len(target), 1)
         tuning = class_tuning(fields, target, self.num_classes)
         shares = mode_shares(tuning, self._pathway(), constant_units(fields), share, self.alpha)
         self.rule = shares.rule
@@ -547,5 +547,5 @@ class WeightBasin(_BasinMetric):
         for visits in counts[2:].reshape(self.rays, len(self.ladder), classes):
             met = [trail.visit(sigma, right) for sigma, right in zip(self.ladder, visits, strict=True)]
             radii.append(falling_curve(trail.clean_accuracy, self.ladder, met).crossing(accuracy))
-        self._result = summarize_weights(torch.tensor(radii), trail, accuracy, 1.0 + self.rays * len(self.ladder))
+        self._result = summarize_weights(torch.tensor(radii), self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder))
         return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)

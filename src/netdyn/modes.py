@@ -23,20 +23,17 @@ SIGN_FLIP_CLASSES = 5
 _SHIFTS = 16
 
 
-def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor]:
-    """Tuning, with NaN where the class does not count for the unit, and the sign of the centred pathway."""
+def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Tuning, NaN where the class does not count for the unit; the sign of the centred pathway; which units have tuning."""
     tuning = matrix("tuning", tuning, "[classes, units]")
     pathway = matrix("pathway", pathway, "[classes, units]").to(tuning.device)
     same_units("tuning", tuning, "pathway", pathway)
     rows_fit("pathway", pathway, len(tuning))
     tuning = tuning.to(statistic_dtype(tuning.device))
-    sign = centre_pathway(pathway, centre).sign()
-    return tuning.masked_fill(sign == 0, torch.nan), sign
-
-
-def _silent(tuning: Tensor) -> Tensor:
-    """Units without any tuning, which is what a constant local field gives, bool ``[units]``."""
-    return (tuning == 0).any(dim=0) & (tuning.isnan() | (tuning == 0)).all(dim=0)
+    sign = centre_pathway(pathway, len(tuning), centre).sign()
+    # A constant local field has tuning 0 for every class that is present.
+    tuned = ~((tuning == 0).any(dim=0) & (tuning.isnan() | (tuning == 0)).all(dim=0))
+    return tuning.masked_fill(sign == 0, torch.nan), sign, tuned
 
 
 def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
@@ -62,9 +59,8 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
         >>> order_index(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
-    silent = _silent(tuning)
-    tuning, sign = _prepare(tuning, pathway, centre)
-    return (tuning * sign).nanmean(dim=0).masked_fill(silent.to(tuning.device), torch.nan)
+    tuning, sign, tuned = _prepare(tuning, pathway, centre)
+    return (tuning * sign).nanmean(dim=0).masked_fill(~tuned, torch.nan)
 
 
 def sign_correlation(classes: int, centre: bool = True) -> float:
@@ -103,7 +99,7 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
         >>> order_alignment(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
-    tuning, sign = _prepare(tuning, pathway, centre)
+    tuning, sign, _ = _prepare(tuning, pathway, centre)
     spread = ((1 - sign_correlation(len(tuning), centre)) * (tuning**2).nansum(dim=0)).sqrt()
     z = (tuning * sign).nansum(dim=0) / spread
     return z.masked_fill(spread == 0, torch.nan)
@@ -135,8 +131,8 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
         >>> rpd_gradient(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
         tensor(3., dtype=torch.float64)
     """
-    live = ~_silent(tuning)
-    return _gradient(*_prepare(tuning, pathway, centre), class_share, live)
+    tuning, sign, tuned = _prepare(tuning, pathway, centre)
+    return _gradient(tuning, sign, class_share, tuned)
 
 
 def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -> Tensor:
@@ -144,7 +140,7 @@ def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -
         raise ValueError(
             f"`class_share` must hold one share a class, shape [{len(tuning)}], got shape {list(class_share.shape)}."
         )
-    ordered = (tuning * sign)[:, live.to(tuning.device)].nanmean(dim=1)
+    ordered = (tuning * sign)[:, live].nanmean(dim=1)
     return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
 
 
@@ -187,7 +183,12 @@ def mode_shares(
         applies (``rule`` is then ``"none"``). The other two are shares of all units.
     """
     share("alpha", alpha)
-    masked, sign = _prepare(tuning, pathway, centre)
+    masked, sign, _ = _prepare(tuning, pathway, centre)
+    if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
+        raise ValueError(
+            f"`constant` must say for each of the {tuning.shape[1]} units whether it is constant, a boolean tensor [units], "
+            f"got {constant.dtype} of shape {list(constant.shape)}."
+        )
     constant = constant.to(masked.device)
     unwired = (sign == 0).all(dim=0)
     unread = tuning.isnan().all(dim=0).to(masked.device)
@@ -268,8 +269,7 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
     kept = (pairs - _ties(carried, dtype)) / (pairs - _ties(ordered, dtype))
     if not bool(monotone.all()):
         kept[~monotone] = _kept_by_shifts(fields[:, ~monotone], outputs[:, ~monotone], dtype)
-    unread = fields.isnan().any(dim=0) | outputs.isnan().any(dim=0) | (ordered[:, :1] == ordered[:, -1:]).all(dim=1)
-    return kept.masked_fill(unread, torch.nan)
+    return kept.masked_fill(fields.isnan().any(dim=0) | outputs.isnan().any(dim=0), torch.nan)
 
 
 def _ties(ordered: Tensor, dtype: torch.dtype) -> Tensor:

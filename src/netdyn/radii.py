@@ -208,6 +208,7 @@ class BasinResult:
         per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
         noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
+        high: The highest noise level of the search.
         forwards: Forward passes a sample.
         curve: The curve behind :meth:`accuracy_at`.
     """
@@ -222,6 +223,7 @@ class BasinResult:
     censored: float
     reentry: float
     per_class: Tensor
+    high: float
     forwards: float
     curve: Curve = field(repr=False)
     per_sample: Tensor | None = None

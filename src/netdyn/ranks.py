@@ -66,8 +66,13 @@ def doubled_midranks(fields: Tensor) -> Tensor:
     """
     rows = _sortable(fields).t().contiguous()
     ordered, order = _sort_rows(rows)
-    first, last = tie_groups(ordered)
-    return torch.empty_like(order).scatter_(1, order, first + last + 2)
+    ranks = torch.arange(2, 2 * rows.shape[1] + 2, 2, device=rows.device).repeat(len(rows), 1)
+    # Most units have no ties, and need no groups.
+    tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
+    if bool(tied.any()):
+        first, last = tie_groups(ordered[tied])
+        ranks[tied] = first + last + 2
+    return torch.empty_like(order).scatter_(1, order, ranks)
 
 
 def midranks(x: Tensor) -> Tensor:
@@ -103,11 +108,6 @@ def midranks(x: Tensor) -> Tensor:
     return ranks.reshape(x.shape)
 
 
-def one_hot(target: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Class membership ``[classes, samples]``."""
-    return (torch.arange(num_classes, device=target.device)[:, None] == target).to(dtype)
-
-
 def tuning_from_ranks(doubled: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]``.
 
@@ -115,12 +115,11 @@ def tuning_from_ranks(doubled: Tensor, target: Tensor, num_classes: int) -> Tens
     AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole numbers until the division.
     An absent class, or one that leaves no other sample, divides zero by zero: NaN.
     """
-    samples = doubled.shape[1]
+    units, samples = doubled.shape
+    size = torch.bincount(target, minlength=num_classes)[:, None]
+    rank_sum = torch.zeros(units, num_classes, dtype=torch.int64, device=doubled.device).index_add_(1, target, doubled)
     dtype = statistic_dtype(doubled.device)
-    member = one_hot(target, num_classes, dtype)
-    size = member.sum(dim=1, keepdim=True)
-    excess = member @ doubled.t().to(dtype) - size * (samples + 1)
-    return excess / (size * (samples - size))
+    return (rank_sum.t() - size * (samples + 1)).to(dtype) / (size * (samples - size)).to(dtype)
 
 
 def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -159,20 +158,21 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     return tuning
 
 
-def centre_pathway(pathway: Tensor, centre: bool = True) -> Tensor:
-    """The pathway centred over classes, float64 ``[classes, units]``; a single logit m becomes (−m/2, +m/2).
+def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
+    """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
 
-    A row added to all logits changes no prediction, and centring takes it out again. What centring leaves of equal rows
-    is rounding, at most eps·max_k|M_ki|; entries that small are set to zero, so that their sign is not noise.
+    A row added to all logits changes no prediction, and centring takes it out again. The first row is taken off before the
+    mean, so that equal rows give exactly zero; an entry within rounding of the mean (K·eps) is set to zero, since its sign
+    is noise.
     """
-    eps = torch.finfo(pathway.dtype).eps if pathway.is_floating_point() else 0.0
     wide = pathway.to(statistic_dtype(pathway.device))
-    if len(wide) == 1:
+    if len(wide) == 1 and num_classes == 2:
         wide = torch.cat([-wide / 2, wide / 2])
     if not centre:
         return wide
-    noise = eps * wide.abs().amax(dim=0, keepdim=True)
+    wide = wide - wide[:1]
     centred = wide - wide.mean(dim=0, keepdim=True)
+    noise = len(wide) * torch.finfo(wide.dtype).eps * wide.abs().amax(dim=0, keepdim=True)
     return centred.masked_fill(centred.abs() <= noise, 0.0)
 
 
@@ -227,7 +227,7 @@ def rank_distribution(
     usable = ~constant_units(fields)
     if fields.is_floating_point():
         usable &= ~fields.isnan().any(dim=0)
-    return histogram(doubled_midranks(fields), target, centre_pathway(pathway, centre).sign() * usable, bins)
+    return histogram(doubled_midranks(fields), target, centre_pathway(pathway, num_classes, centre).sign() * usable, bins)
 
 
 def rows_fit(name: str, value: Tensor, num_classes: int) -> None:

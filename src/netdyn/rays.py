@@ -242,6 +242,7 @@ def summarize_samples(
         per_class=torch.tensor([radius_of(labels == k) for k in classes], dtype=torch.float64),
         per_sample=per_sample,
         noise_classes=votes if num_classes > 1 else None,
+        high=grid.high,
         forwards=forwards(),
         curve=survival(cells, grid),
     )

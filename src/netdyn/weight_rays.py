@@ -162,7 +162,7 @@ def weight_basin(
             alone = noise.only(name)
             own = [_ray_radius(walk, alone, ray, grid, absolute, Trail.start(walk, clean)) for ray in range(rays)]
             per_layer[name] = median(torch.tensor(own))
-    return summarize_weights(torch.tensor(radii), trail, absolute, walk.forwards, per_layer)
+    return summarize_weights(torch.tensor(radii), grid, trail, absolute, walk.forwards, per_layer)
 
 
 def warn_unmoved(noise: WeightNoise) -> None:
@@ -204,7 +204,7 @@ def _ray_radius(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: 
 
 
 def summarize_weights(
-    radii: Tensor, trail: Trail, accuracy: float, forwards: float, per_layer: dict[str, float] | None = None
+    radii: Tensor, grid: Grid, trail: Trail, accuracy: float, forwards: float, per_layer: dict[str, float] | None = None
 ) -> BasinResult:
     """From radii on rays and the accuracies met on the way to the result."""
     low, high, level = median_interval(radii)
@@ -221,6 +221,7 @@ def summarize_weights(
         reentry=0.0,
         per_class=torch.tensor(per_class, dtype=torch.float64),
         per_layer=per_layer,
+        high=grid.high,
         forwards=forwards,
         curve=trail.curve,
     )

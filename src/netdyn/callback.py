@@ -1,0 +1,423 @@
+"""The callback: when to measure, and where the numbers go. What is measured, :mod:`netdyn.report` says."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
+
+from netdyn import _checks
+from netdyn.adapter import Adapter
+from netdyn.functional import check_basin
+from netdyn.isolation import isolated
+from netdyn.probe import Collector, Probe, can_read, given_probe, input_and_target, read_probe
+from netdyn.report import MEASURES, Measure, Report, check_measurement, diagnose
+from netdyn.schedules import by_steps
+from netdyn.tensorboard import add_histograms
+
+
+class DynamicsMonitor(Callback):
+    """Watch a network's neuron modes and attraction basins while it trains, without touching the training.
+
+    Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures at the end of every epoch, and the
+    untrained and the trained network, on a fixed probe of the training data. Scalars go to every logger and to
+    ``trainer.callback_metrics``, histograms to TensorBoard. :mod:`netdyn.tags` lists the tags.
+
+    Training with it is bit-identical to training without: see the README for what is promised, and what is not
+    (features that read the clock).
+
+    Args:
+        every_n_epochs: Measure at the end of every n-th epoch, as ModelCheckpoint counts them. Default: 1, unless another
+            cadence is given.
+        every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
+        schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
+        on_fit_ends: Measure at the start of training (the untrained network) and at its end too.
+        max_overhead: Leave out an evaluation that would bring the time spent measuring over this share of the time spent
+            training. The first one is always made. None: no limit.
+        probe: The probe: a pair of tensors (inputs, target), a Dataset or a DataLoader. None: ``probe_size`` samples of the
+            training data.
+        val_probe: The same for held-out data; None: from the validation data, where there are any.
+        probe_size: Number of samples in a probe, the classes in proportion.
+        num_classes: Number of classes, checked against the model's output.
+        unpack: ``unpack(batch)`` → (inputs, target), where batches are no such pairs.
+        forward: ``forward(module, inputs)`` → logits, where ``module(inputs)`` is not the model.
+        batch_size: Samples a forward pass; None: the whole probe at once.
+        measure: What to measure: ``"modes"``, ``"sample_basin"``, ``"weight_basin"``.
+        layers: Names or globs of the layers to read; None: every local field that an activation reads.
+        max_units: Units measured a layer.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        accuracy: The accuracy that defines a basin's radius; None: 0.5, or 0.75 for two classes.
+        sample_rays: Rays a sample.
+        weight_rays: Rays in weight space.
+        weight_layers: Names or globs of the parameters to disturb, or ``"each"``; None: all with two or more dimensions.
+        normalization: Whose standard deviation the weights' noise is measured in.
+        low: Smallest noise level.
+        high: Largest noise level.
+        rel_tol: Cells of the search for a radius end no wider than (1 + rel_tol)².
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        histograms: Send histograms to TensorBoard.
+        prefix: Put before every tag, with a slash.
+        seed: Seed of the probe's choice and of all noise.
+        strict: Raise when an evaluation fails, instead of warning once and training on.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument lies outside its range, or two cadences are given.
+
+    Example:
+        >>> monitor = DynamicsMonitor(every_n_epochs=5)
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        schedule: Literal["log"] | list[int] | None = None,
+        on_fit_ends: bool = True,
+        max_overhead: float | None = None,
+        probe: Any = None,
+        val_probe: Any = None,
+        probe_size: int = 1024,
+        num_classes: int | None = None,
+        unpack: Callable[[Any], Any] | None = None,
+        forward: Callable[[Any, Any], Any] | None = None,
+        batch_size: int | None = None,
+        measure: Sequence[Measure] = MEASURES,
+        layers: list[str] | None = None,
+        max_units: int = 4096,
+        alpha: float = 0.05,
+        accuracy: float | None = None,
+        sample_rays: int = 1,
+        weight_rays: int = 8,
+        weight_layers: Literal["each"] | list[str] | None = None,
+        normalization: Literal["layer", "global"] = "layer",
+        low: float = 1e-3,
+        high: float = 10.0,
+        rel_tol: float = 0.05,
+        criterion: Callable[[Any, Any], Any] | None = None,
+        histograms: bool = True,
+        prefix: str = "",
+        seed: int = 0,
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        cadences = {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps, "schedule": schedule}
+        given = {name: value for name, value in cadences.items() if value is not None}
+        if len(given) > 1:
+            shown = " and ".join(f"{name}={value!r}" for name, value in given.items())
+            raise ValueError(f"Only one of {', '.join(f'`{name}`' for name in cadences)} can be given, got {shown}.")
+        self._every_n_epochs = 0 if given else 1
+        if every_n_epochs is not None:
+            self._every_n_epochs = _checks.whole("every_n_epochs", every_n_epochs)
+        self._steps = by_steps(every_n_train_steps, schedule)
+        check_basin(accuracy, sample_rays, low, high, rel_tol, seed)
+        check_measurement(measure, max_units, alpha, weight_rays, normalization)
+        if max_overhead is not None:
+            _checks.positive("max_overhead", max_overhead)
+        if batch_size is not None:
+            _checks.whole("batch_size", batch_size)
+        if num_classes is not None:
+            _checks.whole("num_classes", num_classes)
+        self._cadence = given
+        self._on_fit_ends, self._max_overhead, self._strict = on_fit_ends, max_overhead, strict
+        self._given_probe, self._given_val_probe = probe, val_probe
+        self._probe_size = _checks.whole("probe_size", probe_size)
+        self._unpack, self._forward = unpack or input_and_target, forward
+        self._histograms, self._prefix, self._seed = histograms, prefix, seed
+        self._settings: dict[str, Any] = {
+            "num_classes": num_classes,
+            "measure": tuple(measure),
+            "layers": layers,
+            "max_units": max_units,
+            "alpha": alpha,
+            "accuracy": accuracy,
+            "sample_rays": sample_rays,
+            "weight_rays": weight_rays,
+            "weight_layers": weight_layers,
+            "normalization": normalization,
+            "low": low,
+            "high": high,
+            "rel_tol": rel_tol,
+            "criterion": criterion,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        #: The last report; None before the first evaluation.
+        self.report: Report | None = None
+        self._seen_step = 0
+        self._measured_step = -1
+        self._measured_epoch = -1
+        self._spent = 0.0
+        self._last_cost = 0.0
+        self._evaluations = 0
+        self._skipped = 0
+        self._trained_before = 0.0
+        self._started = 0.0
+        self._warned: set[str] = set()
+        self._forget_probe()
+
+    def _forget_probe(self) -> None:
+        self._probe: Probe | None = None
+        self._val_probe: Probe | None = None
+        self._collector: Collector | None = None
+        self._unusable = False
+
+    # --- when -----------------------------------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get the probe, and measure the untrained network."""
+        self._started = time.monotonic()
+        self._seen_step = trainer.global_step
+        self._forget_probe()
+        self._guarded(trainer, lambda: self._get_probes(trainer, pl_module))
+        if self._on_fit_ends and trainer.global_step == 0 and not trainer.fast_dev_run:
+            self._measure(trainer, pl_module, step=0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Gather the probe from the first batches, where the data set cannot be read."""
+        if self._collector is not None:
+            collector = self._collector
+            self._guarded(trainer, lambda: self._collect(collector, batch))
+            if self._probe is not None and self._on_fit_ends and not trainer.fast_dev_run and not self._evaluations:
+                self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if the count of optimiser steps says so."""
+        before, self._seen_step = self._seen_step, trainer.global_step
+        if self._steps.due(before, trainer.global_step) and not trainer.fast_dev_run:
+            self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure at the last validation of an epoch, so that callbacks that monitor validation see the new values."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and self._take_epoch(trainer):
+            self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure at the epoch's end, unless its last validation was the occasion already."""
+        if self._take_epoch(trainer):
+            self._measure(trainer, pl_module, step=_last_step(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the trained network, unless that has just been done."""
+        if self._probe is None and self._collector is not None:
+            self._probe, self._collector = self._collector.probe(), None
+        if (self._on_fit_ends and self._measured_step != trainer.global_step) or trainer.fast_dev_run:
+            self._measure(trainer, pl_module, step=_last_step(trainer))
+        self._trained_before += time.monotonic() - self._started
+        self._forget_probe()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the probe."""
+        self._forget_probe()
+
+    def _take_epoch(self, trainer: Trainer) -> bool:
+        """Whether this epoch's end is an occasion that has not been taken."""
+        if self._every_n_epochs < 1 or trainer.fast_dev_run or self._measured_epoch == trainer.current_epoch:
+            return False
+        due = (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        self._measured_epoch = trainer.current_epoch if due else self._measured_epoch
+        return due
+
+    # --- on what --------------------------------------------------------------------------------------------------------
+
+    def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def transfer(batch: Any) -> Any:
+            return _transfer(trainer, pl_module, batch)
+
+        options = (self._probe_size, self._seed, transfer, self._unpack)
+        with isolated(pl_module):
+            train, val = _only_loader(trainer.train_dataloader), _only_loader(trainer.val_dataloaders)
+            if self._given_val_probe is not None:
+                self._val_probe = given_probe(self._given_val_probe, *options)
+            elif can_read(val):
+                self._val_probe = read_probe(val, *options)
+            if self._given_probe is not None:
+                self._probe = given_probe(self._given_probe, *options)
+            elif can_read(train):
+                self._probe = read_probe(train, *options)
+            else:
+                self._collector = Collector(self._probe_size, self._unpack)
+                rank_zero_info(
+                    f"DynamicsMonitor: the training data cannot be read by index; the probe is the first {self._probe_size} "
+                    "samples that training sees, and the first point is taken when it is full."
+                )
+
+    def _collect(self, collector: Collector, batch: Any) -> None:
+        self._probe = collector.add(batch)
+        if self._probe is not None:
+            self._collector = None
+
+    # --- what, and where to ---------------------------------------------------------------------------------------------
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
+        """One evaluation, logged at ``step``: the x-axis of Lightning's own curves."""
+        probe, val_probe = self._probe, self._val_probe
+        self._measured_step = trainer.global_step
+        if probe is None or self._unusable:
+            return
+        if not trainer.strategy.broadcast(self._affordable()):
+            self._skipped += 1
+            self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
+            return
+        begin = time.monotonic()
+
+        def evaluate() -> None:
+            with isolated(pl_module):
+                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
+                self.report = diagnose(
+                    network,
+                    probe.inputs,
+                    probe.target,
+                    val_inputs=None if val_probe is None else val_probe.inputs,
+                    val_target=None if val_probe is None else val_probe.target,
+                    progress=False,
+                    **self._settings,
+                )
+
+        done = self._guarded(trainer, evaluate)
+        self._last_cost = time.monotonic() - begin
+        self._spent += self._last_cost
+        self._evaluations += 1
+        scalars = self.report.scalars() if done and self.report is not None else {}
+        self._skipped += not done
+        scalars |= {
+            "netdyn/seconds": self._last_cost,
+            "netdyn/overhead": self._spent / max(self._training_time(), 1e-9),
+            "netdyn/skipped": float(self._skipped),
+        }
+        self._send(trainer, scalars, step)
+        if done and self._histograms and self.report is not None and trainer.is_global_zero:
+            named = {self._tag(tag): values for tag, values in self.report.histograms().items()}
+            add_histograms(trainer.loggers, named, step)
+
+    def _network(self, pl_module: LightningModule) -> tuple[nn.Module, Callable[[Any, Any], Any] | None]:
+        """The module to look at and how to call it.
+
+        Raises:
+            ValueError: If the LightningModule has no ``forward`` and not exactly one child with parameters.
+        """
+        if self._forward is not None or type(pl_module).forward.__qualname__ != "LightningModule.forward":
+            return pl_module, self._forward
+        children = {name: child for name, child in pl_module.named_children() if any(True for _ in child.parameters())}
+        if len(children) != 1:
+            raise ValueError(
+                f"{type(pl_module).__name__} has no `forward`, and the children {sorted(children)} hold parameters. Pass "
+                "`forward=`, a function of the module and the inputs that returns the logits."
+            )
+        return next(iter(children.values())), None
+
+    def _send(self, trainer: Trainer, scalars: dict[str, float], step: int) -> None:
+        named = {self._tag(tag): value for tag, value in scalars.items()}
+        # The property of this name would compute the user's own metrics on the way; the dict behind it is what it returns.
+        trainer._logger_connector._callback_metrics.update(
+            {tag: torch.tensor(value, dtype=torch.float32) for tag, value in named.items()}
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics=named, step=step)
+
+    def _tag(self, tag: str) -> str:
+        return f"{self._prefix}/{tag}" if self._prefix else tag
+
+    def _training_time(self) -> float:
+        return self._trained_before + time.monotonic() - self._started - self._spent
+
+    def _affordable(self) -> bool:
+        if self._max_overhead is None or not self._evaluations:
+            return True
+        return self._spent + self._last_cost <= self._max_overhead * self._training_time()
+
+    # --- never in the way -----------------------------------------------------------------------------------------------
+
+    def _guarded(self, trainer: Trainer, work: Callable[[], None]) -> bool:
+        """Run some of our own work; whether it went well. What fails is said once, and the training goes on."""
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                work()
+        except Exception as error:
+            if self._strict:
+                raise
+            self._say_once(
+                f"{type(error).__name__}: {error}",
+                f"DynamicsMonitor could not measure, and training goes on without: {type(error).__name__}: {error} "
+                f"{_advice(error)}Pass strict=True to have this raised.",
+            )
+            self._unusable = self._unusable or (self._probe is None and self._collector is None)
+            return False
+        finally:
+            for warning in caught:
+                self._say_once(str(warning.message), str(warning.message), warning.category)
+        return True
+
+    def _say_once(self, key: str, text: str, category: type[Warning] = UserWarning) -> None:
+        # Numbers change from one evaluation to the next; what is said does not.
+        key = "".join(character for character in key if not character.isdigit())
+        if key not in self._warned:
+            self._warned.add(key)
+            rank_zero_warn(text, category=category)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Tells this monitor's state in a checkpoint from that of another one in the same trainer."""
+        return self._generate_state_key(prefix=self._prefix, seed=self._seed, **self._cadence)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters that a resumed run continues, as plain numbers."""
+        trained = self._trained_before + (time.monotonic() - self._started if self._started else 0.0)
+        return {
+            "measured_step": self._measured_step,
+            "measured_epoch": self._measured_epoch,
+            "evaluations": self._evaluations,
+            "skipped": self._skipped,
+            "spent": self._spent,
+            "last_cost": self._last_cost,
+            "trained": trained,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counters of an earlier run."""
+        self._measured_step = state_dict["measured_step"]
+        self._measured_epoch = state_dict["measured_epoch"]
+        self._evaluations = state_dict["evaluations"]
+        self._skipped = state_dict["skipped"]
+        self._spent = state_dict["spent"]
+        self._last_cost = state_dict["last_cost"]
+        self._trained_before = state_dict["trained"]
+
+
+def _last_step(trainer: Trainer) -> int:
+    """Where Lightning puts an epoch's own curves: the x of the last batch."""
+    return max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
+
+
+def _only_loader(loaders: Any) -> Any:
+    """The loader, where there is exactly one."""
+    if isinstance(loaders, list | tuple):
+        return loaders[0] if len(loaders) == 1 else None
+    return loaders
+
+
+def _transfer(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
+    """Take a batch the way that training takes it: precision, the module's transfer hooks, device."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+        return "Pass a smaller `batch_size` or `probe_size`. "
+    return ""

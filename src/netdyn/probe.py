@@ -1,0 +1,264 @@
+"""From data loaders to a fixed, stratified probe, without the training noticing.
+
+A user's loader is never iterated: that draws random numbers, advances its generator and can reset its workers. Samples are read
+from the data set itself, through copies whose counters and generators are their own. Data that cannot be read so (iterable
+sets, loaders of another kind) are taken from the batches that training sees.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from netdyn.batches import Inputs, count, map_tensors, take, tensors
+from netdyn.isolation import rng_kept
+
+Unpack = Callable[[Any], tuple[Inputs, Tensor]]
+
+#: Without labels at hand, a random pool this many times the probe's size is read and stratified.
+POOL = 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fixed set of samples: inputs as the model takes them, and targets ``[samples]``."""
+
+    inputs: Inputs
+    target: Tensor
+
+    def to(self, device: torch.device) -> Probe:
+        """The same probe on a device."""
+        return Probe(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.target.to(device))
+
+
+def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
+    """The default ``unpack``: a batch that is a pair (input, target).
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        what = f"a mapping with the keys {sorted(map(str, batch))}"
+    elif isinstance(batch, list | tuple):
+        what = f"a {type(batch).__name__} of {len(batch)} items"
+    else:
+        what = f"a {type(batch).__name__}"
+    raise TypeError(
+        f"A batch must be a pair (input, target), got {what}. Pass `unpack=`, a function of the batch that returns the "
+        "model's input and the class labels."
+    )
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """The labels of a data set, if they can be had without reading samples.
+
+    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`; subsets and
+    concatenations of such sets are looked through.
+    """
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return None if labels is None else labels[torch.as_tensor(list(dataset.indices))]
+    if isinstance(dataset, ConcatDataset):
+        parts = [labels_of(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    if isinstance(dataset, TensorDataset):
+        return _as_labels(dataset.tensors[-1], len(dataset))
+    for name in ("targets", "labels"):
+        if (value := getattr(dataset, name, None)) is not None and not callable(value):
+            return _as_labels(value, len(dataset))
+    return None
+
+
+def _as_labels(value: Any, samples: int) -> Tensor | None:
+    try:
+        labels = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = labels.ndim == 1 and len(labels) == samples and not labels.is_floating_point() and not labels.is_complex()
+    return labels.long() if whole else None
+
+
+def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Indices of ``size`` samples, the classes in proportion and at least one of each, in ascending order.
+
+    >>> labels = torch.tensor([0] * 90 + [1] * 9 + [2])
+    >>> labels[stratified(labels, 10, torch.Generator().manual_seed(0))].tolist()
+    [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
+    """
+    if size >= len(labels):
+        return torch.arange(len(labels))
+    classes, sizes = torch.unique(labels, return_counts=True)
+    # Largest remainders, after one for each class (for the largest classes, where there are more classes than places).
+    share = sizes.double() * size / len(labels)
+    quota = share.floor().long().clamp(min=1)
+    order = (share - quota).argsort(descending=True, stable=True)
+    while int(quota.sum()) < size:
+        for i in order[: size - int(quota.sum())].tolist():
+            quota[i] += int(quota[i] < sizes[i])
+    while int(quota.sum()) > size:
+        excess = (quota - share).masked_fill(quota <= 1, -1.0) if bool((quota > 1).any()) else -sizes.double()
+        excess = excess.masked_fill(quota == 0, -torch.inf)
+        quota[int(excess.argmax())] -= 1
+    chosen = []
+    for label, wanted in zip(classes, quota.tolist(), strict=True):
+        members = (labels == label).nonzero()[:, 0]
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
+    return torch.cat(chosen).sort().values
+
+
+def shadow(value: Any) -> Any:
+    """A copy of a data set (or transform, or collate function) through which reading leaves no trace in the original.
+
+    Objects are copied shallowly, so that counters and cached attributes are the copy's own; random generators are duplicated;
+    containers are copied; the data itself (tensors, arrays) is shared. Data sets and callables inside are followed.
+    """
+    if isinstance(value, torch.Generator):
+        return value.clone_state()
+    if isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
+        return copy.deepcopy(value)
+    if type(value) in (list, tuple, set):
+        return type(value)(shadow(item) if _is_followed(item) else item for item in value) if len(value) < 1000 else copy.copy(value)
+    if type(value) is dict:
+        return {key: shadow(item) if _is_followed(item) else item for key, item in value.items()}
+    if _is_followed(value):
+        twin = copy.copy(value)
+        for name, item in vars(value).items():
+            if _is_followed(item) or type(item) in (list, tuple, set, dict):
+                twin.__dict__[name] = shadow(item)
+        return twin
+    return value
+
+
+def _is_followed(value: Any) -> bool:
+    if isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState):
+        return True
+    plain = isinstance(value, type | Tensor | np.ndarray) or not hasattr(value, "__dict__")
+    if plain or type(value).__name__ in ("function", "builtin_function_or_method", "method"):
+        return False
+    return isinstance(value, Dataset) or callable(value)
+
+
+def can_read(loader: Any) -> bool:
+    """Whether samples can be read from a loader's data set by their index."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    return loader.batch_size is not None or loader.batch_sampler is not None
+
+
+def read_probe(
+    loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack
+) -> Probe:
+    """Read a stratified probe from a loader's data set.
+
+    Args:
+        loader: The user's loader; not iterated.
+        size: Number of samples.
+        seed: Seed of the choice, and of the global generators while samples are read (random transforms).
+        transfer: Takes a batch to where and how the model expects it.
+        unpack: From a batch to (input, target).
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+    dataset: Any = shadow(loader.dataset)
+    samples = len(dataset)
+    if samples == 0:
+        raise ValueError("The training data set must hold samples for the probe, got an empty one.")
+    collate = shadow(loader.collate_fn)
+    generator = torch.Generator().manual_seed(seed)
+    with rng_kept():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        labels = labels_of(dataset)
+        if labels is not None:
+            index = stratified(labels, size, generator)
+        else:
+            index = torch.randperm(samples, generator=generator)[: POOL * size].sort().values
+        batch = collate(_items(dataset, index.tolist()))
+        inputs, target = unpack(transfer(batch))
+        target = _detached(target)
+        if labels is None:
+            kept = stratified(_strata(target), size, generator).to(target.device)
+            inputs, target = take(inputs, kept), target[kept]
+    return Probe(_detached(inputs), target)
+
+
+def _items(dataset: Any, index: Sequence[int]) -> Any:
+    """The samples, at once where the data set knows how (PyTorch's own protocol for it)."""
+    fetch = getattr(dataset, "__getitems__", None)
+    return fetch(list(index)) if callable(fetch) else [dataset[i] for i in index]
+
+
+def _strata(target: Tensor) -> Tensor:
+    """Labels to stratify by; one stratum where the targets are no labels."""
+    whole = target.ndim == 1 and not target.is_floating_point()
+    return target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
+
+
+def _detached(inputs: Inputs) -> Inputs:
+    return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
+
+
+class Collector:
+    """Gathers a probe from the batches that training sees, where the data set cannot be read."""
+
+    def __init__(self, size: int, unpack: Unpack) -> None:
+        self.size, self.unpack = size, unpack
+        self.parts: list[Probe] = []
+
+    def add(self, batch: Any) -> Probe | None:
+        """Take what is wanted of a batch (a copy: the training goes on with the original); the probe, when it is full."""
+        copied = apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone())
+        inputs, target = self.unpack(copied)
+        missing = self.size - sum(len(part.target) for part in self.parts)
+        self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing]))
+        return self.probe() if len(target) >= missing else None
+
+    def probe(self) -> Probe | None:
+        """What was gathered so far, None if that is nothing."""
+        if not self.parts:
+            return None
+        samples = count(self.parts[0].inputs)
+
+        def join(first: Tensor, *others: Tensor) -> Tensor:
+            return torch.cat([first, *others]) if first.ndim and len(first) == samples else first
+
+        inputs = map_tensors(join, self.parts[0].inputs, *(part.inputs for part in self.parts[1:]))
+        return Probe(inputs, torch.cat([part.target for part in self.parts]))
+
+
+def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
+    """The probe that the user gave: a pair of tensors, a data set, or a loader of one.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(given, DataLoader):
+        if can_read(given):
+            return read_probe(given, size, seed, transfer, unpack)
+        collector = Collector(size, unpack)
+        with rng_kept():
+            for batch in given:
+                if collector.add(transfer(batch)) is not None:
+                    break
+        if (probe := collector.probe()) is not None:
+            return probe
+        raise ValueError("`probe` must hold samples, got an empty loader.")
+    if isinstance(given, Dataset):
+        return read_probe(DataLoader(given), size, seed, transfer, unpack)
+    if isinstance(given, list | tuple | Mapping) and tensors(given):
+        inputs, target = unpack(transfer(given))
+        return Probe(_detached(inputs), target.detach().clone())
+    raise TypeError(f"`probe` must be a pair of tensors, a Dataset or a DataLoader, got {type(given).__name__}.")
