@@ -1,7 +1,7 @@
 """Which functions are activations, and what the linear substitution map puts in their place.
 
-An activation acts element by element. In the map its backward pass is the identity (straight-through), and a max-pooling
-shares its gradient over the window, while both keep their forward values.
+An activation acts element by element. In the map its backward pass is the identity (straight-through), and a
+max-pooling shares its gradient over the window, while both keep their forward values.
 """
 
 from __future__ import annotations
@@ -16,13 +16,37 @@ from torch import Tensor
 
 Function = Callable[..., Any]
 
-_ELEMENTWISE = (
-    "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink "
-    "hardtanh hardsigmoid hardswish logsigmoid log_sigmoid sigmoid expit special_expit tanh threshold"
-).split()
+_ELEMENTWISE = [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "rrelu",
+    "prelu",
+    "elu",
+    "selu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+    "softplus",
+    "softsign",
+    "tanhshrink",
+    "softshrink",
+    "hardshrink",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "logsigmoid",
+    "log_sigmoid",
+    "sigmoid",
+    "expit",
+    "special_expit",
+    "tanh",
+    "threshold",
+]
 #: What turns logits into probabilities.
 _SQUASHING = ("sigmoid", "expit", "special_expit", "softmax", "log_softmax")
-_HOLDERS = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)
+_HOLDERS = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)  # type: ignore[attr-defined]
 
 
 def _gather(names: Iterable[str]) -> frozenset[Function]:
@@ -39,7 +63,11 @@ def _pools() -> dict[Function, Function]:
     """Each max-pooling function and the average pooling over the same windows."""
     pools: dict[Function, Function] = {}
     for n in (1, 2, 3):
-        for maximum in (getattr(F, f"max_pool{n}d"), getattr(F, f"max_pool{n}d_with_indices"), getattr(torch, f"max_pool{n}d")):
+        for maximum in (
+            getattr(F, f"max_pool{n}d"),
+            getattr(F, f"max_pool{n}d_with_indices"),
+            getattr(torch, f"max_pool{n}d"),
+        ):
             pools[maximum] = getattr(F, f"avg_pool{n}d")
         for maximum in (getattr(F, f"adaptive_max_pool{n}d"), getattr(F, f"adaptive_max_pool{n}d_with_indices")):
             pools[maximum] = getattr(F, f"adaptive_avg_pool{n}d")
@@ -110,7 +138,9 @@ class CarryInPlace(torch.autograd.Function):
         return gradients[0], None
 
 
-def straight_through(function: Function, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def straight_through(
+    function: Function, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
     """The activation's output with a straight-through gradient, and the field's value before the call."""
     before = field.detach().clone()
     rest = args[1:] if args else ()
@@ -118,7 +148,7 @@ def straight_through(function: Function, field: Tensor, args: Sequence[Any], kwa
     with torch.no_grad():
         value = function(before.clone(), *rest, **options)
     carry = CarryInPlace if overwrites(function, args, kwargs) else Carry
-    return carry.apply(field, value), before
+    return carry.apply(field, value), before  # type: ignore[no-untyped-call]
 
 
 def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -128,7 +158,9 @@ def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any])
     """
     result = function(*args, **kwargs)
     adaptive = function.__name__.startswith("adaptive")
-    names = ("input", "output_size") if adaptive else ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    names = (
+        ("input", "output_size") if adaptive else ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    )
     given = dict(zip(names, args, strict=False)) | {key: value for key, value in kwargs.items() if key in names}
     dilation = given.pop("dilation", 1)
     if any(step != 1 for step in (dilation if isinstance(dilation, tuple | list) else (dilation,))):
@@ -137,5 +169,5 @@ def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any])
     given = {key: value for key, value in given.items() if value is not None}
     surrogate = MAX_POOLS[function](**given, **options)
     if isinstance(result, tuple):
-        return Carry.apply(surrogate, result[0].detach()), *result[1:]
-    return Carry.apply(surrogate, result.detach())
+        return Carry.apply(surrogate, result[0].detach()), *result[1:]  # type: ignore[no-untyped-call]
+    return Carry.apply(surrogate, result.detach())  # type: ignore[no-untyped-call]

@@ -14,14 +14,17 @@ from netdyn.batches import Inputs
 class Adapter(nn.Module):
     """Calls ``forward(module, inputs)`` under the names, parameters and buffers of ``module`` itself.
 
-    The three dictionaries are the module's own, not copies: what replaces a parameter here replaces it there, which is how
-    :func:`torch.func.functional_call` reaches the weights.
+    The three dictionaries are the module's own, not copies: what replaces a parameter here replaces it there, which is
+    how :func:`torch.func.functional_call` reaches the weights.
 
     Args:
         module: The module to look at.
         forward: A function of the module and the inputs; None calls the module.
         context: Made anew and entered around every call (mixed precision).
     """
+
+    _call: Callable[[Any, Inputs], Any]
+    _context: Callable[[], AbstractContextManager[Any]]
 
     def __init__(
         self,

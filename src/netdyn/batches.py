@@ -1,8 +1,8 @@
 """One batch of model inputs as a tree of tensors: count it, cut it, hash it, disturb it.
 
-Inputs are a tensor, a sequence or a mapping of them, handed to the model as one argument. A tensor whose first dimension
-is the number of samples is cut with the samples; any other leaf travels whole. Noise falls on floating tensors only:
-token ids and masks stay as they are.
+Inputs are a tensor, a sequence or a mapping of them, handed to the model as one argument. A tensor whose first
+dimension is the number of samples is cut with the samples; any other leaf travels whole. Noise falls on floating
+tensors only: token ids and masks stay as they are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def count(inputs: Inputs) -> int:
         if tensor.ndim:
             return len(tensor)
     raise TypeError(
-        f"`inputs` must be a tensor, or a sequence or mapping of tensors, with samples first; got {type(inputs).__name__}."
+        "`inputs` must be a tensor, or a sequence or mapping of tensors, with samples first; "
+        f"got {type(inputs).__name__}."
     )
 
 

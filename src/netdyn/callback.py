@@ -26,23 +26,23 @@ from netdyn.tensorboard import add_histograms
 class DynamicsMonitor(Callback):
     """Watch a network's neuron modes and attraction basins while it trains, without touching the training.
 
-    Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures at the end of every epoch, and the
-    untrained and the trained network, on a fixed probe of the training data. Scalars go to every logger and to
+    Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures at the end of every epoch,
+    and the untrained and the trained network, on a fixed probe of the training data. Scalars go to every logger and to
     ``trainer.callback_metrics``, histograms to TensorBoard. :mod:`netdyn.tags` lists the tags.
 
     Training with it is bit-identical to training without: see the README for what is promised, and what is not
     (features that read the clock).
 
     Args:
-        every_n_epochs: Measure at the end of every n-th epoch, as ModelCheckpoint counts them. Default: 1, unless another
-            cadence is given.
+        every_n_epochs: Measure at the end of every n-th epoch, as ModelCheckpoint counts them. Default: 1, unless
+            another cadence is given.
         every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
         schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
         on_fit_ends: Measure at the start of training (the untrained network) and at its end too.
-        max_overhead: Leave out an evaluation that would bring the time spent measuring over this share of the time spent
-            training. The first one is always made. None: no limit.
-        probe: The probe: a pair of tensors (inputs, target), a Dataset or a DataLoader. None: ``probe_size`` samples of the
-            training data.
+        max_overhead: Leave out an evaluation that would bring the time spent measuring over this share of the time
+            spent training. The first one is always made. None: no limit.
+        probe: The probe: a pair of tensors (inputs, target), a Dataset or a DataLoader. None: ``probe_size`` samples
+            of the training data.
         val_probe: The same for held-out data; None: from the validation data, where there are any.
         probe_size: Number of samples in a probe, the classes in proportion.
         num_classes: Number of classes, checked against the model's output.
@@ -56,7 +56,8 @@ class DynamicsMonitor(Callback):
         accuracy: The accuracy that defines a basin's radius; None: 0.5, or 0.75 for two classes.
         sample_rays: Rays a sample.
         weight_rays: Rays in weight space.
-        weight_layers: Names or globs of the parameters to disturb, or ``"each"``; None: all with two or more dimensions.
+        weight_layers: Names or globs of the parameters to disturb, or ``"each"``; None: all with two or more
+            dimensions.
         normalization: Whose standard deviation the weights' noise is measured in.
         low: Smallest noise level.
         high: Largest noise level.
@@ -170,7 +171,8 @@ class DynamicsMonitor(Callback):
         self._collector: Collector | None = None
         self._unusable = False
 
-    # --- when -----------------------------------------------------------------------------------------------------------
+    # --- when
+    # -----------------------------------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the probe, and measure the untrained network."""
@@ -178,7 +180,7 @@ class DynamicsMonitor(Callback):
         self._seen_step = trainer.global_step
         self._forget_probe()
         self._guarded(trainer, lambda: self._get_probes(trainer, pl_module))
-        if self._on_fit_ends and trainer.global_step == 0 and not trainer.fast_dev_run:
+        if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -186,7 +188,7 @@ class DynamicsMonitor(Callback):
         if self._collector is not None:
             collector = self._collector
             self._guarded(trainer, lambda: self._collect(collector, batch))
-            if self._probe is not None and self._on_fit_ends and not trainer.fast_dev_run and not self._evaluations:
+            if self._probe is not None and self._on_fit_ends and not _is_dev_run(trainer) and not self._evaluations:
                 self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_batch_end(
@@ -194,7 +196,7 @@ class DynamicsMonitor(Callback):
     ) -> None:
         """Measure if the count of optimiser steps says so."""
         before, self._seen_step = self._seen_step, trainer.global_step
-        if self._steps.due(before, trainer.global_step) and not trainer.fast_dev_run:
+        if self._steps.due(before, trainer.global_step) and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -212,7 +214,7 @@ class DynamicsMonitor(Callback):
         """Measure the trained network, unless that has just been done."""
         if self._probe is None and self._collector is not None:
             self._probe, self._collector = self._collector.probe(), None
-        if (self._on_fit_ends and self._measured_step != trainer.global_step) or trainer.fast_dev_run:
+        if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         self._trained_before += time.monotonic() - self._started
         self._forget_probe()
@@ -223,13 +225,14 @@ class DynamicsMonitor(Callback):
 
     def _take_epoch(self, trainer: Trainer) -> bool:
         """Whether this epoch's end is an occasion that has not been taken."""
-        if self._every_n_epochs < 1 or trainer.fast_dev_run or self._measured_epoch == trainer.current_epoch:
+        if self._every_n_epochs < 1 or _is_dev_run(trainer) or self._measured_epoch == trainer.current_epoch:
             return False
         due = (trainer.current_epoch + 1) % self._every_n_epochs == 0
         self._measured_epoch = trainer.current_epoch if due else self._measured_epoch
         return due
 
-    # --- on what --------------------------------------------------------------------------------------------------------
+    # --- on what
+    # --------------------------------------------------------------------------------------------------------
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def transfer(batch: Any) -> Any:
@@ -249,8 +252,8 @@ class DynamicsMonitor(Callback):
             else:
                 self._collector = Collector(self._probe_size, self._unpack)
                 rank_zero_info(
-                    f"DynamicsMonitor: the training data cannot be read by index; the probe is the first {self._probe_size} "
-                    "samples that training sees, and the first point is taken when it is full."
+                    "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
+                    f"{self._probe_size} samples that training sees, and the first point is taken when it is full."
                 )
 
     def _collect(self, collector: Collector, batch: Any) -> None:
@@ -258,7 +261,8 @@ class DynamicsMonitor(Callback):
         if self._probe is not None:
             self._collector = None
 
-    # --- what, and where to ---------------------------------------------------------------------------------------------
+    # --- what, and where to
+    # ---------------------------------------------------------------------------------------------
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """One evaluation, logged at ``step``: the x-axis of Lightning's own curves."""
@@ -312,14 +316,15 @@ class DynamicsMonitor(Callback):
         children = {name: child for name, child in pl_module.named_children() if any(True for _ in child.parameters())}
         if len(children) != 1:
             raise ValueError(
-                f"{type(pl_module).__name__} has no `forward`, and the children {sorted(children)} hold parameters. Pass "
-                "`forward=`, a function of the module and the inputs that returns the logits."
+                f"{type(pl_module).__name__} has no `forward`, and the children {sorted(children)} hold parameters. "
+                "Pass `forward=`, a function of the module and the inputs that returns the logits."
             )
         return next(iter(children.values())), None
 
     def _send(self, trainer: Trainer, scalars: dict[str, float], step: int) -> None:
         named = {self._tag(tag): value for tag, value in scalars.items()}
-        # The property of this name would compute the user's own metrics on the way; the dict behind it is what it returns.
+        # The property of this name would compute the user's own metrics on the way; the dict behind it is what it
+        # returns.
         trainer._logger_connector._callback_metrics.update(
             {tag: torch.tensor(value, dtype=torch.float32) for tag, value in named.items()}
         )
@@ -337,7 +342,8 @@ class DynamicsMonitor(Callback):
             return True
         return self._spent + self._last_cost <= self._max_overhead * self._training_time()
 
-    # --- never in the way -----------------------------------------------------------------------------------------------
+    # --- never in the way
+    # -----------------------------------------------------------------------------------------------
 
     def _guarded(self, trainer: Trainer, work: Callable[[], None]) -> bool:
         """Run some of our own work; whether it went well. What fails is said once, and the training goes on."""
@@ -367,7 +373,8 @@ class DynamicsMonitor(Callback):
             self._warned.add(key)
             rank_zero_warn(text, category=category)
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------------
+    # --- checkpoints
+    # ----------------------------------------------------------------------------------------------------
 
     @property
     def state_key(self) -> str:
@@ -396,6 +403,10 @@ class DynamicsMonitor(Callback):
         self._spent = state_dict["spent"]
         self._last_cost = state_dict["last_cost"]
         self._trained_before = state_dict["trained"]
+
+
+def _is_dev_run(trainer: Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _last_step(trainer: Trainer) -> int:

@@ -40,7 +40,8 @@ def right_class(outputs: Tensor, target: Tensor) -> Tensor:
     """Whether the prediction is the target, for finite outputs; a sample with a non-finite output is wrong.
 
     Args:
-        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit (right if its sign is).
+        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit (right if its
+            sign is).
         target: Class labels ``[samples]``.
 
     Returns:

@@ -11,7 +11,7 @@ from netdyn.radii import BasinResult
 #: More constant units than this are worth a sentence.
 DEAD_SHARE = 0.2
 #: An OPT share this many times alpha is more than an untrained network shows.
-ORDERED_TIMES = 2.0
+ORDERED_TIMES = 3.0
 #: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
 NARROW = 0.5
 
@@ -38,13 +38,15 @@ def findings(layers: Sequence[Layer], sample_basin: BasinResult | None, alpha: f
 
 
 def _order(layers: Sequence[Layer], alpha: float) -> list[str]:
-    """No layer above 2·alpha: no order beyond chance. Else the layer with the largest OPT share is named."""
+    """No layer above 3·alpha: no order beyond chance. Else the layer with the largest OPT share is named."""
     known = [layer for layer in layers if not math.isnan(layer.opt_fraction)]
     if not known:
         return []
     best = max(known, key=lambda layer: layer.opt_fraction)
     if best.opt_fraction <= ORDERED_TIMES * alpha:
-        return [f"No layer orders the samples by class beyond what wiring at random would show ({alpha:.0%} of its units)."]
+        return [
+            f"No layer orders the samples by class beyond what wiring at random would show ({alpha:.0%} of its units)."
+        ]
     return [f"Order is preserved most in {best.name}: by {best.opt_fraction:.0%} of its units (at random {alpha:.0%})."]
 
 

@@ -47,12 +47,12 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        layers: Names or globs of layers to read, or names of modules whose outputs are to count as local fields (a linear
-            network has no activation). None: all that activations read.
+        layers: Names or globs of layers to read, or names of modules whose outputs are to count as local fields (a
+            linear network has no activation). None: all that activations read.
 
     Returns:
-        Layer name → ``[samples, units]``, in order of execution. A layer is called after the module whose output the local
-        field is (``encoder.0.fc1``; ``:1``, ``:2`` where it runs again), else after the innermost module running.
+        Layer name → ``[samples, units]``, in order of execution. A layer is called after the module whose output the
+        local field is (``encoder.0.fc1``; ``:1``, ``:2`` where it runs again), else after the innermost module running.
 
     Raises:
         ValueError: If a layer matches nothing, or there is no activation.
@@ -74,12 +74,12 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
 
 
 def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> LinearMap:
-    """How strongly each unit is wired to each logit when all activations from its layer upward are the identity (L-map).
+    """How strongly each unit is wired to each logit when activations from its layer upward are the identity (L-map).
 
-    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For any other it is the
-    Jacobian of the logits with respect to the local field, the backward of activations replaced by the identity and that of
-    max-pooling by an average's, averaged over 64 of the inputs: exact where what follows is affine. Norms, gates
-    and attention stand at their operating point.
+    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For any other it
+    is the Jacobian of the logits with respect to the local field, the backward of activations replaced by the identity
+    and that of max-pooling by an average's, averaged over 64 of the inputs: exact where what follows is affine. Norms,
+    gates and attention stand at their operating point.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
@@ -118,9 +118,9 @@ def warn_of_defects(linear_map: LinearMap) -> None:
     bad = [name for name, defect in linear_map.affine_defect.items() if defect > DEFECT_LIMIT]
     if bad:
         warnings.warn(
-            f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect above "
-            f"{DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. Leave them "
-            "out with `layers=`.",
+            f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
+            f"above {DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. "
+            "Leave them out with `layers=`.",
             UserWarning,
             stacklevel=3,
         )
@@ -191,9 +191,9 @@ def sample_basin(
 ) -> BasinResult:
     """How much noise the inputs bear before the network's predictions stop being right.
 
-    Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being right.
-    The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected with one more pass for
-    rays that are right again beyond T.
+    Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being
+    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected with one more
+    pass for rays that are right again beyond T.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -207,8 +207,8 @@ def sample_basin(
         rel_tol: Cells of the search end no wider than (1 + rel_tol)².
         seed: Seed of the noise, which depends on it, the ray and the sample's content alone.
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
-        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its sign,
-            for a single logit), finite outputs only.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
+            sign, for a single logit), finite outputs only.
 
     Returns:
         The radius with its interval, and what stands behind it.
@@ -258,9 +258,9 @@ def weight_basin(
 ) -> BasinResult:
     """How much noise the weights bear before the network's predictions stop being right.
 
-    Along a ray W + σ·s·E, E ~ N(0, I), bisection in log σ finds the noise level at which the accuracy on the probe crosses
-    ``accuracy``. The radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than
-    6 rays their extremes, with the level that these have).
+    Along a ray W + σ·s·E, E ~ N(0, I), bisection in log σ finds the noise level at which the accuracy on the probe
+    crosses ``accuracy``. The radius is the median over rays, its interval the one of Hettmansperger and Sheather (with
+    fewer than 6 rays their extremes, with the level that these have).
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
@@ -269,8 +269,8 @@ def weight_basin(
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
         relative: Count ``accuracy`` from chance (0) to the accuracy without noise (1).
         rays: Number of rays.
-        normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all entries of
-            the disturbed tensors together.
+        normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
+            entries of the disturbed tensors together.
         layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
             ``"each"``: all of them, and then each one alone (``per_layer``; layers × rays × 8 more passes).
         low: Smallest noise level, in units of s.

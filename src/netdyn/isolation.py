@@ -1,9 +1,10 @@
 """Leave the model and every random generator as found.
 
-A measurement may run the network's own ``forward``, and with it whatever the author put there: counters, caches, metrics,
-random numbers, calls to ``self.log``. Everything that such code can reach from the module is written down before and put
-back after, also when the measurement raises. Nothing is copied that need not be: attributes are kept by reference,
-containers as shallow copies, and only tensors that are not parameters (buffers, metric states, caches) are cloned.
+A measurement may run the network's own ``forward``, and with it whatever the author put there: counters, caches,
+metrics, random numbers, calls to ``self.log``. Everything that such code can reach from the module is written down
+before and put back after, also when the measurement raises. Nothing is copied that need not be: attributes are kept by
+reference, containers as shallow copies, and only tensors that are not parameters (buffers, metric states, caches) are
+cloned.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
-Restore = Callable[[], None]
+Restore = Callable[[], object]
 
 
 @contextmanager
@@ -27,9 +29,9 @@ def rng_kept() -> Iterator[None]:
     """Put torch's (CPU and every initialised accelerator), NumPy's and Python's global generators back afterwards."""
     with ExitStack() as undo:
         undo.callback(random.setstate, random.getstate())
-        undo.callback(np.random.set_state, np.random.get_state(legacy=False))
+        undo.callback(np.random.set_state, np.random.get_state(legacy=False))  # noqa: NPY002
         undo.callback(torch.set_rng_state, torch.get_rng_state())
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         if torch.backends.mps.is_available():
             undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
@@ -39,8 +41,8 @@ def rng_kept() -> Iterator[None]:
 def _tensor_kept(tensor: Tensor) -> Restore:
     """Put a tensor's values back in place, but only if somebody wrote to it.
 
-    A write in place raises the tensor's version, which would break a backward pass that still waits for it: a tensor that
-    nobody touched is left alone. Inference tensors count no versions, and may be written in inference mode only.
+    A write in place raises the tensor's version, which would break a backward pass that still waits for it: a tensor
+    that nobody touched is left alone. Inference tensors count no versions, and may be written in inference mode only.
     """
     before = tensor.detach().clone()
     version = None if tensor.is_inference() else tensor._version
@@ -49,7 +51,9 @@ def _tensor_kept(tensor: Tensor) -> Restore:
         if version is not None and tensor._version == version:
             return
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-            tensor.detach().set_(before) if tensor.shape != before.shape else tensor.detach().copy_(before)
+            if tensor.shape != before.shape:
+                tensor.resize_(before.shape)
+            tensor.detach().copy_(before)
 
     return restore
 
@@ -57,10 +61,10 @@ def _tensor_kept(tensor: Tensor) -> Restore:
 def _generator_kept(generator: Any) -> Restore:
     if isinstance(generator, torch.Generator):
         torch_state = generator.get_state()
-        return lambda: generator.set_state(torch_state) and None
+        return partial(generator.set_state, torch_state)
     if isinstance(generator, random.Random):
         python_state = generator.getstate()
-        return lambda: generator.setstate(python_state)
+        return partial(generator.setstate, python_state)
     bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator._bit_generator
     numpy_state = bits.state
 
@@ -161,7 +165,7 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
 
 
 def _silence_logging(module: nn.Module) -> None:
-    """Let ``self.log`` in a ``forward`` do nothing. The names are shadowed on the instance; the snapshot takes them away."""
+    """Let ``self.log`` in a ``forward`` do nothing: shadow it on the instance, which the snapshot undoes."""
     for name in ("log", "log_dict"):
         if callable(getattr(type(module), name, None)):
             module.__dict__[name] = _ignore
@@ -171,9 +175,10 @@ def _silence_logging(module: nn.Module) -> None:
 def isolated(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
 
-    Kept: training flags (also mixed ones), attributes and the contents of their lists, dicts, sets and deques, buffers (also
-    non-persistent ones), metric states, the module's own random generators, the global generators, hooks. Compiled modules
-    run eagerly meanwhile, so that no new graph is made.
+    Kept: training flags (also mixed ones), attributes and the contents of their lists, dicts, sets and deques, buffers
+        (also
+    non-persistent ones), metric states, the module's own random generators, the global generators, hooks. Compiled
+    modules run eagerly meanwhile, so that no new graph is made.
 
     Args:
         model: The module to protect, with all its children.

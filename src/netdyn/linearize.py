@@ -1,13 +1,14 @@
 """The linear substitution map (L-map): how strongly each unit is wired to each logit once activations are the identity.
 
-Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the identity;
+Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the
+    identity;
 K vector-Jacobian products then give the maps of all layers at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,8 @@ class LinearMap(Mapping[str, Tensor]):
     """The linear substitution maps of a network's layers: layer name → pathway ``[classes, units]``, uncentred.
 
     Attributes:
-        affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine, 1 where
-            the Jacobians of two samples have nothing in common; NaN for a single sample.
+        affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine,
+            1 where the Jacobians of two samples have nothing in common; NaN for a single sample.
     """
 
     pathways: dict[str, Tensor]
@@ -98,16 +99,15 @@ def _average(logits: Tensor, sites: list[Site]) -> LinearMap:
     difference of sums, rounding would show a defect of 1e-4 where there is none.
     """
     m, classes = logits.shape
-    edges = [site.edge for site in sites]
+    edges = [site.edge for site in sites if site.edge is not None]
     means: list[list[Tensor]] = [[] for _ in sites]
     spread_sum = [0.0] * len(sites)
     size_sum = [0.0] * len(sites)
     for k in range(classes):
         total = logits[:, k].sum()
+        gradients: Sequence[Tensor | None] = (None,) * len(sites)
         if total.requires_grad:
-            gradients = torch.autograd.grad(total, edges, retain_graph=k + 1 < classes, allow_unused=True)  # type: ignore[arg-type]
-        else:
-            gradients = (None,) * len(sites)
+            gradients = torch.autograd.grad(total, edges, retain_graph=k + 1 < classes, allow_unused=True)
         for i, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
             wide = torch.promote_types(site.field.dtype, torch.float32)
             jacobian = (torch.zeros_like(site.field) if gradient is None else gradient).reshape(m, -1).to(wide)

@@ -1,6 +1,7 @@
 """torchmetrics :class:`~torchmetrics.Metric` classes: they hold states, the numbers come from below.
 
-States are one-dimensional float64 lists (``cat``), fixed-shape maxima or sums, which also survive a process that saw no data.
+States are one-dimensional float64 lists (``cat``), fixed-shape maxima or sums, which also survive a process that saw
+no data.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class _FieldMetric(_StateMetric):
         Args:
             fields: Local fields ``[samples, units]``.
             target: Class labels ``[samples]``.
-            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in every
-                update of one accumulation.
+            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in
+                every update of one accumulation.
 
         Raises:
             TypeError: If the labels are not whole numbers.
@@ -89,7 +90,9 @@ class _FieldMetric(_StateMetric):
         self.fields.append(fields.to(self.device, torch.float64).reshape(-1))
         self.target.append(target.to(self.device, torch.float64))
         self.pathway.append(pathway.to(self.device, torch.float64).reshape(-1))
-        self.units_seen = torch.maximum(self.units_seen, torch.tensor(fields.shape[1], dtype=torch.float64).to(self.device))
+        self.units_seen = torch.maximum(
+            self.units_seen, torch.tensor(fields.shape[1], dtype=torch.float64).to(self.device)
+        )
         self._settle()
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
@@ -101,8 +104,8 @@ class _FieldMetric(_StateMetric):
         if any(not torch.equal(other, self.pathway[0]) for other in self.pathway[1:]):
             self.fields.pop(), self.target.pop(), self.pathway.pop()
             raise ValueError(
-                "`pathway` must be the same in every update of one accumulation, got another one. Call `reset()` when the "
-                "network has changed."
+                "`pathway` must be the same in every update of one accumulation, got another one. "
+                "Call `reset()` when the network has changed."
             )
         self.pathway = self.pathway[:1]
         if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
@@ -114,7 +117,9 @@ class _FieldMetric(_StateMetric):
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
         digests = fingerprints([fields, target])
-        kept = torch.tensor(sorted(range(len(target)), key=digests.__getitem__)[: self.max_samples], device=fields.device)
+        kept = torch.tensor(
+            sorted(range(len(target)), key=digests.__getitem__)[: self.max_samples], device=fields.device
+        )
         return fields[kept], target[kept]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
@@ -146,9 +151,10 @@ class _FieldMetric(_StateMetric):
 class NeuronModes(_FieldMetric):
     """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and that are neither.
 
-    See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the layer's
-    own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction`` (sum 1 over wired, live
-    units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``. :attr:`rule` names the rule used.
+    See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
+    layer's own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction``
+    (sum 1 over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``.
+    :attr:`rule` names the rule used.
 
     Args:
         num_classes: Number of classes K.
@@ -183,7 +189,7 @@ class NeuronModes(_FieldMetric):
         return {name: torch.tensor(getattr(shares, name), dtype=torch.float64, device=self.device) for name in names}
 
     def units(self) -> dict[str, Tensor]:
-        """``order_index [units]``, ``alignment [units]`` and ``tuning [classes, units]`` of the layer; all processes must call it."""
+        """``order_index [units]``, ``alignment [units]``, ``tuning [classes, units]``; all processes must call it."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
@@ -245,7 +251,7 @@ class RankDistribution(_FieldMetric):
 
 
 class _Kept(list[Any]):
-    """Batches that a later pass needs. They are not changed, so that a copy of the metric shares them (and the model)."""
+    """Batches that a later pass needs; never changed, so that a copy of the metric shares them and the model."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Kept:
         return _Kept(self)
@@ -280,7 +286,9 @@ class _BasinMetric(_StateMetric):
         self.add_state("classes_seen", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
     def _saw(self, num_classes: int) -> None:
-        self.classes_seen = torch.maximum(self.classes_seen, torch.tensor(num_classes, dtype=torch.float64).to(self.device))
+        self.classes_seen = torch.maximum(
+            self.classes_seen, torch.tensor(num_classes, dtype=torch.float64).to(self.device)
+        )
 
     def reset(self) -> None:
         """Forget everything."""
@@ -306,8 +314,9 @@ class _BasinMetric(_StateMetric):
 class SampleBasin(_BasinMetric):
     """How much noise the inputs bear, see :func:`netdyn.functional.sample_basin`; :meth:`compute` gives the radius.
 
-    Updates walk the rays. The correction for rays that come back needs one more pass at a noise level that is known only at
-    the end: until :meth:`reset` the metric holds on to the batches and the model, and each process makes the pass on its own.
+    Updates walk the rays. The correction for rays that come back needs one more pass at a noise level that is known
+    only at the end: until :meth:`reset` the metric holds on to the batches and the model, and each process makes the
+    pass on its own.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1); None: 0.5, or 0.75 for two classes.
@@ -338,6 +347,7 @@ class SampleBasin(_BasinMetric):
     target: list[Tensor]
     top_right: list[Tensor]
     top_class: list[Tensor]
+    passed: Tensor
 
     def __init__(
         self,
@@ -443,8 +453,8 @@ class SampleBasin(_BasinMetric):
 class WeightBasin(_BasinMetric):
     """How much noise the weights bear, see :func:`netdyn.functional.weight_basin`; :meth:`compute` gives the radius.
 
-    Batches come one after the other, so that no search can wait for their common accuracy: every update counts the right
-    answers of each class on a fixed ladder of noise levels a ray, between whose rungs the radius is interpolated.
+    Batches come one after the other, so that no search can wait for their common accuracy: every update counts the
+    right answers of each class on a fixed ladder of noise levels a ray, between whose rungs the radius is interpolated.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1); None: 0.5, or 0.75 for two classes.
@@ -506,8 +516,8 @@ class WeightBasin(_BasinMetric):
         self.normalization = _checks.choice("normalization", normalization, ("layer", "global"))
         self.layers = layers
         self.ladder = self.grid.edges()[:: max(self.grid.cells // 32, 1)][1:-1].tolist()
-        # Right answers [ladder and clean, rays, classes] and, last, the size of each class; flat, since the number of classes
-        # is not known to a process without data.
+        # Right answers [ladder and clean, rays, classes] and, last, the size of each class; flat, since the number of
+        # classes is not known to a process without data.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
 
     def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
@@ -520,8 +530,8 @@ class WeightBasin(_BasinMetric):
             rows = [class_counts(walk, torch.ones_like(right)), class_counts(walk, right)]
             for ray in range(self.rays):
                 direction = noise.draw(ray)
-                for sigma in self.ladder:
-                    rows.append(class_counts(walk, walk.all_right(noise.network(direction, sigma))))
+                networks = (noise.network(direction, sigma) for sigma in self.ladder)
+                rows += [class_counts(walk, walk.all_right(network)) for network in networks]
         self._saw(walk.num_classes)
         self.counts.append(torch.stack(rows).reshape(-1).to(self.device))
         self._settle()
@@ -547,5 +557,7 @@ class WeightBasin(_BasinMetric):
         for visits in counts[2:].reshape(self.rays, len(self.ladder), classes):
             met = [trail.visit(sigma, right) for sigma, right in zip(self.ladder, visits, strict=True)]
             radii.append(falling_curve(trail.clean_accuracy, self.ladder, met).crossing(accuracy))
-        self._result = summarize_weights(torch.tensor(radii), self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder))
+        self._result = summarize_weights(
+            torch.tensor(radii), self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder)
+        )
         return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)

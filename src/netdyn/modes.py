@@ -24,7 +24,7 @@ _SHIFTS = 16
 
 
 def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Tuning, NaN where the class does not count for the unit; the sign of the centred pathway; which units have tuning."""
+    """Tuning, NaN where a class does not count for a unit; sign of the centred pathway; which units have tuning."""
     tuning = matrix("tuning", tuning, "[classes, units]")
     pathway = matrix("pathway", pathway, "[classes, units]").to(tuning.device)
     same_units("tuning", tuning, "pathway", pathway)
@@ -66,8 +66,8 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
 def sign_correlation(classes: int, centre: bool = True) -> float:
     """Correlation c_K of two signs of a centred random pathway: (2/π)·arcsin(−1/(K − 1)), and 0 if uncentred.
 
-    Centring K independent normal numbers leaves them correlated with −1/(K − 1); the arcsine law turns the correlation of
-    two normal numbers into that of their signs.
+    Centring K independent normal numbers leaves them correlated with −1/(K − 1); the arcsine law turns the correlation
+    of two normal numbers into that of their signs.
     """
     if not centre:
         return 0.0
@@ -179,14 +179,14 @@ def mode_shares(
         centre: As in :func:`order_index`.
 
     Returns:
-        Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no rule
-        applies (``rule`` is then ``"none"``). The other two are shares of all units.
+        Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no
+        rule applies (``rule`` is then ``"none"``). The other two are shares of all units.
     """
     share("alpha", alpha)
     masked, sign, _ = _prepare(tuning, pathway, centre)
     if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
         raise ValueError(
-            f"`constant` must say for each of the {tuning.shape[1]} units whether it is constant, a boolean tensor [units], "
+            f"`constant` must be a boolean tensor [units] = [{tuning.shape[1]}], "
             f"got {constant.dtype} of shape {list(constant.shape)}."
         )
     constant = constant.to(masked.device)

@@ -1,8 +1,8 @@
 """From data loaders to a fixed, stratified probe, without the training noticing.
 
-A user's loader is never iterated: that draws random numbers, advances its generator and can reset its workers. Samples are read
-from the data set itself, through copies whose counters and generators are their own. Data that cannot be read so (iterable
-sets, loaders of another kind) are taken from the batches that training sees.
+A user's loader is never iterated: that draws random numbers, advances its generator and can reset its workers. Samples
+are read from the data set itself, through copies whose counters and generators are their own. Data that cannot be read
+so (iterable sets, loaders of another kind) are taken from the batches that training sees.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
 def labels_of(dataset: Any) -> Tensor | None:
     """The labels of a data set, if they can be had without reading samples.
 
-    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`; subsets and
-    concatenations of such sets are looked through.
+    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`; subsets
+    and concatenations of such sets are looked through.
     """
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
@@ -120,15 +120,20 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def shadow(value: Any) -> Any:
     """A copy of a data set (or transform, or collate function) through which reading leaves no trace in the original.
 
-    Objects are copied shallowly, so that counters and cached attributes are the copy's own; random generators are duplicated;
-    containers are copied; the data itself (tensors, arrays) is shared. Data sets and callables inside are followed.
+    Objects are copied shallowly, so that counters and cached attributes are the copy's own; random generators are
+    duplicated; containers are copied; the data itself (tensors, arrays) is shared. Data sets and callables inside are
+    followed.
     """
     if isinstance(value, torch.Generator):
         return value.clone_state()
     if isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
         return copy.deepcopy(value)
     if type(value) in (list, tuple, set):
-        return type(value)(shadow(item) if _is_followed(item) else item for item in value) if len(value) < 1000 else copy.copy(value)
+        return (
+            type(value)(shadow(item) if _is_followed(item) else item for item in value)
+            if len(value) < 1000
+            else copy.copy(value)
+        )
     if type(value) is dict:
         return {key: shadow(item) if _is_followed(item) else item for key, item in value.items()}
     if _is_followed(value):
@@ -156,9 +161,7 @@ def can_read(loader: Any) -> bool:
     return loader.batch_size is not None or loader.batch_sampler is not None
 
 
-def read_probe(
-    loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack
-) -> Probe:
+def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
     """Read a stratified probe from a loader's data set.
 
     Args:
@@ -179,7 +182,7 @@ def read_probe(
     generator = torch.Generator().manual_seed(seed)
     with rng_kept():
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
         labels = labels_of(dataset)
         if labels is not None:
@@ -219,7 +222,7 @@ class Collector:
         self.parts: list[Probe] = []
 
     def add(self, batch: Any) -> Probe | None:
-        """Take what is wanted of a batch (a copy: the training goes on with the original); the probe, when it is full."""
+        """Take a copy of what is wanted of a batch; the probe, when it is full."""
         copied = apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone())
         inputs, target = self.unpack(copied)
         missing = self.size - sum(len(part.target) for part in self.parts)

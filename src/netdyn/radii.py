@@ -1,8 +1,8 @@
 """From what happened along rays to a basin's radius, its interval and its curve.
 
-A *ray* is one direction of noise; walking out along it, the network is right up to some noise level T. Here T is known up
-to a cell of a grid that is regular in log σ: ``cells [rays, samples]`` holds LOST_CLEAN (wrong without noise, T = 0), the
-number of the cell that T lies in, or the last cell: right at every σ visited, *censored*, T = inf.
+A *ray* is one direction of noise; walking out along it, the network is right up to some noise level T. Here T is known
+up to a cell of a grid that is regular in log σ: ``cells [rays, samples]`` holds LOST_CLEAN (wrong without noise, T =
+0), the number of the cell that T lies in, or the last cell: right at every σ visited, *censored*, T = inf.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Grid:
     @property
     def cells(self) -> int:
         """Number of cells, the last one meaning *censored*."""
-        return 2**self.levels
+        return 1 << self.levels
 
     def edges(self) -> Tensor:
         """The cells' edges, float64 ``[cells + 1]``; edge j is the lower edge of cell j."""
@@ -133,7 +133,7 @@ def student_quantile(p: float, degrees: int) -> float:
     if degrees == 2:
         return (2 * p - 1) * math.sqrt(2 / (4 * p * (1 - p)))
     z = NormalDist().inv_cdf(p)
-    terms = (
+    terms: tuple[float, ...] = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
@@ -194,14 +194,15 @@ class BasinResult:
     population standard deviation (weight basin).
 
     Attributes:
-        radii: T of every ray: ``[rays, samples]`` (sample basin) or ``[rays]`` (weight basin). 0 where wrong without noise,
-            inf where censored.
+        radii: T of every ray: ``[rays, samples]`` (sample basin) or ``[rays]`` (weight basin). 0 where wrong without
+            noise, inf where censored.
         radius: The σ at which accuracy has fallen to ``accuracy``; 0 if it starts below, inf if it stays above.
         interval: Confidence interval of ``radius``.
         level: Confidence level of the interval, 0.95 unless too few rays allow less.
         accuracy: The accuracy that defines the radius (absolute, also with ``relative=True``).
         clean: Accuracy without noise.
-        floor: Accuracy that noise cannot push below: the larger of 1/K and the accuracy at ``high`` (NaN if not measured).
+        floor: Accuracy that noise cannot push below: the larger of 1/K and the accuracy at ``high`` (NaN if not
+            measured).
         censored: Share of rays that are right at every σ visited.
         reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
         per_class: Radius of each class ``[classes]``, NaN where the class is absent.
@@ -260,7 +261,8 @@ def sample_radius(
         right_at: Measures which rays are right at a noise level, bool ``[rays, samples]``.
 
     Returns:
-        The radius, its interval, a function from a subset of the cells (columns, bool ``[samples]``) to its radius, and A − a.
+        The radius, its interval, a function from a subset of the cells (columns, bool ``[samples]``) to its radius,
+        and A − a.
     """
     samples = cells.shape[1]
     curve = survival(cells, grid)
@@ -277,10 +279,7 @@ def sample_radius(
     error = float(share.std()) / math.sqrt(samples) if samples > 1 else math.inf
     margin = student_quantile((1 + LEVEL) / 2, samples - 1) * error if error > 0 else 0.0
     interval = (curve.crossing(target + margin), curve.crossing(target - margin))
-    if 0 < raw < math.inf:
-        returned = _returned(cells, wrong, grid, raw)
-    else:
-        returned = torch.zeros_like(wrong)
+    returned = _returned(cells, wrong, grid, raw) if 0 < raw < math.inf else torch.zeros_like(wrong)
 
     def radius_of(chosen: Tensor) -> Tensor:
         if not bool(chosen.any()):

@@ -161,9 +161,9 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
     """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
 
-    A row added to all logits changes no prediction, and centring takes it out again. The first row is taken off before the
-    mean, so that equal rows give exactly zero; an entry within rounding of the mean (K·eps) is set to zero, since its sign
-    is noise.
+    A row added to all logits changes no prediction, and centring takes it out again. The first row is taken off before
+    the mean, so that equal rows give exactly zero; an entry within rounding of the mean (K·eps) is set to zero, since
+    its sign is noise.
     """
     wide = pathway.to(statistic_dtype(pathway.device))
     if len(wide) == 1 and num_classes == 2:
@@ -195,14 +195,15 @@ def rank_distribution(
     Args:
         fields: Local fields ``[samples, units]``.
         target: Class labels ``[samples]``.
-        pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a single logit.
+        pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a
+            single logit.
         num_classes: Number of classes K.
         bins: Number of equal bins on [0, 1].
         centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
 
     Returns:
-        float64 ``[num_classes, bins]``, each row of unit area on [0, 1] (its mean is 1); the layer's RPD is the mean over the
-        rows. A class that is absent, or without a wired live unit, is a row of NaN.
+        float64 ``[num_classes, bins]``, each row of unit area on [0, 1] (its mean is 1); the layer's RPD is the mean
+        over the rows. A class that is absent, or without a wired live unit, is a row of NaN.
 
     Raises:
         TypeError: If ``target`` does not hold whole numbers.
@@ -227,7 +228,9 @@ def rank_distribution(
     usable = ~constant_units(fields)
     if fields.is_floating_point():
         usable &= ~fields.isnan().any(dim=0)
-    return histogram(doubled_midranks(fields), target, centre_pathway(pathway, num_classes, centre).sign() * usable, bins)
+    return histogram(
+        doubled_midranks(fields), target, centre_pathway(pathway, num_classes, centre).sign() * usable, bins
+    )
 
 
 def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
@@ -246,8 +249,8 @@ def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
 def histogram(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
     """Densities ``[classes, bins]`` of the reflected normalised mid-ranks.
 
-    In whole numbers: u = D/(2S) with D = 2·midrank − 1, reflection is D → 2S − D, and u lies in bin ⌊D·bins/(2S)⌋. On an
-    inner edge, where D·bins/(2S) is whole, (D·bins − 1) falls in the bin below: counting both bins once each, for
+    In whole numbers: u = D/(2S) with D = 2·midrank − 1, reflection is D → 2S − D, and u lies in bin ⌊D·bins/(2S)⌋. On
+    an inner edge, where D·bins/(2S) is whole, (D·bins − 1) falls in the bin below: counting both bins once each, for
     every sample, splits such a rank in halves and leaves all others whole, symmetrically under reflection.
 
     Args:

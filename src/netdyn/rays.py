@@ -80,7 +80,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Top:
-    """What the top noise level leaves: which samples are right there, and their predicted classes (empty if unknown)."""
+    """At the top noise level: which samples are right, and their predicted classes (empty where there are none)."""
 
     right: Tensor
     predicted: Tensor
@@ -155,7 +155,9 @@ def at_top(walk: Walk, grid: Grid, seed: int, wanted: int | None = None) -> Top:
         right.append(checked(walk.criterion, outputs, target))
         if walk.num_classes > 1:
             predicted.append(predictions(outputs[:, None] if outputs.ndim == 1 else outputs))
-    return Top(torch.cat(right), torch.cat(predicted) if predicted else torch.zeros(0, dtype=torch.int64, device=device))
+    return Top(
+        torch.cat(right), torch.cat(predicted) if predicted else torch.zeros(0, dtype=torch.int64, device=device)
+    )
 
 
 def chance(num_classes: int) -> float:
@@ -171,8 +173,8 @@ def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor:
         return floor + wanted * (clean - floor) if clean > floor else 1.0
     if wanted < floor + FLOOR_MARGIN:
         warnings.warn(
-            f"`accuracy` is {wanted:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius means "
-            f"little. Use accuracy={(1 + floor) / 2:.2f}, or relative=True.",
+            f"`accuracy` is {wanted:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
+            f"means little. Use accuracy={(1 + floor) / 2:.2f}, or relative=True.",
             UserWarning,
             stacklevel=2,
         )
@@ -189,7 +191,7 @@ def sample_basin(
     seed: int = 0,
     clean: Tensor | None = None,
 ) -> BasinResult:
-    """Ray search in sample space, see :func:`netdyn.functional.sample_basin`; ``clean``: which samples are right, if known."""
+    """Ray search in sample space, see :func:`netdyn.functional.sample_basin`; ``clean``: who is right, if known."""
     cells = sample_cells(walk, grid, rays, seed, walk.all_right() if clean is None else clean)
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
     top = at_top(walk, grid, seed, None if relative else max(64, walk.samples // 16))

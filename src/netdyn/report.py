@@ -29,8 +29,8 @@ from netdyn.ranks import class_tuning, constant_units
 from netdyn.rays import Walk
 from netdyn.sites import choose, discover, read
 
-MEASURES = ("modes", "sample_basin", "weight_basin")
 Measure = Literal["modes", "sample_basin", "weight_basin"]
+MEASURES: tuple[Measure, ...] = ("modes", "sample_basin", "weight_basin")
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts (JSON); what is not finite is None."""
-        layers = [
-            {name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers
-        ]
+        layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
             f"{space}_basin": {
                 name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
@@ -137,7 +135,11 @@ class Report:
             for space, basin in self._basins()
         }
         plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha")
-        return {name: _plain(getattr(self, name)) for name in plain} | {"layers": layers, "findings": self.findings()} | basins
+        return (
+            {name: _plain(getattr(self, name)) for name in plain}
+            | {"layers": layers, "findings": self.findings()}
+            | basins
+        )
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON."""
@@ -318,7 +320,9 @@ _sample_basin = sample_rays.sample_basin
 _weight_basin = weight_rays.weight_basin
 
 
-def check_measurement(measure: Sequence[str], max_units: int, alpha: float, weight_rays: int, normalization: str) -> None:
+def check_measurement(
+    measure: Sequence[str], max_units: int, alpha: float, weight_rays: int, normalization: str
+) -> None:
     """Check the arguments that the callback and :func:`diagnose` share.
 
     Raises:
@@ -345,8 +349,8 @@ def _check_classes(walk: Walk, num_classes: int | None) -> None:
         if absent := (size == 0).nonzero()[:, 0].tolist():
             held = walk.num_classes - len(absent)
             warnings.warn(
-                f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every mean. "
-                "Give it at least one sample of each.",
+                f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every "
+                "mean. Give it at least one sample of each.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -355,8 +359,8 @@ def _check_classes(walk: Walk, num_classes: int | None) -> None:
 class _LayerReader:
     """Reads local fields layer by layer and reduces each to its numbers as it passes.
 
-    With the probe in one batch only one layer's fields are alive at a time; in several batches the sampled units of every
-    layer are kept until the last batch.
+    With the probe in one batch only one layer's fields are alive at a time; in several batches the sampled units of
+    every layer are kept until the last batch.
     """
 
     def __init__(self, walk: Walk, layers: Sequence[str] | None, max_units: int, alpha: float, seed: int) -> None:
@@ -423,8 +427,8 @@ class _LayerReader:
 def _warn_of_nonfinite(logits: Tensor) -> None:
     if not bool(logits.isfinite().all()):
         warnings.warn(
-            f"The network puts out NaN or inf for {int((~logits.isfinite()).any(dim=1).sum())} of {len(logits)} samples, "
-            "which count as wrong; units whose local fields hold NaN are left out of the modes.",
+            f"The network puts out NaN or inf for {int((~logits.isfinite()).any(dim=1).sum())} of {len(logits)} "
+            "samples, which count as wrong; units whose local fields hold NaN are left out of the modes.",
             UserWarning,
             stacklevel=2,
         )

@@ -1,8 +1,8 @@
 """Find a network's local fields and read them.
 
-The network runs as it is; a :class:`~torch.overrides.TorchFunctionMode` sees every call of an activation function, made as
-a module, a function or a method. The call's input is a layer's local field, whoever made it. Module hooks, present only
-during the run, say which module's output it is, and so name it.
+The network runs as it is; a :class:`~torch.overrides.TorchFunctionMode` sees every call of an activation function,
+made as a module, a function or a method. The call's input is a layer's local field, whoever made it. Module hooks,
+present only during the run, say which module's output it is, and so name it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class _Candidate:
 class _Watch(TorchFunctionMode):
     """Sees the activations of one run and hands each local field to ``on_site``.
 
-    A sigmoid may turn out to be the model's output, and an activation inside a parameter-free module a part of that module's
-    own activation. Such sites are held until that is known.
+    A sigmoid may turn out to be the model's output, and an activation inside a parameter-free module a part of that
+    module's own activation. Such sites are held until that is known.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class _Watch(TorchFunctionMode):
             del self.held[candidate.first :]
             value = output.detach()
             if self.straight:
-                output = Carry.apply(candidate.argument, value)
+                output = Carry.apply(candidate.argument, value)  # type: ignore[no-untyped-call]
             self._hold(Site(self._maker(candidate.argument), candidate.field, value, candidate.edge))
         elif not is_its_function:
             self._release()
@@ -270,8 +270,8 @@ def choose(model: nn.Module, found: Sequence[str], layers: Sequence[str] | None)
         layers: Names or globs, or None for all that was found.
 
     Returns:
-        The layers to keep, and the modules whose output is to count as a local field: a pattern that matches a found local
-        field means that field, only one that matches none means modules.
+        The layers to keep, and the modules whose output is to count as a local field: a pattern that matches a found
+        local field means that field, only one that matches none means modules.
 
     Raises:
         TypeError: If ``layers`` is a single string.
@@ -283,8 +283,8 @@ def choose(model: nn.Module, found: Sequence[str], layers: Sequence[str] | None)
     if layers is None:
         if not found:
             raise ValueError(
-                "No activation function was seen, so there is no local field to read. For a linear network name the modules "
-                f"whose outputs are to count in `layers=`, for instance {modules[:3]}."
+                "No activation function was seen, so there is no local field to read. For a linear network name the "
+                f"modules whose outputs are to count in `layers=`, for instance {modules[:3]}."
             )
         return list(found), []
     kept: list[str] = []
@@ -295,7 +295,9 @@ def choose(model: nn.Module, found: Sequence[str], layers: Sequence[str] | None)
         elif matches := fnmatch.filter(modules, pattern):
             promoted += matches
         else:
-            raise ValueError(f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}")
+            raise ValueError(
+                f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}"
+            )
     return kept + promoted, promoted
 
 
@@ -311,7 +313,7 @@ def read(
     names: Iterable[str],
     promoted: Iterable[str] = (),
 ) -> Any:
-    """Hand over ``name, field, output`` (both ``[samples, units]``) of each chosen layer; returns the model's output."""
+    """Hand over ``name``, field and output ``[samples, units]`` of the chosen layers; returns the model's output."""
     wanted, promoted = set(names), set(promoted)
 
     def visit(site: Site) -> None:

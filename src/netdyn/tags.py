@@ -19,7 +19,11 @@ SCALARS = (
     Tag("modes/npt_fraction/<layer>", "share, 0 to 1", "units that do not"),
     Tag("modes/constant_fraction/<layer>", "share, 0 to 1", "units with the same local field for every sample"),
     Tag("modes/rpd_gradient/<layer>", "slope, ±6(1 − 1/K)", "how far a layer lifts a class where it lifts its logit"),
-    Tag("modes/transfer_order/<layer>", "share, 0 to 1", "pairs of samples whose order the activation keeps, mean over units"),
+    Tag(
+        "modes/transfer_order/<layer>",
+        "share, 0 to 1",
+        "pairs of samples whose order the activation keeps, mean over units",
+    ),
     Tag("linear/affine_defect/<layer>", "share, 0 to 1", "how much of the layer's pathway depends on the sample"),
     Tag("basin/sample/radius", "σ per input component", "noise on the inputs at which accuracy falls to its target"),
     Tag("basin/sample/low", "σ per input component", "lower end of the radius's 95 % interval"),
@@ -28,11 +32,21 @@ SCALARS = (
     Tag("basin/sample/reentry", "share, −1 to 1", "rays that come back, measured at the uncorrected radius"),
     Tag("basin/sample/class_radius/<k>", "σ per input component", "the radius over one class's samples"),
     Tag("basin/weight/radius", "standard deviations of each weight tensor", "noise on the weights that does the same"),
-    Tag("basin/weight/low", "standard deviations of each weight tensor", "lower end of the radius's interval over rays"),
+    Tag(
+        "basin/weight/low", "standard deviations of each weight tensor", "lower end of the radius's interval over rays"
+    ),
     Tag("basin/weight/high", "standard deviations of each weight tensor", "upper end of it"),
     Tag("basin/weight/censored", "share, 0 to 1", "rays right at every noise level visited"),
-    Tag("basin/weight/class_radius/<k>", "standard deviations of each weight tensor", "the radius over one class's samples"),
-    Tag("basin/weight/layer_radius/<tensor>", "standard deviations of the tensor", "the radius when it alone is disturbed"),
+    Tag(
+        "basin/weight/class_radius/<k>",
+        "standard deviations of each weight tensor",
+        "the radius over one class's samples",
+    ),
+    Tag(
+        "basin/weight/layer_radius/<tensor>",
+        "standard deviations of the tensor",
+        "the radius when it alone is disturbed",
+    ),
     Tag("probe/accuracy", "share, 0 to 1", "accuracy on the probe, in eval mode"),
     Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the probe from the validation data"),
     Tag("netdyn/seconds", "seconds", "duration of this evaluation"),

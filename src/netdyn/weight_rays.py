@@ -25,7 +25,9 @@ def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
     """
     weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
     if not weights:
-        raise ValueError(f"The model has no floating parameter with two or more dimensions, got {type(model).__name__}.")
+        raise ValueError(
+            f"The model has no floating parameter with two or more dimensions, got {type(model).__name__}."
+        )
     if layers is None:
         return weights
     if isinstance(layers, str):
@@ -85,7 +87,7 @@ class WeightNoise:
 
 
 class Trail:
-    """Right answers met on the way, a class: ``size`` and ``clean [classes]``, then a noise level and ``[classes]`` a visit."""
+    """Right answers of each class met on the way: their number without noise, and at each noise level visited."""
 
     def __init__(self, size: Tensor, clean: Tensor) -> None:
         self.size, self.clean = size, clean
@@ -146,9 +148,9 @@ def weight_basin(
     seed: int = 0,
     clean: Tensor | None = None,
 ) -> BasinResult:
-    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: which samples are right, if known."""
+    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known."""
     each = layers == "each"
-    noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)  # type: ignore[arg-type]
+    noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
     warn_unmoved(noise)
     clean = walk.all_right() if clean is None else clean
     trail = Trail.start(walk, clean)
