@@ -15,8 +15,9 @@ from torch import nn
 
 from netdyn import _checks
 from netdyn.adapter import Adapter
+from netdyn.crew import Crew
 from netdyn.functional import check_basin
-from netdyn.isolation import isolated
+from netdyn.isolation import is_sharded, isolated
 from netdyn.probe import Collector, Probe, can_read, given_probe, input_and_target, read_probe
 from netdyn.report import MEASURES, Measure, Report, check_measurement, diagnose
 from netdyn.schedules import by_steps
@@ -163,6 +164,7 @@ class DynamicsMonitor(Callback):
         self._trained_before = 0.0
         self._started = 0.0
         self._warned: set[str] = set()
+        self._crew = Crew()
         self._forget_probe()
 
     def _forget_probe(self) -> None:
@@ -176,10 +178,12 @@ class DynamicsMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the probe, and measure the untrained network."""
+        lockstep = any(is_sharded(module) for module in pl_module.modules())
+        self._crew = Crew.world(lockstep) if trainer.world_size > 1 else Crew()
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
-        self._guarded(trainer, lambda: self._get_probes(trainer, pl_module))
+        self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=0)
 
@@ -187,7 +191,7 @@ class DynamicsMonitor(Callback):
         """Gather the probe from the first batches, where the data set cannot be read."""
         if self._collector is not None:
             collector = self._collector
-            self._guarded(trainer, lambda: self._collect(collector, batch))
+            self._guarded(lambda: self._collect(collector, batch, pl_module))
             if self._probe is not None and self._on_fit_ends and not _is_dev_run(trainer) and not self._evaluations:
                 self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
@@ -213,10 +217,13 @@ class DynamicsMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained network, unless that has just been done."""
         if self._probe is None and self._collector is not None:
-            self._probe, self._collector = self._collector.probe(), None
+            # Less data than the probe wants: what came.
+            collector, self._collector = self._collector, None
+            self._probe = self._everybodys(collector.probe, pl_module)
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         self._trained_before += time.monotonic() - self._started
+        self._started = 0.0
         self._forget_probe()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -235,29 +242,41 @@ class DynamicsMonitor(Callback):
     # --------------------------------------------------------------------------------------------------------
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the probes; on several processes the first one reads, and all get what it has read."""
+
         def transfer(batch: Any) -> Any:
             return _transfer(trainer, pl_module, batch)
 
         options = (self._probe_size, self._seed, transfer, self._unpack)
-        with isolated(pl_module):
-            train, val = _only_loader(trainer.train_dataloader), _only_loader(trainer.val_dataloaders)
-            if self._given_val_probe is not None:
-                self._val_probe = given_probe(self._given_val_probe, *options)
-            elif can_read(val):
-                self._val_probe = read_probe(val, *options)
-            if self._given_probe is not None:
-                self._probe = given_probe(self._given_probe, *options)
-            elif can_read(train):
-                self._probe = read_probe(train, *options)
-            else:
-                self._collector = Collector(self._probe_size, self._unpack)
-                rank_zero_info(
-                    "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
-                    f"{self._probe_size} samples that training sees, and the first point is taken when it is full."
-                )
+        train, val = _only_loader(trainer.train_dataloader), _only_loader(trainer.val_dataloaders)
 
-    def _collect(self, collector: Collector, batch: Any) -> None:
-        self._probe = collector.add(batch)
+        def read(given: Any, loader: Any) -> Probe | None:
+            if self._crew.rank:
+                return None
+            with isolated(pl_module):
+                if given is not None:
+                    return given_probe(given, *options)
+                return read_probe(loader, *options) if can_read(loader) else None
+
+        self._probe = self._everybodys(lambda: read(self._given_probe, train), pl_module)
+        self._val_probe = self._everybodys(lambda: read(self._given_val_probe, val), pl_module)
+        if self._probe is None:
+            self._collector = Collector(self._probe_size, self._unpack)
+            rank_zero_info(
+                "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
+                f"{self._probe_size} samples that training sees, and the first point is taken when it is full."
+            )
+
+    def _everybodys(self, get: Callable[[], Probe | None], pl_module: LightningModule) -> Probe | None:
+        """The first process's probe, on this process's device."""
+        if self._crew.size == 1:
+            return get()
+        cpu = torch.device("cpu")
+        first = self._crew.share(lambda: None if (probe := get()) is None else probe.to(cpu))[0]
+        return None if first is None else first.to(pl_module.device)
+
+    def _collect(self, collector: Collector, batch: Any, pl_module: LightningModule) -> None:
+        self._probe = self._everybodys(lambda: collector.add(batch) if self._crew.rank == 0 else None, pl_module)
         if self._probe is not None:
             self._collector = None
 
@@ -270,14 +289,14 @@ class DynamicsMonitor(Callback):
         self._measured_step = trainer.global_step
         if probe is None or self._unusable:
             return
-        if not trainer.strategy.broadcast(self._affordable()):
+        if not self._crew.share(self._affordable)[0]:
             self._skipped += 1
             self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
             return
-        begin = time.monotonic()
 
         def evaluate() -> None:
             with isolated(pl_module):
+                self._crew.align(pl_module.buffers())
                 network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
                 self.report = diagnose(
                     network,
@@ -286,18 +305,18 @@ class DynamicsMonitor(Callback):
                     val_inputs=None if val_probe is None else val_probe.inputs,
                     val_target=None if val_probe is None else val_probe.target,
                     progress=False,
+                    crew=self._crew,
                     **self._settings,
                 )
 
-        done = self._guarded(trainer, evaluate)
-        self._last_cost = time.monotonic() - begin
+        done, self._last_cost, trained = self._guarded(evaluate)
         self._spent += self._last_cost
         self._evaluations += 1
         scalars = self.report.scalars() if done and self.report is not None else {}
         self._skipped += not done
         scalars |= {
             "netdyn/seconds": self._last_cost,
-            "netdyn/overhead": self._spent / max(self._training_time(), 1e-9),
+            "netdyn/overhead": self._spent / max(trained, 1e-9),
             "netdyn/skipped": float(self._skipped),
         }
         self._send(trainer, scalars, step)
@@ -334,24 +353,31 @@ class DynamicsMonitor(Callback):
     def _tag(self, tag: str) -> str:
         return f"{self._prefix}/{tag}" if self._prefix else tag
 
-    def _training_time(self) -> float:
-        return self._trained_before + time.monotonic() - self._started - self._spent
+    def _training_time(self, now: float) -> float:
+        return self._trained_before + now - self._started - self._spent
 
     def _affordable(self) -> bool:
         if self._max_overhead is None or not self._evaluations:
             return True
-        return self._spent + self._last_cost <= self._max_overhead * self._training_time()
+        return self._spent + self._last_cost <= self._max_overhead * self._training_time(time.monotonic())
 
     # --- never in the way
     # -----------------------------------------------------------------------------------------------
 
-    def _guarded(self, trainer: Trainer, work: Callable[[], None]) -> bool:
-        """Run some of our own work; whether it went well. What fails is said once, and the training goes on."""
+    def _guarded(self, work: Callable[[], None]) -> tuple[bool, float, float]:
+        """Run some of our own work; whether it went well, its seconds, and those of training (the first process's).
+
+        What fails is said once, and the training goes on, on all processes alike.
+        """
+        begin = time.monotonic()
+        caught: list[warnings.WarningMessage] = []
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 work()
+                return True, *self._crew.share(lambda: (time.monotonic() - begin, self._training_time(begin)))[0]
         except Exception as error:
+            self._crew.fail(error)
             if self._strict:
                 raise
             self._say_once(
@@ -360,11 +386,10 @@ class DynamicsMonitor(Callback):
                 f"{_advice(error)}Pass strict=True to have this raised.",
             )
             self._unusable = self._unusable or (self._probe is None and self._collector is None)
-            return False
+            return False, time.monotonic() - begin, self._training_time(begin)
         finally:
             for warning in caught:
                 self._say_once(str(warning.message), str(warning.message), warning.category)
-        return True
 
     def _say_once(self, key: str, text: str, category: type[Warning] = UserWarning) -> None:
         # Numbers change from one evaluation to the next; what is said does not.

@@ -171,6 +171,22 @@ def _silence_logging(module: nn.Module) -> None:
             module.__dict__[name] = _ignore
 
 
+def reshard(model: nn.Module) -> None:
+    """Let a sharded module (FSDP2) give up the whole weights that a forward left in it.
+
+    They stand in for the shards until the next backward pass, and would hide what happens to the shards. The next
+    forward gathers them anew.
+    """
+    for module in model.modules():
+        if is_sharded(module):
+            module.reshard()  # type: ignore[operator]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether this module's weights are spread over processes; told by name, since the class is slow to import."""
+    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
+
+
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
@@ -185,7 +201,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as undo:
         undo.enter_context(rng_kept())
+        reshard(model)
         undo.callback(_Snapshot(model).restore)
+        undo.callback(reshard, model)
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.no_grad())

@@ -22,7 +22,7 @@ from netdyn.criteria import Criterion
 from netdyn.functional import check_basin, prepare_walk
 from netdyn.isolation import isolated
 from netdyn.modes import mode_shares, order_alignment, order_index
-from netdyn.radii import BasinResult, falling_curve
+from netdyn.radii import LOST_CLEAN, BasinResult, falling_curve
 from netdyn.ranks import class_tuning, constant_units, rank_distribution, rows_fit
 from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 
@@ -345,8 +345,7 @@ class SampleBasin(_BasinMetric):
 
     cells: list[Tensor]
     target: list[Tensor]
-    top_right: list[Tensor]
-    top_class: list[Tensor]
+    top: list[Tensor]
     passed: Tensor
 
     def __init__(
@@ -375,7 +374,7 @@ class SampleBasin(_BasinMetric):
             criterion=criterion,
             **kwargs,
         )
-        for name in ("cells", "target", "top_right", "top_class"):
+        for name in ("cells", "target", "top"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.add_state("passed", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self._kept = _Kept()
@@ -384,14 +383,18 @@ class SampleBasin(_BasinMetric):
         """Walk the rays of a batch; arguments as in :func:`netdyn.functional.sample_basin`."""
         with isolated(model):
             walk = prepare_walk(model, inputs, target, self.criterion, self.batch_size)
+            sample_rays.check_floating(inputs)
+            alive = walk.all_right().nonzero()[:, 0]
+            cells = torch.full((self.rays, walk.samples), LOST_CLEAN, device=walk.target.device)
+            cells[:, alive] = walk.shared(
+                lambda own: sample_rays.sample_cells(own, self.grid, self.rays, self.seed), alive.cpu()
+            ).to(cells.device)
             top = sample_rays.at_top(walk, self.grid, self.seed)
-            cells = sample_rays.sample_cells(walk, self.grid, self.rays, self.seed, walk.all_right())
         self._saw(walk.num_classes)
         self._kept.append(walk)
         self.cells.append(self._flat(cells.t()))
         self.target.append(self._flat(walk.labels))
-        self.top_right.append(self._flat(top.right))
-        self.top_class.append(self._flat(top.predicted))
+        self.top.append(self._flat(top.t()))
         self.passed = self.passed + walk.passed
 
     def _flat(self, values: Tensor) -> Tensor:
@@ -409,7 +412,7 @@ class SampleBasin(_BasinMetric):
             int(self.classes_seen),
             accuracy=self.accuracy,
             relative=self.relative,
-            top=sample_rays.Top(dim_zero_cat(self.top_right).bool(), dim_zero_cat(self.top_class).long()),
+            top=dim_zero_cat(self.top).reshape(-1, 2).t().long(),
             right_at=self._right_at,
             forwards=lambda: float(self.passed) / len(labels) + self.rays,
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from netdyn.batches import Inputs, blocks, count, disturb, fingerprints, has_floating, standard_noise, take
+from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked, predictions
 from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, sample_radius, survival
 
@@ -31,7 +31,9 @@ class Walk:
         criterion: Says which outputs are still right.
         num_classes: Number of classes; 1 where the targets are no labels.
         batch_size: Samples a forward pass (None: all).
+        crew: The processes that share the work.
         passed: Samples sent through the network so far.
+        digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
     """
 
     model: nn.Module
@@ -40,19 +42,23 @@ class Walk:
     criterion: Criterion
     num_classes: int
     batch_size: int | None = None
-    passed: int = 0
+    crew: Crew = field(default_factory=Crew)
+    passed: float = 0
+    digests: list[bytes] | None = None
 
-    @cached_property
+    @property
     def samples(self) -> int:
         """Number of samples."""
-        return count(self.inputs)
+        return len(self.target)
 
-    @cached_property
+    @property
     def prints(self) -> list[bytes]:
-        """Digest of every sample's content, which seeds its noise."""
-        return fingerprints(self.inputs)
+        """The digests."""
+        if self.digests is None:
+            self.digests = fingerprints(self.inputs)
+        return self.digests
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
         """Class labels int64 ``[samples]``; all zero where the targets are no labels."""
         none = torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
@@ -69,8 +75,25 @@ class Walk:
 
     def all_right(self, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """Which samples of the probe are right, bool ``[samples]``."""
-        parts = blocks(self.samples, self.batch_size)
-        return torch.cat([self.right(take(self.inputs, part), self.target[part], model) for part in parts])
+        right = torch.empty(self.samples, dtype=torch.bool, device=self.target.device)
+        for part in blocks(self.samples, self.batch_size):
+            right[part] = self.right(take(self.inputs, part), self.target[part], model)
+        return right
+
+    def only(self, index: Tensor) -> Walk:
+        """The same walk on some of the samples, by this process alone."""
+        inputs, target = take(self.inputs, index.to(self.target.device)), self.target[index.to(self.target.device)]
+        digests = [self.prints[i] for i in index.tolist()]
+        return replace(self, inputs=inputs, target=target, crew=Crew(), passed=0, digests=digests)
+
+    def shared(self, work: Callable[[Walk], Tensor], index: Tensor | None = None) -> Tensor:
+        """Let each process do its part of the samples (of ``index``); the results side by side, ``[..., samples]``."""
+        index = torch.arange(self.samples) if index is None else index
+        part, counted = self.crew.samples(index)
+        own = self.only(part)
+        results = self.crew.share(lambda: (work(own)[..., :counted].cpu(), own.passed * counted / max(len(part), 1)))
+        self.passed += sum(passed for _, passed in results)
+        return torch.cat([result for result, _ in results], dim=-1)
 
     @property
     def forwards(self) -> float:
@@ -78,45 +101,35 @@ class Walk:
         return self.passed / max(self.samples, 1)
 
 
-@dataclass(frozen=True)
-class Top:
-    """At the top noise level: which samples are right, and their predicted classes (empty where there are none)."""
-
-    right: Tensor
-    predicted: Tensor
-
-
-def sample_cells(walk: Walk, grid: Grid, rays: int, seed: int, clean: Tensor) -> Tensor:
-    """Bisect every ray of every sample: cells int64 ``[rays, samples]``.
-
-    A sample wrong without noise is resolved before the search and takes no part in it. All others take ``grid.levels``
-    steps of one forward pass.
+def check_floating(inputs: Inputs) -> None:
+    """Check that noise can disturb something.
 
     Raises:
-        TypeError: If there is nothing that noise can disturb.
+        TypeError: If no tensor is floating.
     """
-    if not has_floating(walk.inputs):
+    if not has_floating(inputs):
         raise TypeError(
             "`inputs` holds no floating tensor that noise could disturb. "
             "Give the model floating inputs, for instance the output of its embedding."
         )
+
+
+def sample_cells(walk: Walk, grid: Grid, rays: int, seed: int) -> Tensor:
+    """Bisect every ray of every sample, all of them right without noise: cells int64 ``[rays, samples]``."""
     device = walk.target.device
     edges = grid.edges().to(device=device, dtype=torch.float32)
-    cells = torch.full((rays, walk.samples), LOST_CLEAN, dtype=torch.int64, device=device)
+    cells = torch.zeros(rays, walk.samples, dtype=torch.int64, device=device)
     for part in blocks(walk.samples, walk.batch_size):
-        alive = torch.arange(part.start, part.stop, device=device)[clean[part]]
-        if len(alive) == 0:
-            continue
-        inputs, target = take(walk.inputs, alive), walk.target[alive]
-        prints = [walk.prints[i] for i in alive.tolist()]
+        inputs, target = take(walk.inputs, part), walk.target[part]
         for ray in range(rays):
-            noise = standard_noise(inputs, prints, seed, ray)
-            low, high = torch.zeros_like(alive), torch.full_like(alive, grid.cells)
+            noise = standard_noise(inputs, walk.prints[part], seed, ray)
+            low = torch.zeros(len(target), dtype=torch.int64, device=device)
+            high = torch.full_like(low, grid.cells)
             for _ in range(grid.levels):
                 middle = (low + high) // 2
                 right = walk.right(disturb(inputs, noise, edges[middle]), target)
                 low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-            cells[ray, alive] = low
+            cells[ray, part] = low
     return cells
 
 
@@ -132,32 +145,17 @@ def right_at(walk: Walk, rays: int, seed: int, sigma: float) -> Tensor:
     return right
 
 
-def at_top(walk: Walk, grid: Grid, seed: int, wanted: int | None = None) -> Top:
-    """What the top noise level leaves, on one ray.
-
-    Args:
-        walk: Network and probe.
-        grid: Its upper end is the top noise level.
-        seed: Seed of the noise.
-        wanted: Samples to ask (None: all): those with the smallest digests, so that the probe's order does not matter.
-    """
-    device = walk.target.device
-    everything = range(walk.samples)
-    chosen = torch.tensor(everything if wanted is None else sorted(everything, key=walk.prints.__getitem__)[:wanted])
-    right: list[Tensor] = []
-    predicted: list[Tensor] = []
-    for part in blocks(len(chosen), walk.batch_size):
-        index = chosen[part].to(device)
-        inputs, target = take(walk.inputs, index), walk.target[index]
-        noise = standard_noise(inputs, [walk.prints[i] for i in chosen[part].tolist()], seed, 0)
-        level = torch.full((len(target),), grid.high, dtype=torch.float32, device=device)
-        outputs = walk.outputs(disturb(inputs, noise, level))
-        right.append(checked(walk.criterion, outputs, target))
+def at_top(walk: Walk, grid: Grid, seed: int) -> Tensor:
+    """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none)."""
+    outcome = torch.full((2, walk.samples), -1, dtype=torch.int64, device=walk.target.device)
+    for part in blocks(walk.samples, walk.batch_size):
+        inputs, target = take(walk.inputs, part), walk.target[part]
+        level = torch.full((len(target),), grid.high, dtype=torch.float32, device=target.device)
+        outputs = walk.outputs(disturb(inputs, standard_noise(inputs, walk.prints[part], seed, 0), level))
+        outcome[0, part] = checked(walk.criterion, outputs, target).long()
         if walk.num_classes > 1:
-            predicted.append(predictions(outputs[:, None] if outputs.ndim == 1 else outputs))
-    return Top(
-        torch.cat(right), torch.cat(predicted) if predicted else torch.zeros(0, dtype=torch.int64, device=device)
-    )
+            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
+    return outcome
 
 
 def chance(num_classes: int) -> float:
@@ -192,18 +190,24 @@ def sample_basin(
     clean: Tensor | None = None,
 ) -> BasinResult:
     """Ray search in sample space, see :func:`netdyn.functional.sample_basin`; ``clean``: who is right, if known."""
-    cells = sample_cells(walk, grid, rays, seed, walk.all_right() if clean is None else clean)
+    check_floating(walk.inputs)
+    clean = walk.shared(Walk.all_right) if clean is None else clean
+    lost = torch.full((rays, walk.samples), LOST_CLEAN)
+    alive = clean.cpu().nonzero()[:, 0]
+    lost[:, alive] = walk.shared(lambda own: sample_cells(own, grid, rays, seed), alive)
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
-    top = at_top(walk, grid, seed, None if relative else max(64, walk.samples // 16))
+    # Those with the smallest digests are asked, so that the probe's order does not matter.
+    wanted = walk.samples if relative else max(64, walk.samples // 16)
+    asked = torch.tensor(sorted(range(walk.samples), key=walk.prints.__getitem__)[:wanted])
     return summarize_samples(
-        cells,
+        lost,
         grid,
         walk.labels,
         walk.num_classes,
         accuracy=accuracy,
         relative=relative,
-        top=top,
-        right_at=lambda sigma: right_at(walk, rays, seed, sigma),
+        top=walk.shared(lambda own: at_top(own, grid, seed), asked),
+        right_at=lambda sigma: walk.shared(lambda own: right_at(own, rays, seed, sigma)),
         forwards=lambda: walk.forwards,
     )
 
@@ -216,21 +220,25 @@ def summarize_samples(
     *,
     accuracy: float | None,
     relative: bool,
-    top: Top,
+    top: Tensor,
     right_at: Callable[[float], Tensor],
     forwards: Callable[[], float],
 ) -> BasinResult:
-    """From cells ``[rays, samples]`` to the result; ``right_at`` makes the one more pass that the correction needs."""
+    """From cells ``[rays, samples]`` to the result.
+
+    ``top`` is what :func:`at_top` gives for some of the samples; ``right_at`` makes the one more pass that the
+    correction needs.
+    """
     cells, labels = cells.cpu(), labels.cpu()
     clean = float((cells[0] != LOST_CLEAN).double().mean())
-    floor = max(chance(num_classes), float(top.right.double().mean()))
+    floor = max(chance(num_classes), float(top[0].double().mean()))
     absolute = target_accuracy(accuracy, relative, clean, floor, num_classes)
     radius, interval, radius_of, reentry = sample_radius(cells, grid, absolute, right_at)
     classes = range(num_classes) if num_classes > 1 else ()
     per_sample = None
     if len(cells) >= PER_SAMPLE_RAYS:
         per_sample = torch.tensor([survival(rays, grid).crossing(absolute) for rays in cells.t()], dtype=torch.float64)
-    votes = torch.bincount(top.predicted.cpu(), minlength=num_classes).double() / max(len(top.predicted), 1)
+    votes = torch.bincount(top[1].cpu(), minlength=num_classes).double() / top.shape[1] if num_classes > 1 else None
     return BasinResult(
         radii=grid.radii(cells),
         radius=radius,
@@ -243,7 +251,7 @@ def summarize_samples(
         reentry=reentry,
         per_class=torch.tensor([radius_of(labels == k) for k in classes], dtype=torch.float64),
         per_sample=per_sample,
-        noise_classes=votes if num_classes > 1 else None,
+        noise_classes=votes,
         high=grid.high,
         forwards=forwards(),
         curve=survival(cells, grid),

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.adapter import Adapter
 from netdyn.batches import Inputs, blocks, count, take
+from netdyn.crew import Crew
 from netdyn.criteria import Criterion, as_logits, checked
 from netdyn.findings import findings
 from netdyn.functional import check_basin, prepare_walk, warn_of_defects
@@ -224,6 +225,7 @@ def diagnose(
     forward: Callable[[Any, Inputs], Any] | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    crew: Crew | None = None,
 ) -> Report:
     """Measure a network, trained or not, on one probe: neuron modes layer by layer, and both attraction basins.
 
@@ -253,6 +255,8 @@ def diagnose(
         forward: ``forward(model, inputs)`` → outputs, where ``model(inputs)`` is not the model.
         batch_size: Samples a forward pass; None: all at once.
         seed: Seed of the noise and of the choice of units.
+        crew: Processes that share the work, each with the same network and probe; all of them must call this, and all
+            get the same report. None: this process alone.
 
     Returns:
         A :class:`Report`; print it.
@@ -278,7 +282,7 @@ def diagnose(
     network = model if forward is None else Adapter(model, forward)
     wanted = set(measure)
     with isolated(model), _progress(1 + len(wanted), progress) as step:
-        walk = prepare_walk(network, inputs, target, criterion, batch_size)
+        walk = replace(prepare_walk(network, inputs, target, criterion, batch_size), crew=crew or Crew())
         _check_classes(walk, num_classes)
         reader = _LayerReader(walk, layers if "modes" in wanted else None, max_units, alpha, seed)
         measured, clean = reader.read() if "modes" in wanted else ((), walk.all_right())
@@ -375,6 +379,7 @@ class _LayerReader:
         names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.layers)
         self.map: LinearMap = substitute(walk.model, walk.inputs, names, promoted)
         warn_of_defects(self.map)
+        self.own = set(list(self.map)[walk.crew.part(len(self.map))])
         right = []
         for part in blocks(walk.samples, walk.batch_size):
             inputs = take(walk.inputs, part)
@@ -383,9 +388,14 @@ class _LayerReader:
             right.append(checked(walk.criterion, outputs, walk.target[part]))
             if walk.num_classes > 1:
                 _warn_of_nonfinite(as_logits(outputs, count(inputs)))
-        return [self.reports[name] for name in self.map], torch.cat(right)
+        # Every process has seen all fields, and reduced those of its part of the layers.
+        parts = walk.crew.share(lambda: self.reports)
+        merged = {name: report for part in parts for name, report in part.items()}
+        return [merged[name] for name in self.map], torch.cat(right)
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
+        if name not in self.own:
+            return
         self.units[name] = fields.shape[1]
         index = self._sampled(fields.shape[1]).to(fields.device)
         parts = self.parts.setdefault(name, [])
@@ -419,8 +429,8 @@ class _LayerReader:
             transfer_order=float(transfer_order(fields, outputs).nanmean()),
             affine_defect=self.map.affine_defect[name],
             rule=shares.rule,
-            order_index=order_index(tuning, pathway),
-            alignment=order_alignment(tuning, pathway),
+            order_index=order_index(tuning, pathway).cpu(),
+            alignment=order_alignment(tuning, pathway).cpu(),
         )
 
 

@@ -6,12 +6,14 @@ import fnmatch
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from netdyn._checks import nearest
 from netdyn.batches import Inputs, seeded
+from netdyn.isolation import reshard
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
 from netdyn.rays import Walk, chance, target_accuracy
 
@@ -51,7 +53,7 @@ class WeightNoise:
     def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
         """Noise on the chosen weights, each with its own spread or all with their common one."""
         weights = weight_tensors(model, layers)
-        wide = {name: weight.detach().double().cpu() for name, weight in weights.items()}
+        wide = {name: _whole(weight.detach()).double().cpu() for name, weight in weights.items()}
         if normalization == "global":
             everything = torch.cat([w.reshape(-1) for w in wide.values()])
             scales = dict.fromkeys(wide, float(everything.std(correction=0)))
@@ -70,20 +72,61 @@ class WeightNoise:
         for name, weight in self.weights.items():
             seeded(generator, self.seed, ray, name)
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-            direction[name] = (self.scales[name] * drawn).to(weight.device)
+            direction[name] = _own_part(self.scales[name] * drawn, weight.detach())
         return direction
 
     def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
         """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
+        own = {name: _local(weight.detach()) for name, weight in self.weights.items()}
         moved = {
-            name: (w.detach().to(torch.promote_types(w.dtype, torch.float32)) + sigma * direction[name]).to(w.dtype)
-            for name, w in self.weights.items()
+            name: (w.to(torch.promote_types(w.dtype, torch.float32)) + sigma * direction[name]).to(w.dtype)
+            for name, w in own.items()
         }
+        if any(_is_shard(weight) for weight in self.weights.values()):
+            return partial(self._call_with_shards, own, moved)
 
         def call(inputs: Inputs) -> Tensor:
             return torch.func.functional_call(self.model, moved, (inputs,))  # type: ignore[no-any-return]
 
         return call
+
+    def _call_with_shards(self, own: dict[str, Tensor], moved: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        """A sharded module gathers its weights from the shards, whatever is put in their place: write to the shards."""
+        kept = {name: shard.clone() for name, shard in own.items()}
+        try:
+            self._write(own, moved)
+            return self.model(inputs)  # type: ignore[no-any-return]
+        finally:
+            self._write(own, kept)
+
+    def _write(self, own: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        for name, shard in own.items():
+            shard.copy_(values[name])
+        reshard(self.model)
+
+
+def _is_shard(weight: Tensor) -> bool:
+    return hasattr(weight, "to_local")
+
+
+def _local(weight: Tensor) -> Tensor:
+    """What this process holds of a weight."""
+    return weight.to_local() if _is_shard(weight) else weight  # type: ignore[operator]
+
+
+def _whole(weight: Tensor) -> Tensor:
+    """The weight with the parts that other processes hold."""
+    return weight.full_tensor() if _is_shard(weight) else weight  # type: ignore[operator]
+
+
+def _own_part(noise: Tensor, weight: Tensor) -> Tensor:
+    """This process's part of noise that every process has drawn alike."""
+    if not _is_shard(weight):
+        return noise.to(weight.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    shard = distribute_tensor(noise.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
+    return shard.to_local()
 
 
 class Trail:
@@ -133,7 +176,7 @@ class Trail:
 
 def class_counts(walk: Walk, right: Tensor) -> Tensor:
     """Right answers of each class, float64 ``[classes]``."""
-    return torch.bincount(walk.labels[right], minlength=walk.num_classes).double().cpu()
+    return torch.bincount(walk.labels[right.to(walk.labels.device)], minlength=walk.num_classes).double().cpu()
 
 
 def weight_basin(
@@ -155,16 +198,14 @@ def weight_basin(
     clean = walk.all_right() if clean is None else clean
     trail = Trail.start(walk, clean)
     absolute = weight_accuracy(trail, accuracy, relative, walk.num_classes)
-    radii = [_ray_radius(walk, noise, ray, grid, absolute, trail) for ray in range(rays)]
+    radii = _walk_rays(walk, noise, rays, grid, absolute, trail)
     per_layer = None
     if each:
         # One tensor at a time: a fragile layer is one whose own radius is small.
-        per_layer = {}
-        for name in noise.weights:
-            alone = noise.only(name)
-            own = [_ray_radius(walk, alone, ray, grid, absolute, Trail.start(walk, clean)) for ray in range(rays)]
-            per_layer[name] = median(torch.tensor(own))
-    return summarize_weights(torch.tensor(radii), grid, trail, absolute, walk.forwards, per_layer)
+        alone = {name: noise.only(name) for name in noise.weights}
+        start = partial(Trail.start, walk, clean)
+        per_layer = {name: median(_walk_rays(walk, alone[name], rays, grid, absolute, start())) for name in alone}
+    return summarize_weights(radii, grid, trail, absolute, walk.forwards, per_layer)
 
 
 def warn_unmoved(noise: WeightNoise) -> None:
@@ -183,6 +224,29 @@ def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_cl
     return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
 
 
+def _walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float, trail: Trail) -> Tensor:
+    """Radii ``[rays]``; every process walks its part of the rays, and what it met is added to the trail."""
+
+    if walk.crew.lockstep:
+        # Nobody can walk alone: all take every ray, and share the samples at each step.
+        return torch.tensor([_ray_radius(walk, noise, ray, grid, accuracy, trail) for ray in range(rays)])
+
+    def work() -> tuple[list[float], Trail, float]:
+        before, own = walk.passed, Trail(trail.size, trail.clean)
+        part = range(rays)[walk.crew.part(rays)]
+        radii = [_ray_radius(walk, noise, ray, grid, accuracy, own) for ray in part]
+        passed, walk.passed = walk.passed - before, before
+        return radii, own, passed
+
+    radii: list[float] = []
+    for found, met, passed in walk.crew.share(work):
+        radii += found
+        walk.passed += passed
+        for sigma, counts in zip(met.sigma, met.counts, strict=True):
+            trail.visit(sigma, counts)
+    return torch.tensor(radii, dtype=torch.float64)
+
+
 def _ray_radius(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: float, trail: Trail) -> float:
     """The σ at which probe accuracy crosses ``accuracy`` along one ray, interpolated in log σ inside its cell."""
     clean = trail.clean_accuracy
@@ -194,7 +258,8 @@ def _ray_radius(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: 
     low, high = 0, grid.cells
     while high - low > 1:
         middle = (low + high) // 2
-        right = walk.all_right(noise.network(direction, edges[middle]))
+        network = noise.network(direction, edges[middle])
+        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)  # noqa: B023
         met[middle] = trail.visit(edges[middle], class_counts(walk, right))
         low, high = (middle, high) if met[middle] > accuracy else (low, middle)
     if high == grid.cells:

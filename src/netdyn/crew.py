@@ -1,0 +1,107 @@
+"""Several processes that share one piece of work, and fail together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+class CrewError(RuntimeError):
+    """The work failed on another process."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The processes that measure one network together.
+
+    Every process must call :meth:`share` equally often, whatever happens to it. One whose own code fails outside of it
+    calls :meth:`fail` instead, which the others meet in their next :meth:`share`: they raise too, and nobody waits
+    forever. So work ends with a last :meth:`share`, even if there is nothing to exchange.
+
+    Attributes:
+        rank: This process's number, from 0.
+        size: Number of processes.
+        lockstep: Each holds a part of the model's weights, so that all must run it equally often, at the same time.
+    """
+
+    rank: int = 0
+    size: int = 1
+    lockstep: bool = False
+
+    @classmethod
+    def world(cls, lockstep: bool = False) -> Crew:
+        """All processes of ``torch.distributed``, or this one alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), lockstep)
+
+    def part(self, total: int) -> slice:
+        """This process's share of ``total`` things: consecutive, in the order of ranks, sizes differing by one at most.
+
+        >>> [Crew(rank, 3).part(7) for rank in range(3)]
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+        """
+        return slice(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+
+    def samples(self, index: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """This process's part of some samples, and how many of them count.
+
+        In lockstep parts are filled up to equal sizes with samples that somebody else has too.
+        """
+        own = index[self.part(len(index))]
+        counted = len(own)
+        if self.lockstep and len(index):
+            missing = -(-len(index) // self.size) - counted
+            own = torch.cat([own, index[:1].expand(missing)])
+        return own, counted
+
+    def share(self, work: Callable[[], T]) -> list[T]:
+        """Do one's own work; everybody's results, in the order of ranks.
+
+        Raises:
+            CrewError: If the work failed on another process.
+            Exception: What the work raised here.
+        """
+        if self.size == 1:
+            return [work()]
+        try:
+            result = work()
+        except Exception as error:
+            self.fail(error)
+            error.add_note("This ended the work on all processes.")
+            error.__dict__["shared"] = True
+            raise
+        return [content for content, _ in self._exchange((result, None))]
+
+    def align(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give everybody the first process's values, in place.
+
+        Batch normalisation without synchronisation has other running statistics on every process; as in data-parallel
+        training, the first one's count.
+        """
+        if self.size > 1:
+            own = [tensor for tensor in tensors if not hasattr(tensor, "to_local")]
+            first = self.share(lambda: [tensor.cpu() for tensor in own] if self.rank == 0 else [])[0]
+            for tensor, value in zip(own, first, strict=True):
+                if not torch.equal(tensor.cpu(), value):
+                    tensor.copy_(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the others know that this process cannot go on."""
+        if self.size > 1 and not isinstance(error, CrewError) and not error.__dict__.get("shared"):
+            gathered: list[Any] = [None] * self.size
+            dist.all_gather_object(gathered, (None, f"{type(error).__name__}: {error}"))
+
+    def _exchange(self, own: tuple[Any, str | None]) -> list[Any]:
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, own)
+        for rank, (_, trouble) in enumerate(gathered):
+            if trouble is not None:
+                raise CrewError(f"Process {rank} failed: {trouble}")
+        return gathered

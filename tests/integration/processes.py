@@ -1,0 +1,123 @@
+"""One training on several processes, run as a script; every process leaves a record of what it saw in a folder.
+
+python processes.py FOLDER '{"strategy": "ddp", "monitored": true, ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from integration.scenarios.base import Classifier, dataset, loader
+from integration.untouched import OURS, Recorder, digest, generators
+from netdyn import DynamicsMonitor
+
+
+class Net(Classifier):
+    """A classifier that can be sharded, and can fail on one process while it is measured."""
+
+    def __init__(self, sharded: bool, fails_on: int | None) -> None:
+        super().__init__()
+        self.sharded, self.fails_on = sharded, fails_on
+
+    def configure_model(self) -> None:
+        if self.sharded:
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = self.device_mesh["data_parallel"]
+            for layer in (self.net[0], self.net[4], self.net[6]):
+                fully_shard(layer, mesh=mesh)
+            fully_shard(self.net, mesh=mesh)
+
+    def forward(self, x: Tensor) -> Tensor:
+        measured = "log" in self.__dict__  # while it is measured, logging is shadowed
+        if measured and self.fails_on == self.global_rank and self.trainer.global_step > 2:
+            raise RuntimeError("out of paper")
+        return super().forward(x)
+
+
+class Keeper(Callback):
+    """Writes the record at the end of training."""
+
+    def __init__(self, folder: Path, monitor: DynamicsMonitor | None, recorder: Recorder) -> None:
+        self.folder, self.monitor, self.recorder = folder, monitor, recorder
+        self.told: list[str] = []
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        def whole(value: Any) -> Any:
+            return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+        weights = {name: whole(value).cpu().clone() for name, value in pl_module.state_dict().items()}
+        record: dict[str, Any] = {
+            "weights": weights,
+            "steps": self.recorder.steps,
+            "optimizers": [
+                digest([[whole(v) for v in state.values()] for state in o.state.values()]) for o in trainer.optimizers
+            ],
+            "generators": generators(),
+            "modes": [module.training for module in pl_module.modules()],
+            "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pl_module.modules()],
+        }
+        if self.monitor is not None:
+            report = self.monitor.report
+            record |= {
+                "scalars": None if report is None else report.scalars(),
+                "radii": None if report is None or report.weight_basin is None else report.weight_basin.radii,
+                "evaluations": self.monitor._evaluations,
+                "skipped": self.monitor._skipped,
+                "told": sorted(self.monitor._warned),
+                "callback metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(OURS)},
+            }
+        torch.save(record, self.folder / f"{trainer.global_rank}.pt")
+
+
+def main(folder: Path, options: dict[str, Any]) -> None:
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    strategy: Any = options["strategy"]
+    if strategy == "ddp":
+        strategy = DDPStrategy(timeout=timedelta(seconds=15))
+    elif strategy == "fsdp2":
+        strategy = ModelParallelStrategy(
+            data_parallel_size=2,
+            tensor_parallel_size=1,
+            timeout=timedelta(seconds=15),
+            save_distributed_checkpoint=False,
+        )
+    L.seed_everything(3, workers=True, verbose=False)
+    settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
+    monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None
+    recorder = Recorder()
+    callbacks = [*([monitor] if monitor else []), recorder, Keeper(folder, monitor, recorder)]
+    trainer = L.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        devices=options.get("devices", 2),
+        strategy=strategy,
+        logger=False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=str(folder),
+    )
+    module = Net(options["strategy"] == "fsdp2", options.get("fails_on"))
+    trainer.fit(module, loader(dataset(70)), loader(dataset(20, seed=1), shuffle=False))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
