@@ -17,10 +17,11 @@ from netdyn import _checks
 from netdyn.adapter import Adapter
 from netdyn.crew import Crew
 from netdyn.functional import check_basin
-from netdyn.isolation import is_sharded, isolated
+from netdyn.isolation import isolated
 from netdyn.probe import Collector, Probe, can_read, given_probe, input_and_target, read_probe
 from netdyn.report import MEASURES, Measure, Report, check_measurement, diagnose
 from netdyn.schedules import by_steps
+from netdyn.shards import is_sharded
 from netdyn.tensorboard import add_histograms
 
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from netdyn.shards import reshard
+
 Restore = Callable[[], object]
 
 
@@ -169,22 +171,6 @@ def _silence_logging(module: nn.Module) -> None:
     for name in ("log", "log_dict"):
         if callable(getattr(type(module), name, None)):
             module.__dict__[name] = _ignore
-
-
-def reshard(model: nn.Module) -> None:
-    """Let a sharded module (FSDP2) give up the whole weights that a forward left in it.
-
-    They stand in for the shards until the next backward pass, and would hide what happens to the shards. The next
-    forward gathers them anew.
-    """
-    for module in model.modules():
-        if is_sharded(module):
-            module.reshard()  # type: ignore[operator]
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether this module's weights are spread over processes; told by name, since the class is slow to import."""
-    return any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
 
 
 @contextmanager

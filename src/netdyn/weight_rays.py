@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest
 from netdyn.batches import Inputs, seeded
-from netdyn.isolation import reshard
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
 from netdyn.rays import Walk, chance, target_accuracy
+from netdyn.shards import is_shard, local, own_part, reshard, whole
 
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
@@ -53,7 +53,7 @@ class WeightNoise:
     def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
         """Noise on the chosen weights, each with its own spread or all with their common one."""
         weights = weight_tensors(model, layers)
-        wide = {name: _whole(weight.detach()).double().cpu() for name, weight in weights.items()}
+        wide = {name: whole(weight.detach()).double().cpu() for name, weight in weights.items()}
         if normalization == "global":
             everything = torch.cat([w.reshape(-1) for w in wide.values()])
             scales = dict.fromkeys(wide, float(everything.std(correction=0)))
@@ -72,17 +72,17 @@ class WeightNoise:
         for name, weight in self.weights.items():
             seeded(generator, self.seed, ray, name)
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-            direction[name] = _own_part(self.scales[name] * drawn, weight.detach())
+            direction[name] = own_part(self.scales[name] * drawn, weight.detach())
         return direction
 
     def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
         """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
-        own = {name: _local(weight.detach()) for name, weight in self.weights.items()}
+        own = {name: local(weight.detach()) for name, weight in self.weights.items()}
         moved = {
             name: (w.to(torch.promote_types(w.dtype, torch.float32)) + sigma * direction[name]).to(w.dtype)
             for name, w in own.items()
         }
-        if any(_is_shard(weight) for weight in self.weights.values()):
+        if any(is_shard(weight) for weight in self.weights.values()):
             return partial(self._call_with_shards, own, moved)
 
         def call(inputs: Inputs) -> Tensor:
@@ -103,30 +103,6 @@ class WeightNoise:
         for name, shard in own.items():
             shard.copy_(values[name])
         reshard(self.model)
-
-
-def _is_shard(weight: Tensor) -> bool:
-    return hasattr(weight, "to_local")
-
-
-def _local(weight: Tensor) -> Tensor:
-    """What this process holds of a weight."""
-    return weight.to_local() if _is_shard(weight) else weight  # type: ignore[operator]
-
-
-def _whole(weight: Tensor) -> Tensor:
-    """The weight with the parts that other processes hold."""
-    return weight.full_tensor() if _is_shard(weight) else weight  # type: ignore[operator]
-
-
-def _own_part(noise: Tensor, weight: Tensor) -> Tensor:
-    """This process's part of noise that every process has drawn alike."""
-    if not _is_shard(weight):
-        return noise.to(weight.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    shard = distribute_tensor(noise.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
-    return shard.to_local()
 
 
 class Trail:
@@ -226,7 +202,6 @@ def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_cl
 
 def _walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float, trail: Trail) -> Tensor:
     """Radii ``[rays]``; every process walks its part of the rays, and what it met is added to the trail."""
-
     if walk.crew.lockstep:
         # Nobody can walk alone: all take every ray, and share the samples at each step.
         return torch.tensor([_ray_radius(walk, noise, ray, grid, accuracy, trail) for ray in range(rays)])
