@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+
+class DynamicsWarning(UserWarning):
+    """Something in the input or the result that a person should know of."""
+
+
+def warn(text: str) -> None:
+    """Warn as netdyn, so that its warnings can be told from those of the network that it runs."""
+    warnings.warn(text, DynamicsWarning, stacklevel=3)
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:

@@ -18,19 +18,24 @@ Inputs = Any
 """A tensor, or a (nested) sequence or mapping of tensors."""
 
 
-def map_tensors(function: Callable[..., Any], inputs: Inputs, *others: Inputs) -> Inputs:
-    """Apply ``function`` to every tensor of ``inputs`` (with its twins in ``others``), keeping the structure."""
+def map_tensors(
+    function: Callable[..., Any], inputs: Inputs, *others: Inputs, other: Callable[[Any], Any] | None = None
+) -> Inputs:
+    """Apply ``function`` to every tensor of ``inputs`` (with its twins in ``others``), keeping the structure.
+
+    What is neither a tensor nor a sequence or mapping is kept, or handed to ``other``.
+    """
     if isinstance(inputs, Tensor):
         return function(inputs, *others)
     if isinstance(inputs, Mapping):
-        mapped = {key: map_tensors(function, value, *(o[key] for o in others)) for key, value in inputs.items()}
+        mapped = {k: map_tensors(function, v, *(o[k] for o in others), other=other) for k, v in inputs.items()}
         return mapped if type(inputs) is dict else _rebuild(inputs, mapped)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        items = [map_tensors(function, value, *(o[i] for o in others)) for i, value in enumerate(inputs)]
+        items = [map_tensors(function, v, *(o[i] for o in others), other=other) for i, v in enumerate(inputs)]
         if hasattr(inputs, "_fields"):
             return type(inputs)(*items)
         return _rebuild(inputs, items)
-    return inputs
+    return inputs if other is None else other(inputs)
 
 
 def _rebuild(like: Any, content: Any) -> Any:
@@ -63,10 +68,20 @@ def count(inputs: Inputs) -> int:
     )
 
 
-def take(inputs: Inputs, index: Tensor | slice) -> Inputs:
-    """The chosen samples."""
+def sample_tensors(inputs: Inputs) -> tuple[bool, ...]:
+    """Which tensors have the samples first, in order.
+
+    In a part of the samples a tensor of another meaning may happen to have their number of rows: whoever cuts, hashes
+    or disturbs parts asks the whole once, and hands the answer on as ``cut``.
+    """
     samples = count(inputs)
-    return map_tensors(lambda tensor: tensor[index] if tensor.ndim and len(tensor) == samples else tensor, inputs)
+    return tuple(bool(tensor.ndim) and len(tensor) == samples for tensor in tensors(inputs))
+
+
+def take(inputs: Inputs, index: Tensor | slice, cut: Sequence[bool] | None = None) -> Inputs:
+    """The chosen samples."""
+    turn = iter(sample_tensors(inputs) if cut is None else cut)
+    return map_tensors(lambda tensor: tensor[index] if next(turn) else tensor, inputs)
 
 
 def blocks(samples: int, batch_size: int | None) -> Iterator[slice]:
@@ -92,12 +107,13 @@ def finite(inputs: Inputs) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in tensors(inputs) if tensor.is_floating_point())
 
 
-def fingerprints(inputs: Inputs) -> list[bytes]:
+def fingerprints(inputs: Inputs, cut: Sequence[bool] | None = None) -> list[bytes]:
     """A digest of each sample's content; equal samples have equal digests, wherever they stand in a batch."""
-    samples = count(inputs)
+    cut = sample_tensors(inputs) if cut is None else cut
+    samples = next(len(tensor) for tensor, own in zip(tensors(inputs), cut, strict=True) if own)
     digests = [hashlib.blake2b(digest_size=16) for _ in range(samples)]
-    for tensor in tensors(inputs):
-        if tensor.ndim and len(tensor) == samples:
+    for tensor, own in zip(tensors(inputs), cut, strict=True):
+        if own:
             raw = tensor.detach().cpu().contiguous().reshape(samples, -1)
             rows = raw.view(torch.uint8).numpy() if raw.dtype != torch.bool else raw.to(torch.uint8).numpy()
             for digest, row in zip(digests, rows, strict=True):
@@ -111,24 +127,25 @@ def seeded(generator: torch.Generator, *parts: bytes | int | str) -> torch.Gener
     return generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1)
 
 
-def standard_noise(inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int) -> Inputs:
+def standard_noise(
+    inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int, cut: Sequence[bool] | None = None
+) -> Inputs:
     """Standard normal noise for every floating tensor, seeded by (seed, ray, the sample's content).
 
     It is drawn on the CPU sample by sample, so that neither the order of the samples, nor how they are batched, nor the
     device changes it. Other tensors have None in their place.
     """
-    samples = len(prints)
+    cut = sample_tensors(inputs) if cut is None else cut
     generator = torch.Generator()
-    templates = [t for t in tensors(inputs) if t.is_floating_point() and t.ndim and len(t) == samples]
+    templates = [t for t, own in zip(tensors(inputs), cut, strict=True) if own and t.is_floating_point()]
     drawn = [torch.empty(t.shape, dtype=torch.float32) for t in templates]
     for row, digest in enumerate(prints):
         seeded(generator, digest, seed, ray)
         for noise in drawn:
             torch.randn(noise.shape[1:], generator=generator, dtype=torch.float32, out=noise[row])
     supply = iter([noise.to(t.device) for noise, t in zip(drawn, templates, strict=True)])
-    return map_tensors(
-        lambda t: next(supply) if t.is_floating_point() and t.ndim and len(t) == samples else None, inputs
-    )
+    turn = iter(cut)
+    return map_tensors(lambda t: next(supply) if next(turn) and t.is_floating_point() else None, inputs)
 
 
 def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:

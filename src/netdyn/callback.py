@@ -12,14 +12,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from netdyn import _checks
+from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
 from netdyn.crew import Crew
-from netdyn.functional import check_basin
-from netdyn.isolation import isolated
+from netdyn.isolation import isolated, kept
 from netdyn.probe import Collector, Probe, can_read, given_probe, input_and_target, read_probe
-from netdyn.report import MEASURES, Measure, Report, check_measurement, diagnose
+from netdyn.report import MEASURES, Measure, Report, Settings, examine
 from netdyn.schedules import by_steps
 from netdyn.shards import is_sharded
 from netdyn.tensorboard import add_histograms
@@ -121,38 +122,34 @@ class DynamicsMonitor(Callback):
         if every_n_epochs is not None:
             self._every_n_epochs = _checks.whole("every_n_epochs", every_n_epochs)
         self._steps = by_steps(every_n_train_steps, schedule)
-        check_basin(accuracy, sample_rays, low, high, rel_tol, seed)
-        check_measurement(measure, max_units, alpha, weight_rays, normalization)
+        if isinstance(measure, str):
+            raise TypeError(f"`measure` must be a list of names, got the string {measure!r}.")
         if max_overhead is not None:
             _checks.positive("max_overhead", max_overhead)
-        if batch_size is not None:
-            _checks.whole("batch_size", batch_size)
-        if num_classes is not None:
-            _checks.whole("num_classes", num_classes)
         self._cadence = given
         self._on_fit_ends, self._max_overhead, self._strict = on_fit_ends, max_overhead, strict
         self._given_probe, self._given_val_probe = probe, val_probe
         self._probe_size = _checks.whole("probe_size", probe_size)
         self._unpack, self._forward = unpack or input_and_target, forward
         self._histograms, self._prefix, self._seed = histograms, prefix, seed
-        self._settings: dict[str, Any] = {
-            "num_classes": num_classes,
-            "measure": tuple(measure),
-            "layers": layers,
-            "max_units": max_units,
-            "alpha": alpha,
-            "accuracy": accuracy,
-            "sample_rays": sample_rays,
-            "weight_rays": weight_rays,
-            "weight_layers": weight_layers,
-            "normalization": normalization,
-            "low": low,
-            "high": high,
-            "rel_tol": rel_tol,
-            "criterion": criterion,
-            "batch_size": batch_size,
-            "seed": seed,
-        }
+        self._settings = Settings(
+            measure=tuple(measure),
+            layers=layers,
+            max_units=max_units,
+            alpha=alpha,
+            accuracy=accuracy,
+            sample_rays=sample_rays,
+            weight_rays=weight_rays,
+            weight_layers=weight_layers,
+            normalization=normalization,
+            low=low,
+            high=high,
+            rel_tol=rel_tol,
+            criterion=criterion,
+            batch_size=batch_size,
+            num_classes=num_classes,
+            seed=seed,
+        )
         #: The last report; None before the first evaluation.
         self.report: Report | None = None
         self._seen_step = 0
@@ -254,7 +251,7 @@ class DynamicsMonitor(Callback):
         def read(given: Any, loader: Any) -> Probe | None:
             if self._crew.rank:
                 return None
-            with isolated(pl_module):
+            with kept(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
                 if given is not None:
                     return given_probe(given, *options)
                 return read_probe(loader, *options) if can_read(loader) else None
@@ -287,9 +284,14 @@ class DynamicsMonitor(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """One evaluation, logged at ``step``: the x-axis of Lightning's own curves."""
         probe, val_probe = self._probe, self._val_probe
-        self._measured_step = trainer.global_step
         if probe is None or self._unusable:
             return
+        if any(is_lazy(parameter) for parameter in pl_module.parameters()):
+            rank_zero_info(
+                "DynamicsMonitor: lazy parameters have no shape yet; measuring begins when they have seen a batch."
+            )
+            return
+        self._measured_step = trainer.global_step
         if not self._crew.share(self._affordable)[0]:
             self._skipped += 1
             self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
@@ -299,16 +301,9 @@ class DynamicsMonitor(Callback):
             with isolated(pl_module):
                 self._crew.align(pl_module.buffers())
                 network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
-                self.report = diagnose(
-                    network,
-                    probe.inputs,
-                    probe.target,
-                    val_inputs=None if val_probe is None else val_probe.inputs,
-                    val_target=None if val_probe is None else val_probe.target,
-                    progress=False,
-                    crew=self._crew,
-                    **self._settings,
-                )
+                held_out = None if val_probe is None else (val_probe.inputs, val_probe.target)
+                given = (probe.inputs, probe.target)
+                self.report = examine(network, given, held_out, self._settings, self._crew, progress=False)
 
         done, self._last_cost, trained = self._guarded(evaluate)
         self._spent += self._last_cost
@@ -389,7 +384,7 @@ class DynamicsMonitor(Callback):
             self._unusable = self._unusable or (self._probe is None and self._collector is None)
             return False, time.monotonic() - begin, self._training_time(begin)
         finally:
-            for warning in caught:
+            for warning in (entry for entry in caught if issubclass(entry.category, DynamicsWarning)):
                 self._say_once(str(warning.message), str(warning.message), warning.category)
 
     def _say_once(self, key: str, text: str, category: type[Warning] = UserWarning) -> None:

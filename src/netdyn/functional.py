@@ -6,7 +6,6 @@ generators, also when they raise.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -117,12 +116,10 @@ def warn_of_defects(linear_map: LinearMap) -> None:
     """Warn of layers whose averaged map means nothing."""
     bad = [name for name, defect in linear_map.affine_defect.items() if defect > DEFECT_LIMIT]
     if bad:
-        warnings.warn(
+        _checks.warn(
             f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
             f"above {DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. "
-            "Leave them out with `layers=`.",
-            UserWarning,
-            stacklevel=3,
+            "Leave them out with `layers=`."
         )
 
 
@@ -138,11 +135,9 @@ def prepare_walk(
     if not isinstance(target, Tensor):
         raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
     if not finite(inputs):
-        warnings.warn(
+        _checks.warn(
             "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
-            "the network alone.",
-            UserWarning,
-            stacklevel=3,
+            "the network alone."
         )
     weight = next(model.parameters(), None)
     target = target if weight is None else target.to(weight.device)
@@ -155,9 +150,15 @@ def prepare_walk(
         return Walk(model, inputs, target, right_probability if probability else right_class, num_classes, batch_size)
     if len(target) != samples:
         raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
-    labelled = not target.is_floating_point() and target.ndim == 1 and isinstance(outputs, Tensor) and outputs.ndim <= 2
-    num_classes = max(outputs.shape[1], 2) if labelled and outputs.ndim == 2 else 1
-    return Walk(model, inputs, target, criterion, num_classes, batch_size)
+    return Walk(model, inputs, target, criterion, _classes(outputs, target), batch_size)
+
+
+def _classes(outputs: object, target: Tensor) -> int:
+    """Number of classes under a criterion of the user's own; 1 where targets and outputs are no classifier's."""
+    columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
+    whole = target.ndim == 1 and not target.is_floating_point() and not target.is_complex()
+    classes = max(columns, 2)
+    return classes if whole and int(target.min()) >= 0 and int(target.max()) < classes else 1
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:

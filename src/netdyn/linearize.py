@@ -99,16 +99,18 @@ def _average(logits: Tensor, sites: list[Site]) -> LinearMap:
     difference of sums, rounding would show a defect of 1e-4 where there is none.
     """
     m, classes = logits.shape
-    edges = [site.edge for site in sites if site.edge is not None]
+    edges = {i: site.edge for i, site in enumerate(sites) if site.edge is not None}
     means: list[list[Tensor]] = [[] for _ in sites]
     spread_sum = [0.0] * len(sites)
     size_sum = [0.0] * len(sites)
     for k in range(classes):
         total = logits[:, k].sum()
-        gradients: Sequence[Tensor | None] = (None,) * len(sites)
-        if total.requires_grad:
-            gradients = torch.autograd.grad(total, edges, retain_graph=k + 1 < classes, allow_unused=True)
-        for i, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
+        found: Sequence[Tensor | None] = (None,) * len(edges)
+        if total.requires_grad and edges:
+            found = torch.autograd.grad(total, list(edges.values()), retain_graph=k + 1 < classes, allow_unused=True)
+        gradients = dict(zip(edges, found, strict=True))
+        for i, site in enumerate(sites):
+            gradient = gradients.get(i)
             wide = torch.promote_types(site.field.dtype, torch.float32)
             jacobian = (torch.zeros_like(site.field) if gradient is None else gradient).reshape(m, -1).to(wide)
             mean = jacobian.mean(dim=0)

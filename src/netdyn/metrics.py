@@ -22,7 +22,7 @@ from netdyn.criteria import Criterion
 from netdyn.functional import check_basin, prepare_walk
 from netdyn.isolation import isolated
 from netdyn.modes import mode_shares, order_alignment, order_index
-from netdyn.radii import LOST_CLEAN, BasinResult, falling_curve
+from netdyn.radii import LOST_CLEAN, BasinResult
 from netdyn.ranks import class_tuning, constant_units, rank_distribution, rows_fit
 from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 
@@ -558,8 +558,8 @@ class WeightBasin(_BasinMetric):
         accuracy = weight_accuracy(trail, self.accuracy, self.relative, classes)
         radii = []
         for visits in counts[2:].reshape(self.rays, len(self.ladder), classes):
-            met = [trail.visit(sigma, right) for sigma, right in zip(self.ladder, visits, strict=True)]
-            radii.append(falling_curve(trail.clean_accuracy, self.ladder, met).crossing(accuracy))
+            trail.rays.append(dict(zip(self.ladder, visits, strict=True)))
+            radii.append(trail.ray_curve(trail.rays[-1]).crossing(accuracy))
         self._result = summarize_weights(
             torch.tensor(radii), self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder)
         )

@@ -8,6 +8,7 @@ so (iterable sets, loaders of another kind) are taken from the batches that trai
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from netdyn.batches import Inputs, count, map_tensors, take, tensors
-from netdyn.isolation import rng_kept
+from netdyn.isolation import kept
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
 
@@ -117,43 +117,6 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def shadow(value: Any) -> Any:
-    """A copy of a data set (or transform, or collate function) through which reading leaves no trace in the original.
-
-    Objects are copied shallowly, so that counters and cached attributes are the copy's own; random generators are
-    duplicated; containers are copied; the data itself (tensors, arrays) is shared. Data sets and callables inside are
-    followed.
-    """
-    if isinstance(value, torch.Generator):
-        return value.clone_state()
-    if isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
-        return copy.deepcopy(value)
-    if type(value) in (list, tuple, set):
-        return (
-            type(value)(shadow(item) if _is_followed(item) else item for item in value)
-            if len(value) < 1000
-            else copy.copy(value)
-        )
-    if type(value) is dict:
-        return {key: shadow(item) if _is_followed(item) else item for key, item in value.items()}
-    if _is_followed(value):
-        twin = copy.copy(value)
-        for name, item in vars(value).items():
-            if _is_followed(item) or type(item) in (list, tuple, set, dict):
-                twin.__dict__[name] = shadow(item)
-        return twin
-    return value
-
-
-def _is_followed(value: Any) -> bool:
-    if isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState):
-        return True
-    plain = isinstance(value, type | Tensor | np.ndarray) or not hasattr(value, "__dict__")
-    if plain or type(value).__name__ in ("function", "builtin_function_or_method", "method"):
-        return False
-    return isinstance(value, Dataset) or callable(value)
-
-
 def can_read(loader: Any) -> bool:
     """Whether samples can be read from a loader's data set by their index."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
@@ -174,13 +137,12 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
     Raises:
         ValueError: If the data set is empty.
     """
-    dataset: Any = shadow(loader.dataset)
+    dataset: Any = loader.dataset
     samples = len(dataset)
     if samples == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
-    collate = shadow(loader.collate_fn)
     generator = torch.Generator().manual_seed(seed)
-    with rng_kept():
+    with kept(dataset, loader.collate_fn):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
@@ -189,12 +151,12 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
             index = stratified(labels, size, generator)
         else:
             index = torch.randperm(samples, generator=generator)[: POOL * size].sort().values
-        batch = collate(_items(dataset, index.tolist()))
+        batch = loader.collate_fn(_items(dataset, index.tolist()))
         inputs, target = unpack(transfer(batch))
         target = _detached(target)
         if labels is None:
-            kept = stratified(_strata(target), size, generator).to(target.device)
-            inputs, target = take(inputs, kept), target[kept]
+            chosen = stratified(_strata(target), size, generator).to(target.device)
+            inputs, target = take(inputs, chosen), target[chosen]
     return Probe(_detached(inputs), target)
 
 
@@ -214,6 +176,18 @@ def _detached(inputs: Inputs) -> Inputs:
     return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
 
 
+def _copied(batch: Any) -> Any:
+    """A copy of a batch for ``unpack`` to do with as it likes; dataclasses, also frozen ones, are rebuilt."""
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        twin = copy.copy(batch)
+        for field in dataclasses.fields(batch):
+            object.__setattr__(twin, field.name, _copied(getattr(batch, field.name)))
+        return twin
+    if isinstance(batch, Mapping | list | tuple):
+        return map_tensors(lambda tensor: tensor.detach().clone(), batch, other=_copied)
+    return batch.detach().clone() if isinstance(batch, Tensor) else batch
+
+
 class Collector:
     """Gathers a probe from the batches that training sees, where the data set cannot be read."""
 
@@ -223,8 +197,7 @@ class Collector:
 
     def add(self, batch: Any) -> Probe | None:
         """Take a copy of what is wanted of a batch; the probe, when it is full."""
-        copied = apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone())
-        inputs, target = self.unpack(copied)
+        inputs, target = self.unpack(_copied(batch))
         missing = self.size - sum(len(part.target) for part in self.parts)
         self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing]))
         return self.probe() if len(target) >= missing else None
@@ -252,7 +225,7 @@ def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any]
         if can_read(given):
             return read_probe(given, size, seed, transfer, unpack)
         collector = Collector(size, unpack)
-        with rng_kept():
+        with kept(given.dataset, given.collate_fn, given.generator):
             for batch in given:
                 if collector.add(transfer(batch)) is not None:
                     break

@@ -70,12 +70,11 @@ class Curve:
 
     def at(self, sigma: Tensor | float) -> Tensor:
         """The share at ``sigma``, float64 of the same shape."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float64)
-        levels = self.sigma.numpy()
+        levels, at = self.sigma.numpy(), torch.as_tensor(sigma, dtype=torch.float64).numpy()
         # Between no noise and the first knot a straight line in σ, which log σ has no room for.
-        near = np.interp(sigma, [0.0, levels[0]], [self.clean, float(self.share[0])])
-        inside = np.interp(np.log(np.maximum(sigma, levels[0])), np.log(levels), self.share.numpy())
-        return torch.as_tensor(np.where(sigma < levels[0], near, inside))
+        near = np.interp(at, [0.0, levels[0]], [self.clean, float(self.share[0])])
+        inside = np.interp(np.log(np.maximum(at, levels[0])), np.log(levels), self.share.numpy())
+        return torch.as_tensor(np.where(at < levels[0], near, inside))
 
     def crossing(self, share: float) -> float:
         """The first σ at which the curve has fallen to ``share``; 0 if it starts there, inf if it never gets there."""
@@ -158,13 +157,13 @@ def median_interval(values: Tensor, level: float = LEVEL) -> tuple[float, float,
     """
     x = values.double().sort().values.tolist()
     n = len(x)
-    below = 2.0**-n  # P(Bin(n, ½) < d), for d = 1
-    gamma, d = 1 - 2 * below, 1
+    below = 1  # 2ⁿ·P(Bin(n, ½) < d), for d = 1: whole numbers, of any size
+    gamma, d = 1 - 2 * below / 2**n, 1
     if gamma < level:
         return x[0], x[-1], gamma
     while True:
-        below += math.comb(n, d) * 2.0**-n
-        following = 1 - 2 * below
+        below += math.comb(n, d)
+        following = 1 - 2 * below / 2**n
         if following < level:
             break
         gamma, d = following, d + 1

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from netdyn.batches import Inputs, blocks, count, disturb, fingerprints, has_floating, standard_noise, take
+from netdyn import _checks
+from netdyn.batches import (
+    Inputs,
+    blocks,
+    disturb,
+    fingerprints,
+    has_floating,
+    sample_tensors,
+    standard_noise,
+    take,
+    tensors,
+)
 from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked, predictions
 from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, sample_radius, survival
@@ -34,6 +44,7 @@ class Walk:
         crew: The processes that share the work.
         passed: Samples sent through the network so far.
         digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
+        cut: Which of the inputs' tensors have the samples first; the others travel whole.
     """
 
     model: nn.Module
@@ -45,6 +56,10 @@ class Walk:
     crew: Crew = field(default_factory=Crew)
     passed: float = 0
     digests: list[bytes] | None = None
+    cut: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.cut = self.cut or sample_tensors(self.inputs)
 
     @property
     def samples(self) -> int:
@@ -55,7 +70,7 @@ class Walk:
     def prints(self) -> list[bytes]:
         """The digests."""
         if self.digests is None:
-            self.digests = fingerprints(self.inputs)
+            self.digests = fingerprints(self.inputs, self.cut)
         return self.digests
 
     @property
@@ -66,7 +81,7 @@ class Walk:
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
-        self.passed += count(inputs)
+        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.cut, strict=True) if cut))
         return (model or self.model)(inputs)
 
     def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
@@ -77,12 +92,20 @@ class Walk:
         """Which samples of the probe are right, bool ``[samples]``."""
         right = torch.empty(self.samples, dtype=torch.bool, device=self.target.device)
         for part in blocks(self.samples, self.batch_size):
-            right[part] = self.right(take(self.inputs, part), self.target[part], model)
+            right[part] = self.right(*self.batch(part), model)
         return right
+
+    def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
+        """Inputs and targets of some samples."""
+        return take(self.inputs, part, self.cut), self.target[part]
+
+    def noise(self, part: slice, seed: int, ray: int) -> Inputs:
+        """The noise of some samples on a ray."""
+        return standard_noise(take(self.inputs, part, self.cut), self.prints[part], seed, ray, self.cut)
 
     def only(self, index: Tensor) -> Walk:
         """The same walk on some of the samples, by this process alone."""
-        inputs, target = take(self.inputs, index.to(self.target.device)), self.target[index.to(self.target.device)]
+        inputs, target = self.batch(index.to(self.target.device))
         digests = [self.prints[i] for i in index.tolist()]
         return replace(self, inputs=inputs, target=target, crew=Crew(), passed=0, digests=digests)
 
@@ -120,9 +143,9 @@ def sample_cells(walk: Walk, grid: Grid, rays: int, seed: int) -> Tensor:
     edges = grid.edges().to(device=device, dtype=torch.float32)
     cells = torch.zeros(rays, walk.samples, dtype=torch.int64, device=device)
     for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = take(walk.inputs, part), walk.target[part]
+        inputs, target = walk.batch(part)
         for ray in range(rays):
-            noise = standard_noise(inputs, walk.prints[part], seed, ray)
+            noise = walk.noise(part, seed, ray)
             low = torch.zeros(len(target), dtype=torch.int64, device=device)
             high = torch.full_like(low, grid.cells)
             for _ in range(grid.levels):
@@ -137,10 +160,10 @@ def right_at(walk: Walk, rays: int, seed: int, sigma: float) -> Tensor:
     """Which rays are right at one noise level, bool ``[rays, samples]``."""
     right = torch.empty(rays, walk.samples, dtype=torch.bool, device=walk.target.device)
     for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = take(walk.inputs, part), walk.target[part]
+        inputs, target = walk.batch(part)
         level = torch.full((len(target),), sigma, dtype=torch.float32, device=walk.target.device)
         for ray in range(rays):
-            noise = standard_noise(inputs, walk.prints[part], seed, ray)
+            noise = walk.noise(part, seed, ray)
             right[ray, part] = walk.right(disturb(inputs, noise, level), target)
     return right
 
@@ -149,9 +172,9 @@ def at_top(walk: Walk, grid: Grid, seed: int) -> Tensor:
     """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none)."""
     outcome = torch.full((2, walk.samples), -1, dtype=torch.int64, device=walk.target.device)
     for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = take(walk.inputs, part), walk.target[part]
+        inputs, target = walk.batch(part)
         level = torch.full((len(target),), grid.high, dtype=torch.float32, device=target.device)
-        outputs = walk.outputs(disturb(inputs, standard_noise(inputs, walk.prints[part], seed, 0), level))
+        outputs = walk.outputs(disturb(inputs, walk.noise(part, seed, 0), level))
         outcome[0, part] = checked(walk.criterion, outputs, target).long()
         if walk.num_classes > 1:
             outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
@@ -170,11 +193,11 @@ def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor:
         # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
         return floor + wanted * (clean - floor) if clean > floor else 1.0
     if wanted < floor + FLOOR_MARGIN:
-        warnings.warn(
+        usable = round((1 + floor) / 2, 2)
+        absolute = f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
+        _checks.warn(
             f"`accuracy` is {wanted:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
-            f"means little. Use accuracy={(1 + floor) / 2:.2f}, or relative=True.",
-            UserWarning,
-            stacklevel=2,
+            f"means little. Use {absolute}relative=True."
         )
     return wanted
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -277,70 +276,124 @@ def diagnose(
         >>> [layer.name for layer in report.layers], "basin/sample/radius" in report.scalars()
         (['0'], True)
     """
-    grid = check_basin(accuracy, sample_rays, low, high, rel_tol, seed)
-    check_measurement(measure, max_units, alpha, weight_rays, normalization)
+    if isinstance(measure, str):
+        raise TypeError(f"`measure` must be a list of names, got the string {measure!r}.")
+    settings = Settings(
+        measure=tuple(measure),
+        layers=layers,
+        max_units=max_units,
+        alpha=alpha,
+        accuracy=accuracy,
+        sample_rays=sample_rays,
+        weight_rays=weight_rays,
+        weight_layers=weight_layers,
+        normalization=normalization,
+        low=low,
+        high=high,
+        rel_tol=rel_tol,
+        criterion=criterion,
+        batch_size=batch_size,
+        num_classes=num_classes,
+        seed=seed,
+    )
     network = model if forward is None else Adapter(model, forward)
-    wanted = set(measure)
-    with isolated(model), _progress(1 + len(wanted), progress) as step:
-        walk = replace(prepare_walk(network, inputs, target, criterion, batch_size), crew=crew or Crew())
-        _check_classes(walk, num_classes)
-        reader = _LayerReader(walk, layers if "modes" in wanted else None, max_units, alpha, seed)
-        measured, clean = reader.read() if "modes" in wanted else ((), walk.all_right())
+    held_out = None if val_inputs is None or val_target is None else (val_inputs, val_target)
+    with isolated(model):
+        return examine(network, (inputs, target), held_out, settings, crew or Crew(), progress)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure and how: the arguments that :func:`diagnose` and the callback share, described there.
+
+    Raises:
+        TypeError: If one is of the wrong type.
+        ValueError: If one lies outside its range.
+    """
+
+    measure: tuple[Measure, ...] = MEASURES
+    layers: Sequence[str] | None = None
+    max_units: int = 4096
+    alpha: float = 0.05
+    accuracy: float | None = None
+    sample_rays: int = 1
+    weight_rays: int = 8
+    weight_layers: Sequence[str] | Literal["each"] | None = None
+    normalization: Literal["layer", "global"] = "layer"
+    low: float = 1e-3
+    high: float = 1e1
+    rel_tol: float = 0.05
+    criterion: Criterion | None = None
+    batch_size: int | None = None
+    num_classes: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.measure:
+            _checks.choice("measure", name, MEASURES)
+        _checks.whole("max_units", self.max_units)
+        _checks.share("alpha", self.alpha)
+        _checks.whole("sample_rays", self.sample_rays)
+        _checks.whole("weight_rays", self.weight_rays)
+        _checks.choice("normalization", self.normalization, ("layer", "global"))
+        if self.batch_size is not None:
+            _checks.whole("batch_size", self.batch_size)
+        if self.num_classes is not None:
+            _checks.whole("num_classes", self.num_classes)
+        check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.rel_tol, self.seed)
+
+
+def examine(
+    network: nn.Module,
+    probe: tuple[Inputs, Tensor],
+    held_out: tuple[Inputs, Tensor] | None,
+    settings: Settings,
+    crew: Crew,
+    progress: bool | None,
+) -> Report:
+    """The report on a network that is isolated already; see :func:`diagnose`."""
+    grid = check_basin(
+        settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
+    )
+    in_samples = in_weights = val_accuracy = None
+    with _progress(1 + len(settings.measure), progress) as step:
+        walk = replace(prepare_walk(network, *probe, settings.criterion, settings.batch_size), crew=crew)
+        _check_classes(walk, settings.num_classes)
+        if "modes" in settings.measure:
+            layers, clean = _LayerReader(walk, settings).read()
+        else:
+            layers, clean = [], walk.all_right()
         step()
-        in_samples = in_weights = None
-        if "sample_basin" in wanted:
-            in_samples = _sample_basin(walk, grid, accuracy=accuracy, rays=sample_rays, seed=seed, clean=clean)
+        if "sample_basin" in settings.measure:
+            in_samples = sample_rays.sample_basin(
+                walk, grid, accuracy=settings.accuracy, rays=settings.sample_rays, seed=settings.seed, clean=clean
+            )
             step()
-        if "weight_basin" in wanted:
-            in_weights = _weight_basin(
+        if "weight_basin" in settings.measure:
+            in_weights = weight_rays.weight_basin(
                 walk,
                 grid,
-                accuracy=accuracy,
-                rays=weight_rays,
-                normalization=normalization,
-                layers=weight_layers,
-                seed=seed,
+                accuracy=settings.accuracy,
+                rays=settings.weight_rays,
+                normalization=settings.normalization,
+                layers=settings.weight_layers,
+                seed=settings.seed,
                 clean=clean,
             )
             step()
-        val_accuracy = None
-        if val_inputs is not None and val_target is not None:
-            val_walk = prepare_walk(network, val_inputs, val_target, criterion, batch_size)
+        if held_out is not None:
+            val_walk = prepare_walk(network, *held_out, settings.criterion, settings.batch_size)
             val_accuracy = float(val_walk.all_right().double().mean())
     return Report(
-        layers=tuple(measured),
+        layers=tuple(layers),
         sample_basin=in_samples,
         weight_basin=in_weights,
         accuracy=float(clean.double().mean()),
         val_accuracy=val_accuracy,
         samples=walk.samples,
         num_classes=walk.num_classes,
-        alpha=alpha,
+        alpha=settings.alpha,
     )
-
-
-# The parameters of diagnose carry the public names of the callback; the rooms below keep theirs.
-_sample_basin = sample_rays.sample_basin
-_weight_basin = weight_rays.weight_basin
-
-
-def check_measurement(
-    measure: Sequence[str], max_units: int, alpha: float, weight_rays: int, normalization: str
-) -> None:
-    """Check the arguments that the callback and :func:`diagnose` share.
-
-    Raises:
-        TypeError: If one is of the wrong type.
-        ValueError: If one lies outside its range.
-    """
-    if isinstance(measure, str):
-        raise TypeError(f"`measure` must be a list of names, got the string {measure!r}.")
-    for name in measure:
-        _checks.choice("measure", name, MEASURES)
-    _checks.whole("max_units", max_units)
-    _checks.share("alpha", alpha)
-    _checks.whole("weight_rays", weight_rays)
-    _checks.choice("normalization", normalization, ("layer", "global"))
 
 
 def _check_classes(walk: Walk, num_classes: int | None) -> None:
@@ -352,11 +405,9 @@ def _check_classes(walk: Walk, num_classes: int | None) -> None:
         size = torch.bincount(walk.labels, minlength=walk.num_classes)
         if absent := (size == 0).nonzero()[:, 0].tolist():
             held = walk.num_classes - len(absent)
-            warnings.warn(
+            _checks.warn(
                 f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every "
-                "mean. Give it at least one sample of each.",
-                UserWarning,
-                stacklevel=3,
+                "mean. Give it at least one sample of each."
             )
 
 
@@ -367,8 +418,8 @@ class _LayerReader:
     every layer are kept until the last batch.
     """
 
-    def __init__(self, walk: Walk, layers: Sequence[str] | None, max_units: int, alpha: float, seed: int) -> None:
-        self.walk, self.layers, self.max_units, self.alpha, self.seed = walk, layers, max_units, alpha, seed
+    def __init__(self, walk: Walk, settings: Settings) -> None:
+        self.walk, self.settings = walk, settings
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
@@ -376,7 +427,7 @@ class _LayerReader:
     def read(self) -> tuple[list[LayerReport], Tensor]:
         """The layers' reports, and which samples are right."""
         walk = self.walk
-        names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.layers)
+        names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.settings.layers)
         self.map: LinearMap = substitute(walk.model, walk.inputs, names, promoted)
         warn_of_defects(self.map)
         self.own = set(list(self.map)[walk.crew.part(len(self.map))])
@@ -406,17 +457,17 @@ class _LayerReader:
 
     def _sampled(self, units: int) -> Tensor:
         """The units to measure: all, or a seeded choice that is the same at every call."""
-        if units <= self.max_units:
+        if units <= self.settings.max_units:
             return torch.arange(units)
-        generator = torch.Generator().manual_seed(self.seed)
-        return torch.randperm(units, generator=generator)[: self.max_units].sort().values
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        return torch.randperm(units, generator=generator)[: self.settings.max_units].sort().values
 
     def _reduce(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
         walk = self.walk
         pathway = self.map[name][:, self._sampled(self.units[name]).to(fields.device)]
         tuning = class_tuning(fields, walk.labels, walk.num_classes)
         share = torch.bincount(walk.labels, minlength=walk.num_classes).double() / walk.samples
-        shares = mode_shares(tuning, pathway, constant_units(fields), share, self.alpha)
+        shares = mode_shares(tuning, pathway, constant_units(fields), share, self.settings.alpha)
         return LayerReport(
             name=name,
             units=self.units[name],
@@ -436,11 +487,9 @@ class _LayerReader:
 
 def _warn_of_nonfinite(logits: Tensor) -> None:
     if not bool(logits.isfinite().all()):
-        warnings.warn(
+        _checks.warn(
             f"The network puts out NaN or inf for {int((~logits.isfinite()).any(dim=1).sum())} of {len(logits)} "
-            "samples, which count as wrong; units whose local fields hold NaN are left out of the modes.",
-            UserWarning,
-            stacklevel=2,
+            "samples, which count as wrong; units whose local fields hold NaN are left out of the modes."
         )
 
 

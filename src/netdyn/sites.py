@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
@@ -34,7 +35,8 @@ class Site:
         name: The layer's name.
         field: The local field, samples first; valid only while it is handed over.
         output: The activation's output (the field itself where there is no activation).
-        edge: Where the gradient with respect to the field is to be taken, in a straight-through run.
+        edge: Where the gradient with respect to the field is to be taken, in a straight-through run; None where the
+            network itself has turned gradients off.
     """
 
     name: str
@@ -121,7 +123,7 @@ class _Watch(TorchFunctionMode):
     def _activate(self, func: Any, field: Tensor, args: Any, kwargs: Any) -> Tensor:
         name = self._maker(field)
         edge = None
-        if self.straight:
+        if self.straight and torch.is_grad_enabled():
             field, edge = _with_edge(field)
             output, before = straight_through(func, field, args, kwargs)
         else:
@@ -142,7 +144,7 @@ class _Watch(TorchFunctionMode):
         self.running.append(self.names[module] or ROOT)
         if not (_may_be_activation(module) and len(args) == 1 and self._is_field(args[0])):
             return None
-        field, edge = _with_edge(args[0]) if self.straight else (args[0], None)
+        field, edge = _with_edge(args[0]) if self.straight and torch.is_grad_enabled() else (args[0], None)
         if field is not args[0]:
             self.makers[id(field)] = _Made.by(self._maker(args[0]), field)
         self.candidates.append(_Candidate(module, field, field.detach().clone(), edge, len(self.held)))
@@ -155,7 +157,7 @@ class _Watch(TorchFunctionMode):
             output = self._leave_candidate(self.candidates.pop(), output)
         if name in self.promoted and self._is_field(output):
             edge = None
-            if self.straight:
+            if self.straight and torch.is_grad_enabled():
                 output, edge = _with_edge(output)
             self._hold(Site(name, output.detach(), output.detach(), edge))
         for value in output if isinstance(output, tuple | list) else (output,):
@@ -172,7 +174,7 @@ class _Watch(TorchFunctionMode):
         if inside and same_shape and not is_its_function:
             del self.held[candidate.first :]
             value = output.detach()
-            if self.straight:
+            if candidate.edge is not None:
                 output = Carry.apply(candidate.argument, value)  # type: ignore[no-untyped-call]
             self._hold(Site(self._maker(candidate.argument), candidate.field, value, candidate.edge))
         elif not is_its_function:
@@ -181,6 +183,9 @@ class _Watch(TorchFunctionMode):
 
     def _hold(self, site: Site, may_be_output: bool = False) -> None:
         self._release()
+        if may_be_output or self.candidates:
+            # What is held may be written over before it is handed on.
+            site = replace(site, field=site.field.clone(), output=site.output.clone())
         self.held.append(site)
         if not may_be_output:
             self._release()

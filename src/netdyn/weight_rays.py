@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from netdyn._checks import nearest
+from netdyn import _checks
 from netdyn.batches import Inputs, seeded
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
 from netdyn.rays import Walk, chance, target_accuracy
@@ -34,11 +33,15 @@ def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
         return weights
     if isinstance(layers, str):
         raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
+    if not layers:
+        raise ValueError("`layers` must name at least one weight, got []. Leave it None to disturb all.")
     chosen: set[str] = set()
     for pattern in layers:
         matches = fnmatch.filter(weights, pattern)
         if not matches:
-            raise ValueError(f"`layers` names {pattern!r}, which matches no weight. {nearest(pattern, weights)}")
+            raise ValueError(
+                f"`layers` names {pattern!r}, which matches no weight. {_checks.nearest(pattern, weights)}"
+            )
         chosen.update(matches)
     return {name: weight for name, weight in weights.items() if name in chosen}
 
@@ -106,48 +109,47 @@ class WeightNoise:
 
 
 class Trail:
-    """Right answers of each class met on the way: their number without noise, and at each noise level visited."""
+    """Right answers of each class, met on the way out: without noise, and at the noise levels visited on each ray."""
 
     def __init__(self, size: Tensor, clean: Tensor) -> None:
         self.size, self.clean = size, clean
-        self.sigma: list[float] = []
-        self.counts: list[Tensor] = []
+        self.rays: list[dict[float, Tensor]] = []
 
     @classmethod
     def start(cls, walk: Walk, clean: Tensor) -> Trail:
         """A trail at σ = 0, where ``clean`` says which samples are right."""
         return cls(class_counts(walk, torch.ones_like(clean)), class_counts(walk, clean))
 
-    def visit(self, sigma: float, counts: Tensor) -> float:
-        """Write a visit down; returns its accuracy."""
-        self.sigma.append(sigma)
-        self.counts.append(counts)
+    def accuracy(self, counts: Tensor) -> float:
+        """Accuracy over all samples."""
         return float(counts.sum() / self.size.sum())
 
     @property
     def clean_accuracy(self) -> float:
         """Accuracy without noise."""
-        return float(self.clean.sum() / self.size.sum())
+        return self.accuracy(self.clean)
 
-    def crossing(self, accuracy: float, classes: slice = slice(None)) -> float:
-        """The σ at which the accuracy over these classes falls to ``accuracy``."""
-        return self._curve(classes).crossing(accuracy)
-
-    def _curve(self, classes: slice) -> Curve:
+    def ray_curve(self, ray: dict[float, Tensor], classes: slice = slice(None)) -> Curve:
+        """Accuracy over some classes along one ray: isotonic, interpolated between the levels visited."""
         size = float(self.size[classes].sum())
-        clean = float(self.clean[classes].sum()) / size
-        met = [float(counts[classes].sum()) / size for counts in self.counts]
-        return falling_curve(clean, self.sigma, met)
+        met = [float(counts[classes].sum()) / size for counts in ray.values()]
+        return falling_curve(float(self.clean[classes].sum()) / size, list(ray), met)
 
-    @property
-    def curve(self) -> Curve:
-        """Accuracy against σ."""
-        return self._curve(slice(None))
+    def curve(self, classes: slice = slice(None)) -> Curve:
+        """Mean over rays of their curves.
 
-    @property
-    def per_class(self) -> list[slice]:
-        """A slice for each class; none where there are no classes."""
-        return [slice(k, k + 1) for k in range(len(self.size))] if len(self.size) > 1 else []
+        Each ray is interpolated before the mean is taken: the levels it visited lie about its own crossing, so that
+        pooling visits would weigh fragile rays more where σ is small, and robust ones where it is large.
+        """
+        curves = [self.ray_curve(ray, classes) for ray in self.rays if ray] or [self.ray_curve({}, classes)]
+        sigma = torch.unique(torch.cat([curve.sigma for curve in curves]))
+        return Curve(curves[0].clean, sigma, torch.stack([curve.at(sigma) for curve in curves]).mean(dim=0))
+
+    def class_radii(self, accuracy: float) -> Tensor:
+        """Radius of each class, NaN where it is absent; empty where there are no classes."""
+        classes = range(len(self.size)) if len(self.size) > 1 else ()
+        found = [self.curve(slice(k, k + 1)).crossing(accuracy) if self.size[k] else math.nan for k in classes]
+        return torch.tensor(found, dtype=torch.float64)
 
 
 def class_counts(walk: Walk, right: Tensor) -> Tensor:
@@ -186,12 +188,10 @@ def weight_basin(
 
 def warn_unmoved(noise: WeightNoise) -> None:
     """Warn of weights that noise in units of their spread does not move."""
-    if unmoved := [name for name, scale in noise.scales.items() if not scale > 0]:
-        warnings.warn(
+    if unmoved := [name for name, scale in noise.scales.items() if scale == 0]:
+        _checks.warn(
             f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
-            "Leave them out with `layers=`, or use normalization='global'.",
-            UserWarning,
-            stacklevel=3,
+            "Leave them out with `layers=`, or use normalization='global'."
         )
 
 
@@ -201,48 +201,60 @@ def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_cl
 
 
 def _walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float, trail: Trail) -> Tensor:
-    """Radii ``[rays]``; every process walks its part of the rays, and what it met is added to the trail."""
+    """Radii ``[rays]``; every process walks its part of the rays, and what is met is added to the trail."""
+    radii: list[float] = []
+    if trail.clean_accuracy <= accuracy:
+        return torch.zeros(rays, dtype=torch.float64)
     if walk.crew.lockstep:
         # Nobody can walk alone: all take every ray, and share the samples at each step.
-        return torch.tensor([_ray_radius(walk, noise, ray, grid, accuracy, trail) for ray in range(rays)])
+        for ray in range(rays):
+            radius, met = _ray_radius(walk, noise, ray, grid, accuracy, trail)
+            radii.append(radius)
+            trail.rays.append(met)
+        return torch.tensor(radii, dtype=torch.float64)
 
-    def work() -> tuple[list[float], Trail, float]:
-        before, own = walk.passed, Trail(trail.size, trail.clean)
-        part = range(rays)[walk.crew.part(rays)]
-        radii = [_ray_radius(walk, noise, ray, grid, accuracy, own) for ray in part]
+    def work() -> tuple[list[tuple[float, dict[float, Tensor]]], float]:
+        before = walk.passed
+        found = [_ray_radius(walk, noise, ray, grid, accuracy, trail) for ray in range(rays)[walk.crew.part(rays)]]
         passed, walk.passed = walk.passed - before, before
-        return radii, own, passed
+        return found, passed
 
-    radii: list[float] = []
-    for found, met, passed in walk.crew.share(work):
-        radii += found
+    for found, passed in walk.crew.share(work):
         walk.passed += passed
-        for sigma, counts in zip(met.sigma, met.counts, strict=True):
-            trail.visit(sigma, counts)
+        for radius, met in found:
+            radii.append(radius)
+            trail.rays.append(met)
     return torch.tensor(radii, dtype=torch.float64)
 
 
-def _ray_radius(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: float, trail: Trail) -> float:
-    """The σ at which probe accuracy crosses ``accuracy`` along one ray, interpolated in log σ inside its cell."""
-    clean = trail.clean_accuracy
-    if clean <= accuracy:
-        return 0.0
+def _ray_radius(
+    walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: float, trail: Trail
+) -> tuple[float, dict[float, Tensor]]:
+    """The σ at which probe accuracy crosses ``accuracy`` along one ray, and the right answers at the levels visited.
+
+    The radius is interpolated in log σ inside its cell. The top level is visited too, for the curves of the classes.
+    """
     edges = grid.edges().tolist()
     direction = noise.draw(ray)
-    met: dict[int, float] = {}
+
+    def visit(step: int) -> Tensor:
+        network = noise.network(direction, edges[step])
+        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
+        return class_counts(walk, right)
+
+    met = {grid.cells: visit(grid.cells)}
     low, high = 0, grid.cells
     while high - low > 1:
         middle = (low + high) // 2
-        network = noise.network(direction, edges[middle])
-        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)  # noqa: B023
-        met[middle] = trail.visit(edges[middle], class_counts(walk, right))
-        low, high = (middle, high) if met[middle] > accuracy else (low, middle)
+        met[middle] = visit(middle)
+        low, high = (middle, high) if trail.accuracy(met[middle]) > accuracy else (low, middle)
+    levels = {edges[step]: counts for step, counts in met.items()}
     if high == grid.cells:
-        return math.inf
+        return math.inf, levels
     # The lowest edge is not visited: the accuracy there is taken to be the clean one.
-    above, below = met.get(low, clean), met[high]
+    above, below = trail.accuracy(met.get(low, trail.clean)), trail.accuracy(met[high])
     part = (above - accuracy) / (above - below)
-    return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
+    return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low])), levels
 
 
 def summarize_weights(
@@ -250,7 +262,6 @@ def summarize_weights(
 ) -> BasinResult:
     """From radii on rays and the accuracies met on the way to the result."""
     low, high, level = median_interval(radii)
-    per_class = [trail.crossing(accuracy, k) if trail.size[k] > 0 else math.nan for k in trail.per_class]
     return BasinResult(
         radii=radii.double(),
         radius=median(radii),
@@ -261,9 +272,9 @@ def summarize_weights(
         floor=chance(len(trail.size)),
         censored=float(radii.isinf().double().mean()),
         reentry=0.0,
-        per_class=torch.tensor(per_class, dtype=torch.float64),
+        per_class=trail.class_radii(accuracy),
         per_layer=per_layer,
         high=grid.high,
         forwards=forwards,
-        curve=trail.curve,
+        curve=trail.curve(),
     )
