@@ -368,3 +368,50 @@ def layers(draw, max_samples=24):
     target = draw(hnp.arrays(np.int64, samples, elements=st.integers(0, classes - 1)))
     pathway = draw(hnp.arrays(np.float64, (classes, units), elements=st.integers(-3, 3)))
     return Layer(torch.from_numpy(fields), torch.from_numpy(target), torch.from_numpy(pathway), classes)
+
+
+# Networks without activations -------------------------------------------------------------------------------------
+
+
+def normalised(norm, x):
+    """Batch normalisation of images with its running statistics: a scale and a shift a channel."""
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None]
+    return scale * (x - norm.running_mean[:, None, None]) + norm.bias[:, None, None]
+
+
+def residual_tails(network):
+    """What follows each local field of `networks.ResidualCNN` without activations, max-pooling an average.
+
+    Written anew for this network, layer by layer. A block's inner field reaches the logits through the block's second
+    half only: the way round the block does not depend on it.
+    """
+
+    def convolved(conv, x):
+        return torch.nn.functional.conv2d(x, conv.weight, conv.bias, padding=1)
+
+    def pooled(x):
+        return torch.nn.functional.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+    def second_half(block, x):
+        return normalised(block.bn2, convolved(block.conv2, x))
+
+    def whole(block, x):
+        return x + second_half(block, normalised(block.bn1, convolved(block.conv1, x)))
+
+    def head(x):
+        return x.reshape(len(x), -1) @ network.head.weight.T + network.head.bias
+
+    first, second = network.blocks
+    return {
+        "bn": lambda x: head(whole(second, whole(first, pooled(x)))),
+        "blocks.0.bn1": lambda x: head(whole(second, second_half(first, x))),
+        "blocks.0.relu": lambda x: head(whole(second, x)),
+        "blocks.1.bn1": lambda x: head(second_half(second, x)),
+        "blocks.1.relu": head,
+    }
+
+
+def jacobian(function, shape, dtype):
+    """Derivatives [outputs, inputs] of an affine function of one sample, at zero."""
+    result = torch.autograd.functional.jacobian(function, torch.zeros(1, *shape, dtype=dtype))
+    return result.reshape(result.shape[1], -1)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +19,11 @@ class DynamicsWarning(UserWarning):
 
 
 def warn(text: str) -> None:
-    """Warn as netdyn, so that its warnings can be told from those of the network that it runs."""
-    warnings.warn(text, DynamicsWarning, stacklevel=3)
+    """Warn as netdyn, so that its warnings can be told from those of the network, at the line that called netdyn."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, DynamicsWarning, stacklevel=level - 1)
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:
@@ -78,6 +84,34 @@ def choice(name: str, value: str, options: Iterable[str]) -> str:
     if value not in options:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}.")
     return value
+
+
+def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
+    """Check that ``value`` is None, one of ``words``, or a list of strings.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is another word.
+    """
+    if isinstance(value, str) and words:
+        choice(name, value, words)
+    elif value is not None and (isinstance(value, str) or not _all_strings(value)):
+        extra = f" (or {', '.join(map(repr, words))})" if words else ""
+        raise TypeError(f"`{name}` must be a list of names or globs{extra}, got {value!r}.")
+
+
+def _all_strings(value: Any) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(item, str) for item in value)
+
+
+def function(name: str, value: Any) -> None:
+    """Check that ``value`` is None or can be called.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r} of type {type(value).__name__}.")
 
 
 def labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:

@@ -115,7 +115,7 @@ class Carry(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
         """The value."""
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -123,32 +123,20 @@ class Carry(torch.autograd.Function):
         return gradients[0], None
 
 
-class CarryInPlace(torch.autograd.Function):
-    """As :class:`Carry`, with the value written over the surrogate: whoever else holds that tensor sees it too."""
-
-    @staticmethod
-    def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
-        """The surrogate, overwritten."""
-        ctx.mark_dirty(surrogate)
-        return surrogate.copy_(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """The gradient, for what the surrogate was."""
-        return gradients[0], None
-
-
 def straight_through(
-    function: Function, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """The activation's output with a straight-through gradient, and the field's value before the call."""
-    before = field.detach().clone()
+    function: Function, subject: Tensor, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Tensor:
+    """The activation's output, whose gradient goes to ``field``, a copy of the activation's input ``subject``.
+
+    Where the activation overwrites its input the result is written there, so that whoever else holds that tensor, or
+    one that it is a part of, sees it too.
+    """
     rest = args[1:] if args else ()
     options = {key: value for key, value in kwargs.items() if key != "input"}
     with torch.no_grad():
-        value = function(before.clone(), *rest, **options)
-    carry = CarryInPlace if overwrites(function, args, kwargs) else Carry
-    return carry.apply(field, value), before  # type: ignore[no-untyped-call]
+        value = function(field.detach().clone(), *rest, **options)
+    carried: Tensor = Carry.apply(field, value)  # type: ignore[no-untyped-call]
+    return subject.copy_(carried) if overwrites(function, args, kwargs) else carried
 
 
 def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -98,8 +98,8 @@ def spread(samples: int, wanted: int) -> Tensor:
 
 
 def has_floating(inputs: Inputs) -> bool:
-    """Whether there is a tensor that noise can disturb."""
-    return any(tensor.is_floating_point() for tensor in tensors(inputs))
+    """Whether there is a tensor that noise can disturb: floating, with the samples first."""
+    return any(own and t.is_floating_point() for t, own in zip(tensors(inputs), sample_tensors(inputs), strict=True))
 
 
 def finite(inputs: Inputs) -> bool:

@@ -19,7 +19,7 @@ from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
 from netdyn.crew import Crew
 from netdyn.isolation import isolated, kept
-from netdyn.probe import Collector, Probe, can_read, given_probe, input_and_target, read_probe
+from netdyn.probe import Collector, Probe, can_read, check_given, given_probe, input_and_target, read_probe
 from netdyn.report import MEASURES, Measure, Report, Settings, examine
 from netdyn.schedules import by_steps
 from netdyn.shards import is_sharded
@@ -122,8 +122,13 @@ class DynamicsMonitor(Callback):
         if every_n_epochs is not None:
             self._every_n_epochs = _checks.whole("every_n_epochs", every_n_epochs)
         self._steps = by_steps(every_n_train_steps, schedule)
-        if isinstance(measure, str):
-            raise TypeError(f"`measure` must be a list of names, got the string {measure!r}.")
+        _checks.names("measure", measure)
+        _checks.function("unpack", unpack)
+        _checks.function("forward", forward)
+        check_given("probe", probe)
+        check_given("val_probe", val_probe)
+        if not isinstance(prefix, str):
+            raise TypeError(f"`prefix` must be a string, got {prefix!r}.")
         if max_overhead is not None:
             _checks.positive("max_overhead", max_overhead)
         self._cadence = given

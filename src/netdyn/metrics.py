@@ -6,6 +6,7 @@ no data.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from netdyn.radii import LOST_CLEAN, BasinResult
 from netdyn.ranks import class_tuning, constant_units, rank_distribution, rows_fit
 from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 
+_numbers = itertools.count()
+
 
 class _StateMetric(Metric):
     """States stay in float64: neither labels nor ranks nor counts survive rounding to half precision."""
@@ -37,6 +40,8 @@ class _StateMetric(Metric):
         super().__init__(**kwargs)
         # The type of the placeholder that torchmetrics gathers from a process without data.
         self._dtype = torch.float64
+        # A collection takes metrics for one whose states are equal after an update: this one is told from all others.
+        self.add_state("number", default=torch.tensor(float(next(_numbers)), dtype=torch.float64), dist_reduce_fx="max")
 
     def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
         """States keep their type, whatever ``dst_type`` is."""
@@ -48,8 +53,9 @@ class _StateMetric(Metric):
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         super()._reduce_states(incoming_state)
-        # merge_state leaves an old value in the cache.
+        # merge_state leaves an old value in the cache, and a fresh metric without an update.
         self._computed = None
+        self._update_count = max(self._update_count, 1)
 
 
 class _FieldMetric(_StateMetric):
@@ -60,6 +66,7 @@ class _FieldMetric(_StateMetric):
     target: list[Tensor]
     pathway: list[Tensor]
     units_seen: Tensor
+    rows_seen: Tensor
 
     def __init__(self, num_classes: int, *, max_samples: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -67,7 +74,8 @@ class _FieldMetric(_StateMetric):
         self.max_samples = None if max_samples is None else _checks.whole("max_samples", max_samples)
         for name in ("fields", "target", "pathway"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
-        self.add_state("units_seen", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
+        for name in ("units_seen", "rows_seen"):
+            self.add_state(name, default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
     def update(self, fields: Tensor, target: Tensor, pathway: Tensor) -> None:
         """Add samples.
@@ -82,32 +90,45 @@ class _FieldMetric(_StateMetric):
             TypeError: If the labels are not whole numbers.
             ValueError: If shapes do not fit, or the pathway or the number of units changed since the first update.
         """
-        fields, pathway = _checks.matrix("fields", fields, "[samples, units]"), pathway.detach()
-        target = _checks.labels(target, self.num_classes, len(fields))
-        _checks.matrix("pathway", pathway, "[num_classes, units]")
+        fields, target, pathway = self._checked(fields, target, pathway)
+        self.fields.append(fields.reshape(-1))
+        self.target.append(target)
+        self.pathway = [pathway.reshape(-1)]
+        self.rows_seen = torch.full_like(self.rows_seen, len(pathway))
+        self.units_seen = torch.full_like(self.units_seen, fields.shape[1])
+        self._settle()
+
+    def forward(self, fields: Tensor, target: Tensor, pathway: Tensor) -> Any:
+        """Update, and the value of this batch alone."""
+        # A batch that does not fit must be refused before torchmetrics takes the states apart.
+        self._checked(fields, target, pathway)
+        return super().forward(fields, target, pathway)
+
+    def _checked(self, fields: Tensor, target: Tensor, pathway: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fields = _checks.matrix("fields", fields, "[samples, units]").to(self.device, torch.float64)
+        pathway = _checks.matrix("pathway", pathway, "[num_classes, units]").to(self.device, torch.float64)
+        target = _checks.labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
         _checks.same_units("fields", fields, "pathway", pathway)
         rows_fit("pathway", pathway, self.num_classes)
-        self.fields.append(fields.to(self.device, torch.float64).reshape(-1))
-        self.target.append(target.to(self.device, torch.float64))
-        self.pathway.append(pathway.to(self.device, torch.float64).reshape(-1))
-        self.units_seen = torch.maximum(
-            self.units_seen, torch.tensor(fields.shape[1], dtype=torch.float64).to(self.device)
-        )
-        self._settle()
+        self._refuse_another([pathway.reshape(-1)])
+        return fields, target, pathway
 
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        super()._reduce_states(incoming_state)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Keep one copy of the pathway, and ``max_samples`` samples."""
-        if any(not torch.equal(other, self.pathway[0]) for other in self.pathway[1:]):
-            self.fields.pop(), self.target.pop(), self.pathway.pop()
+    def _refuse_another(self, pathways: Sequence[Tensor] | Tensor) -> None:
+        own = [*self.pathway]
+        if own and any(not torch.equal(other.to(self.device), own[0]) for other in pathways):
             raise ValueError(
                 "`pathway` must be the same in every update of one accumulation, got another one. "
                 "Call `reset()` when the network has changed."
             )
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        self._refuse_another(incoming_state["pathway"])
+        super()._reduce_states(incoming_state)
         self.pathway = self.pathway[:1]
+        self._settle()
+
+    def _settle(self) -> None:
+        """Keep ``max_samples`` samples."""
         if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
             fields, target = self._smallest(*self._samples())
             self.fields, self.target = [fields.reshape(-1)], [target.double()]
@@ -136,16 +157,13 @@ class _FieldMetric(_StateMetric):
         Raises:
             ValueError: If processes have different ones.
         """
-        units = int(self.units_seen)
-        if not units:
+        shape = int(self.rows_seen), int(self.units_seen)
+        if not shape[1]:
             return torch.zeros(self.num_classes, 0, device=self.device)
-        rows = dim_zero_cat(self.pathway).reshape(-1, units)
-        for height in (self.num_classes, 1):
-            if len(rows) % height == 0 and (height == 1 or len(rows) >= height):
-                copies = rows.reshape(-1, height, units)
-                if bool((copies == copies[0]).all()):
-                    return copies[0]
-        raise ValueError("`pathway` must be the same on every process, got different ones.")
+        copies = dim_zero_cat(self.pathway).reshape(-1, *shape)
+        if not bool((copies == copies[0]).all()):
+            raise ValueError("`pathway` must be the same on every process, got different ones.")
+        return copies[0]
 
 
 class NeuronModes(_FieldMetric):
@@ -279,6 +297,9 @@ class _BasinMetric(_StateMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if batch_size is not None:
+            _checks.whole("batch_size", batch_size)
+        _checks.function("criterion", criterion)
         self.grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
         self.accuracy, self.relative, self.rays, self.seed = accuracy, relative, rays, seed
         self.batch_size, self.criterion = batch_size, criterion
@@ -517,6 +538,8 @@ class WeightBasin(_BasinMetric):
             **kwargs,
         )
         self.normalization = _checks.choice("normalization", normalization, ("layer", "global"))
+        # One tensor at a time is the function's to measure: here it would be a ladder for each.
+        _checks.names("layers", layers)
         self.layers = layers
         self.ladder = self.grid.edges()[:: max(self.grid.cells // 32, 1)][1:-1].tolist()
         # Right answers [ladder and clean, rays, classes] and, last, the size of each class; flat, since the number of

@@ -74,10 +74,9 @@ def labels_of(dataset: Any) -> Tensor | None:
         return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
     if isinstance(dataset, TensorDataset):
         return _as_labels(dataset.tensors[-1], len(dataset))
-    for name in ("targets", "labels"):
-        if (value := getattr(dataset, name, None)) is not None and not callable(value):
-            return _as_labels(value, len(dataset))
-    return None
+    values = (getattr(dataset, name, None) for name in ("targets", "labels"))
+    found = (_as_labels(value, len(dataset)) for value in values if value is not None and not callable(value))
+    return next((labels for labels in found if labels is not None), None)
 
 
 def _as_labels(value: Any, samples: int) -> Tensor | None:
@@ -107,9 +106,10 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         for i in order[: size - int(quota.sum())].tolist():
             quota[i] += int(quota[i] < sizes[i])
     while int(quota.sum()) > size:
-        excess = (quota - share).masked_fill(quota <= 1, -1.0) if bool((quota > 1).any()) else -sizes.double()
-        excess = excess.masked_fill(quota == 0, -torch.inf)
-        quota[int(excess.argmax())] -= 1
+        # The last place of a class goes only when all have one place left at most, from the smallest class.
+        spare = quota > 1
+        excess = (quota - share) if bool(spare.any()) else -sizes.double()
+        quota[int(excess.masked_fill(~spare if bool(spare.any()) else quota == 0, -torch.inf).argmax())] -= 1
     chosen = []
     for label, wanted in zip(classes, quota.tolist(), strict=True):
         members = (labels == label).nonzero()[:, 0]
@@ -215,26 +215,40 @@ class Collector:
         return Probe(inputs, torch.cat([part.target for part in self.parts]))
 
 
-def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """The probe that the user gave: a pair of tensors, a data set, or a loader of one.
+def check_given(name: str, given: Any) -> None:
+    """Check that a probe of the user's own is None, a pair of tensors, a data set or a loader.
 
     Raises:
         TypeError: If it is something else.
     """
-    if isinstance(given, DataLoader):
-        if can_read(given):
-            return read_probe(given, size, seed, transfer, unpack)
-        collector = Collector(size, unpack)
-        with kept(given.dataset, given.collate_fn, given.generator):
-            for batch in given:
-                if collector.add(transfer(batch)) is not None:
-                    break
-        if (probe := collector.probe()) is not None:
-            return probe
-        raise ValueError("`probe` must hold samples, got an empty loader.")
-    if isinstance(given, Dataset):
-        return read_probe(DataLoader(given), size, seed, transfer, unpack)
-    if isinstance(given, list | tuple | Mapping) and tensors(given):
-        inputs, target = unpack(transfer(given))
+    if given is not None and not isinstance(given, DataLoader | Dataset) and not _is_pair(given):
+        raise TypeError(
+            f"`{name}` must be a pair (inputs, target), a Dataset or a DataLoader, got {given!r:.80} of type "
+            f"{type(given).__name__}."
+        )
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, list | tuple) and len(given) == 2 and bool(tensors(given[0])) and bool(tensors(given[1]))
+
+
+def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
+    """The probe that the user gave: a pair (inputs, target), which needs no unpacking, a data set or a loader.
+
+    Raises:
+        ValueError: If it holds nothing.
+    """
+    if _is_pair(given):
+        inputs, target = transfer(list(given))
         return Probe(_detached(inputs), target.detach().clone())
-    raise TypeError(f"`probe` must be a pair of tensors, a Dataset or a DataLoader, got {type(given).__name__}.")
+    loader = given if isinstance(given, DataLoader) else DataLoader(given)
+    if can_read(loader):
+        return read_probe(loader, size, seed, transfer, unpack)
+    collector = Collector(size, unpack)
+    with kept(loader.dataset, loader.collate_fn, loader.generator):
+        for batch in loader:
+            if (probe := collector.add(transfer(batch))) is not None:
+                return probe
+    if (probe := collector.probe()) is None:
+        raise ValueError("`probe` must hold samples, got an empty loader.")
+    return probe

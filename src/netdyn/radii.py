@@ -84,8 +84,8 @@ class Curve:
         if len(fallen) == 0:
             return math.inf
         j = int(fallen[0])
-        if j == 0:
-            return float(self.sigma[0])
+        if j == 0:  # between no noise and the first knot, where the line is straight in σ
+            return float(self.sigma[0]) * (self.clean - share) / (self.clean - float(self.share[0]))
         before, after = float(self.share[j - 1]), float(self.share[j])
         part = min((before - share) / (before - after), 1.0)
         return math.exp(math.log(self.sigma[j - 1]) + part * math.log(self.sigma[j] / self.sigma[j - 1]))
@@ -115,12 +115,11 @@ def falling_curve(clean: float, sigma: Sequence[float], share: Sequence[float]) 
     levels, index = torch.unique(torch.tensor([*sigma] or [1.0], dtype=torch.float64), return_inverse=True)
     met = torch.tensor([*share] or [clean], dtype=torch.float64)
     mean = torch.zeros_like(levels).index_add_(0, index, met) / torch.bincount(index, minlength=len(levels))
-    start = torch.tensor([clean], dtype=torch.float64)
-    return Curve(clean=clean, sigma=levels, share=isotonic(torch.cat([start, mean]))[1:])
+    return Curve(clean=clean, sigma=levels, share=isotonic(mean).clamp(max=clean))
 
 
 def student_quantile(p: float, degrees: int) -> float:
-    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Cornish and Fisher's series (error < 0.1 %).
+    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Cornish and Fisher's series (error < 0.13 %).
 
     >>> round(student_quantile(0.975, 1), 3), round(student_quantile(0.975, 10), 3)
     (12.706, 2.228)

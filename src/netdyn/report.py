@@ -276,8 +276,8 @@ def diagnose(
         >>> [layer.name for layer in report.layers], "basin/sample/radius" in report.scalars()
         (['0'], True)
     """
-    if isinstance(measure, str):
-        raise TypeError(f"`measure` must be a list of names, got the string {measure!r}.")
+    _checks.names("measure", measure)
+    _checks.function("forward", forward)
     settings = Settings(
         measure=tuple(measure),
         layers=layers,
@@ -329,6 +329,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _checks.names("layers", self.layers)
+        _checks.names("weight_layers", self.weight_layers, words=("each",))
+        _checks.function("criterion", self.criterion)
         for name in self.measure:
             _checks.choice("measure", name, MEASURES)
         _checks.whole("max_units", self.max_units)

@@ -107,6 +107,8 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
         if schedule != "log":
             raise ValueError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")
         return LogSpaced()
+    if not isinstance(schedule, Iterable):
+        raise TypeError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")
     steps = tuple(sorted({whole("schedule", step) for step in schedule}))
     if not steps:
         raise ValueError("`schedule` must name at least one optimiser step, got an empty list.")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from netdyn._checks import nearest
+from netdyn._checks import nearest, warn
 from netdyn.activations import ACTIVATIONS, MAX_POOLS, SQUASHES, Carry, overwrites, shared_pool, straight_through
 from netdyn.batches import Inputs, count, take
 
@@ -67,9 +67,19 @@ def _version(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A running module that may turn out to be one activation: its input, and where its inner sites begin."""
+    """A running module that may turn out to be one activation.
+
+    Attributes:
+        module: The module.
+        name: What its local field would be called.
+        argument: What it was called with, and might overwrite.
+        field: A copy of that.
+        edge: Where the field's gradient is to be taken.
+        first: Where the sites inside it begin.
+    """
 
     module: nn.Module
+    name: str
     argument: Tensor
     field: Tensor
     edge: GradientEdge | None
@@ -101,11 +111,10 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         subject = args[0] if args else kwargs.get("input")
         if func in ACTIVATIONS and self._is_field(subject):
-            result = self._activate(func, subject, args, kwargs)
-        elif self.straight and func in MAX_POOLS and isinstance(subject, Tensor):
+            return self._activate(func, subject, args, kwargs)
+        if self.straight and func in MAX_POOLS and isinstance(subject, Tensor):
             return shared_pool(func, args, kwargs)
-        else:
-            result = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if func in SQUASHES and isinstance(subject, Tensor) and isinstance(result, Tensor):
             self.squashed = (weakref.ref(result), subject)
         return result
@@ -120,17 +129,19 @@ class _Watch(TorchFunctionMode):
             and len(value) == self.samples
         )
 
-    def _activate(self, func: Any, field: Tensor, args: Any, kwargs: Any) -> Tensor:
-        name = self._maker(field)
+    def _activate(self, func: Any, subject: Tensor, args: Any, kwargs: Any) -> Tensor:
+        name = self._maker(subject)
         edge = None
         if self.straight and torch.is_grad_enabled():
-            field, edge = _with_edge(field)
-            output, before = straight_through(func, field, args, kwargs)
+            field, edge = _with_edge(subject)
+            output = straight_through(func, subject, field, args, kwargs)
         else:
-            before = field.clone() if overwrites(func, args, kwargs) else field
+            field = subject.clone() if overwrites(func, args, kwargs) else subject
             output = func(*args, **kwargs)
         self.latest = weakref.ref(output)
-        self._hold(Site(name, before.detach(), output.detach(), edge), may_be_output=func in SQUASHES)
+        if func in SQUASHES:
+            self.squashed = (self.latest, field)
+        self._hold(Site(name, field.detach(), output.detach(), edge), may_be_output=func in SQUASHES)
         return output
 
     def _maker(self, field: Tensor) -> str:
@@ -139,16 +150,17 @@ class _Watch(TorchFunctionMode):
             return made.name
         return self.running[-1] if self.running else ROOT
 
-    def enter(self, module: nn.Module, args: Any) -> Any:
+    def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
         self.running.append(self.names[module] or ROOT)
         if not (_may_be_activation(module) and len(args) == 1 and self._is_field(args[0])):
-            return None
-        field, edge = _with_edge(args[0]) if self.straight and torch.is_grad_enabled() else (args[0], None)
-        if field is not args[0]:
-            self.makers[id(field)] = _Made.by(self._maker(args[0]), field)
-        self.candidates.append(_Candidate(module, field, field.detach().clone(), edge, len(self.held)))
-        return (field,)
+            return
+        argument = args[0]
+        if self.straight and torch.is_grad_enabled():
+            field, edge = _with_edge(argument)
+        else:
+            field, edge = argument.clone(), None
+        self.candidates.append(_Candidate(module, self._maker(argument), argument, field, edge, len(self.held)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook."""
@@ -173,10 +185,11 @@ class _Watch(TorchFunctionMode):
         same_shape = isinstance(output, Tensor) and output.shape == candidate.field.shape
         if inside and same_shape and not is_its_function:
             del self.held[candidate.first :]
-            value = output.detach()
+            value = output.detach().clone()
             if candidate.edge is not None:
-                output = Carry.apply(candidate.argument, value)  # type: ignore[no-untyped-call]
-            self._hold(Site(self._maker(candidate.argument), candidate.field, value, candidate.edge))
+                carried: Tensor = Carry.apply(candidate.field, value)  # type: ignore[no-untyped-call]
+                output = candidate.argument.copy_(carried) if output is candidate.argument else carried
+            self._hold(Site(candidate.name, candidate.field.detach(), value, candidate.edge))
         elif not is_its_function:
             self._release()
         return output
@@ -210,12 +223,10 @@ class _Watch(TorchFunctionMode):
         return self.squashed[1]
 
 
-def _with_edge(field: Tensor) -> tuple[Tensor, GradientEdge]:
-    """The field as part of a graph, and the place of its gradient; a new start where nothing before it has one."""
-    if not field.requires_grad:
-        # Times one: an activation in place must not overwrite a leaf.
-        field = field.detach().clone().requires_grad_() * 1
-    return field, get_gradient_edge(field)
+def _with_edge(tensor: Tensor) -> tuple[Tensor, GradientEdge]:
+    """A copy as part of the graph, and the place of its gradient; a new start where nothing before it has one."""
+    copied = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
+    return copied, get_gradient_edge(copied)
 
 
 def _may_be_activation(module: nn.Module) -> bool:
@@ -252,8 +263,10 @@ def run(
     watch = _Watch(model, count(inputs), on_site, straight, frozenset(promoted))
     with ExitStack() as undo:
         for module in watch.names:
-            undo.callback(module.register_forward_pre_hook(watch.enter).remove)
-            undo.callback(module.register_forward_hook(watch.leave).remove)
+            if not isinstance(module, torch.jit.ScriptModule):
+                undo.callback(module.register_forward_pre_hook(watch.enter).remove)
+                # Also when it raises: the network may catch that.
+                undo.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         undo.enter_context(watch)
         output = model(inputs)
     return output, watch.finish(output)
@@ -262,6 +275,10 @@ def run(
 def discover(model: nn.Module, inputs: Inputs) -> tuple[list[str], bool]:
     """Names of the local fields that activations read, and whether the outputs are probabilities; runs two samples."""
     names: list[str] = []
+    if scripted := [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]:
+        warn(
+            f"The modules {scripted} are TorchScript, which shows nothing of its inside: their local fields are not read."
+        )
     output, logits = run(model, take(inputs, slice(0, 2)), lambda site: names.append(site.name))
     return names, logits is not output
 

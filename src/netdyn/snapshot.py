@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
+from netdyn.shards import is_shard
+
 Restore = Callable[[], object]
 
 #: Tensors and arrays above this size are taken for data, and containers above this length for lists of data.
@@ -66,11 +68,12 @@ def _parameter_kept(parameter: Parameter) -> Restore:
     Few forwards write to their parameters (an embedding with a largest norm does), and those that do raise the version.
     """
     gradient, wanted = parameter.grad, parameter.requires_grad
-    alias, version = parameter.detach(), parameter._version
-    values = alias.clone()
+    plain = _is_plain(parameter)
+    alias, version = (parameter.detach(), parameter._version) if plain else (parameter, 0)
+    values = alias.clone() if plain else None
 
     def restore() -> None:
-        if parameter.data_ptr() != alias.data_ptr() or parameter._version != version:
+        if values is not None and (parameter.data_ptr() != alias.data_ptr() or parameter._version != version):
             with torch.no_grad():
                 parameter.data = alias
                 parameter.copy_(values)
@@ -163,13 +166,13 @@ class Snapshot:
         if isinstance(value, nn.Module):
             self._modes.append((value, value.training))
             # Registered buffers are states, of any size.
-            large = [buffer for buffer in value._buffers.values() if buffer is not None and _is_large(buffer)]
-            self._undo += map(_tensor_kept, large)
+            buffers = [buffer for buffer in value._buffers.values() if buffer is not None and _is_plain(buffer)]
+            self._undo += [_tensor_kept(buffer) for buffer in buffers if buffer.nbytes > LARGEST_BYTES]
             return None, [value.__dict__]
-        if isinstance(value, Parameter):
-            return None if is_lazy(value) else _parameter_kept(value), []
         if isinstance(value, Tensor):
-            return None if _is_large(value) else _tensor_kept(value), []
+            if isinstance(value, Parameter):
+                return _parameter_kept(value), []
+            return _tensor_kept(value) if _is_plain(value) and value.nbytes <= LARGEST_BYTES else None, []
         if isinstance(value, np.ndarray):
             plain = value.nbytes <= LARGEST_BYTES and value.flags.writeable and not value.dtype.hasobject
             return _array_kept(value) if plain else None, []
@@ -187,8 +190,11 @@ class Snapshot:
             undo()
 
 
-def _is_large(tensor: Tensor) -> bool:
-    return tensor.nbytes > LARGEST_BYTES
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has a storage of its own to compare and to write to (sparse, lazy, sharded and meta ones have not)."""
+    return tensor.layout == torch.strided and not (
+        tensor.is_meta or tensor.is_mkldnn or is_lazy(tensor) or is_shard(tensor)
+    )
 
 
 def _contents(value: Any) -> tuple[Restore | None, list[Any]]:

@@ -8,20 +8,19 @@ from typing import Any
 from torch import Tensor
 
 
-def writers(loggers: Iterable[Any]) -> list[Any]:
-    """The SummaryWriters behind the TensorBoard loggers among ``loggers``, told by their class's name.
+def writers(loggers: Iterable[Any]) -> list[tuple[Any, str]]:
+    """The SummaryWriters behind the TensorBoard loggers among ``loggers``, each with what it puts before a tag.
 
-    Lightning has the class twice (``lightning.pytorch``, ``pytorch_lightning``), and users derive from either.
+    They are told by their class's name: Lightning has it twice (``lightning.pytorch``, ``pytorch_lightning``), and
+    users derive from either.
     """
-    return [
-        logger.experiment
-        for logger in loggers
-        if any(base.__name__ == "TensorBoardLogger" for base in type(logger).__mro__)
-    ]
+    found = [logger for logger in loggers if any(b.__name__ == "TensorBoardLogger" for b in type(logger).__mro__)]
+    # Lightning itself joins a logger's prefix to the names of scalars, with a hyphen.
+    return [(logger.experiment, f"{prefix}-" if (prefix := getattr(logger, "_prefix", "")) else "") for logger in found]
 
 
 def add_histograms(loggers: Iterable[Any], histograms: Mapping[str, Tensor], step: int) -> None:
     """Write histograms of finite float32 values (TensorBoard's writer stumbles over others) at a step."""
-    for writer in writers(loggers):
+    for writer, prefix in writers(loggers):
         for tag, values in histograms.items():
-            writer.add_histogram(tag, values.numpy(), global_step=step)
+            writer.add_histogram(prefix + tag, values.numpy(), global_step=step)

@@ -1,0 +1,706 @@
+"""Basins in sample space: exact oracles, an accuracy ladder, seeds, batches, what it costs, and every kind of input."""
+
+import math
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+import reference
+from netdyn.functional import sample_basin
+
+CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed))
+
+
+class First(nn.Module):
+    """The single logit of each sample is its first number: nothing is rounded, however the samples are batched."""
+
+    def forward(self, x):
+        return x[:, 0]
+
+
+#: What a watched model was asked. Here, and not in reach of the model, because a search puts back what its model changed.
+SEEN = []
+
+
+def watched(model, look=len):
+    """The model, and a list of what `look` says of every batch that passes it."""
+    SEEN.clear()
+    forward = model.forward
+
+    def watching(inputs):
+        SEEN.append(look(inputs))
+        return forward(inputs)
+
+    model.forward = watching
+    return model, SEEN
+
+
+def finite_cells_apart(a, b):
+    """How many cells lie between the finite radii of two searches that must agree where one is 0."""
+    assert torch.equal(a == 0, b == 0)
+    both = a.isfinite() & b.isfinite() & (a > 0)
+    return (a[both] / b[both]).log().abs().div(CELL).round()
+
+
+def same_up_to_a_cell(a, b):
+    """Equal radii, but for a few in a thousand that rounding moved by one cell."""
+    apart = finite_cells_apart(a, b)
+    return bool((apart <= 1).all()) and (a != b).double().mean() < 0.005
+
+
+# A linear classifier is an exact oracle ------------------------------------------------------------------------------
+
+
+FEATURES, SAMPLES, RAYS = 20, 2048, 4
+
+
+def linear_classifier(kind="one logit"):
+    """A linear network, its probe without wrong answers, and the probe's margins in units of the weights' norm."""
+    weight, x = gaussian(FEATURES, seed=1), gaussian(SAMPLES, FEATURES, seed=2)
+    target = (x @ weight > 0).long()
+    margin = (x @ weight).abs() / weight.norm()
+    network = nn.Linear(FEATURES, 1 if kind == "one logit" else 2, bias=False)
+    rows = weight[None] if kind == "one logit" else torch.stack([-0.5 * weight, 0.5 * weight])
+    network.weight = nn.Parameter(rows)
+    return network, x, target, margin
+
+
+def oracle(margin, sigma):
+    """Accuracy of a linear classifier under noise of level sigma per component: mean of Phi(margin / sigma)."""
+    return Normal(0.0, 1.0).cdf(margin / sigma).mean().item()
+
+
+# n = 2048 samples x 4 rays, noise seed 0. Given the probe, rays are independent, and a share of about 0.75 has the standard
+# error sqrt(0.75 * 0.25 / 8192) = 0.0048 or less; the bound is 4 of them.
+BOUND = 0.02
+
+
+@pytest.mark.parametrize("kind", ["one logit", "two logits"])
+@pytest.mark.parametrize("accuracy", [None, 0.6, 0.75, 0.9])
+def test_radius_is_where_the_linear_oracle_has_the_accuracy(kind, accuracy):
+    network, x, target, margin = linear_classifier(kind)
+    basin = sample_basin(network, x, target, rays=RAYS, accuracy=accuracy)
+    assert basin.accuracy == (accuracy or 0.75)
+    assert abs(oracle(margin, basin.radius) - basin.accuracy) < BOUND
+
+
+def test_radius_would_not_fit_a_noise_level_of_the_whole_vector():
+    network, x, target, margin = linear_classifier()
+    basin = sample_basin(network, x, target, rays=RAYS)
+    assert abs(oracle(margin, basin.radius / math.sqrt(FEATURES)) - 0.75) > 5 * BOUND
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5, 1.0, 2.0, 5.0])
+def test_accuracy_at_equals_the_linear_oracle(sigma):
+    network, x, target, margin = linear_classifier()
+    basin = sample_basin(network, x, target, rays=RAYS)
+    assert abs(float(basin.accuracy_at(sigma)) - oracle(margin, sigma)) < BOUND
+
+
+def test_accuracy_at_starts_clean_and_takes_any_shape():
+    network, x, target, _ = linear_classifier()
+    basin = sample_basin(network, x, target)
+    values = basin.accuracy_at(torch.tensor([[0.0, 0.1], [1.0, 1e9]]))
+    assert values.shape == (2, 2)
+    assert values[0, 0] == basin.clean == 1
+    assert (values.flatten().diff() <= 0).all()
+
+
+def test_radius_counts_the_wrong_samples_that_noise_puts_right():
+    # A tenth of the labels is wrong: those samples have T = 0, but under noise they are right with Phi(-margin / sigma).
+    network, x, target, margin = linear_classifier()
+    wrong = torch.arange(SAMPLES) % 10 == 0
+    basin = sample_basin(network, x, torch.where(wrong, 1 - target, target), rays=RAYS)
+    signed = torch.where(wrong, -margin, margin)
+    assert abs(oracle(signed, basin.radius) - 0.75) < BOUND
+    assert basin.reentry > 0.01
+    assert basin.clean == pytest.approx(1 - wrong.double().mean())
+    assert (basin.radii[:, wrong] == 0).all()
+    # Without the correction the same rays would miss the oracle.
+    assert abs(oracle(signed, basin.curve.crossing(0.75)) - 0.75) > BOUND / 2
+
+
+def test_interval_holds_the_oracles_radius():
+    network, x, target, margin = linear_classifier()
+    low, high = sample_basin(network, x, target, rays=RAYS).interval
+    assert oracle(margin, high) < 0.75 < oracle(margin, low)
+
+
+def test_radii_of_rays_are_the_oracles_within_a_cell():
+    # One number in, one logit out: the noise that a ray adds is seen at the first step, and says where it is lost.
+    network, seen = watched(First(), lambda x: x[:, 0].clone())
+    x = gaussian(400, 1, seed=5).abs() + 0.1
+    basin = sample_basin(network, x, torch.ones(400, dtype=torch.int64))
+    middle = math.sqrt(1e-3 * 1e1)
+    noise = next((batch - x[:, 0]) / middle for batch in seen if len(batch) == 400 and not torch.equal(batch, x[:, 0]))
+    truth = torch.where(noise < 0, -x[:, 0] / noise, math.inf)
+    found = basin.radii[0]
+    lost = found.isfinite()
+    assert torch.equal(lost, truth < 10 * math.exp(-CELL))
+    assert ((found[lost] / truth[lost]).log().abs() <= CELL / 2 * 1.01).all()
+    assert basin.censored == pytest.approx((~lost).double().mean())
+
+
+def test_radius_of_every_sample_is_its_own_oracles():
+    # n = 256 rays a sample, noise seed 0: standard error of a share 0.027; for 32 samples at once the bound is 4.5 of them.
+    network, x, target, margin = linear_classifier()
+    basin = sample_basin(network, x[:32], target[:32], rays=256)
+    own = Normal(0.0, 1.0).cdf(margin[:32] / basin.per_sample.float())
+    assert basin.per_sample.shape == (32,)
+    assert ((own - 0.75).abs() < 0.12).all()
+
+
+@pytest.mark.parametrize(("rays", "given"), [(1, False), (7, False), (8, True)])
+def test_every_sample_has_a_radius_from_eight_rays_on(rays, given):
+    network, x, target, _ = linear_classifier()
+    assert (sample_basin(network, x[:20], target[:20], rays=rays).per_sample is not None) == given
+
+
+def test_radius_falls_as_accuracy_rises():
+    network, x, target, _ = linear_classifier()
+    radii = [sample_basin(network, x, target, accuracy=a).radius for a in (0.6, 0.7, 0.8, 0.9, 0.95)]
+    assert radii == sorted(radii, reverse=True)
+    assert len(set(radii)) == 5
+
+
+def test_radius_is_in_the_units_of_the_input():
+    network, x, target, _ = linear_classifier()
+    plain, scaled = sample_basin(network, x, target, rays=RAYS), sample_basin(network, 3 * x, target, rays=RAYS)
+    # n = 8192 rays of different noise: relative standard error of a radius about 0.02 each; the bound is 4 of them.
+    assert scaled.radius / plain.radius == pytest.approx(3, rel=0.12)
+
+
+# A ladder of noise levels --------------------------------------------------------------------------------------------
+
+
+def trained(features, classes, spread):
+    """An MLP trained on 512 samples of three clouds a class around centres of the given spread."""
+    cloud = torch.arange(512) % (3 * classes)
+    centres = spread * gaussian(3 * classes, features, seed=1)
+    x, target = centres[cloud] + 0.5 * gaussian(512, features, seed=2), cloud % classes
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, classes)
+        )
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(150):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(x), target).backward()
+        optimiser.step()
+    return network, x, target
+
+
+def ladder_of(probe):
+    """41 noise levels and the accuracy at each: 16 repeats of 512 samples, standard error at most 0.006."""
+    sigmas = torch.logspace(-3, 1, 41).tolist()
+    return sigmas, reference.accuracy_ladder(*probe, sigmas, 16, generator(7))
+
+
+@pytest.fixture(scope="module")
+def clear():
+    """A network that makes no mistake, and its ladder."""
+    probe = trained(features=16, classes=10, spread=0.8)
+    return probe, ladder_of(probe)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A network whose classes overlap, and its ladder: it makes mistakes, which noise often puts right."""
+    probe = trained(features=2, classes=5, spread=1.5)
+    return probe, ladder_of(probe)
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.6, 0.75, 0.9])
+def test_radius_equals_the_ladders(clear, accuracy):
+    # n = 512 samples x 4 rays, noise seed 0: over seeds the radius has a relative standard error of 0.03, to which the
+    # ladder adds 0.01. The bound is 4 of them.
+    probe, ladder = clear
+    basin = sample_basin(*probe, rays=4, accuracy=accuracy)
+    assert basin.radius == pytest.approx(reference.ladder_radius(*ladder, accuracy or 0.5), rel=0.12)
+
+
+def test_radius_corrected_for_rays_that_come_back_equals_the_ladders(mixed):
+    # n = 512 samples x 8 rays, noise seed 0: over seeds a relative standard error of 0.04; the bound is 4 of them.
+    probe, ladder = mixed
+    basin, truth = sample_basin(*probe, rays=8), reference.ladder_radius(*ladder, 0.5)
+    assert basin.radius == pytest.approx(truth, rel=0.16)
+    assert basin.reentry > 0.04
+    # The bound tells the corrected radius from the one at which rays are first lost.
+    assert basin.curve.crossing(0.5) < 0.8 * truth
+
+
+def test_relative_radius_equals_the_ladders(clear):
+    probe, ladder = clear
+    basin = sample_basin(*probe, rays=4, relative=True)
+    # 512 samples: the floor has a standard error of 0.015, the ladder's last rung one of 0.004.
+    assert basin.floor == pytest.approx(ladder[1][-1], abs=0.06)
+    assert basin.accuracy == pytest.approx(basin.floor + 0.5 * (basin.clean - basin.floor))
+    assert basin.radius == pytest.approx(reference.ladder_radius(*ladder, basin.accuracy), rel=0.12)
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.6])
+def test_relative_is_the_same_search_at_another_accuracy(clear, accuracy):
+    probe, _ = clear
+    relative = sample_basin(*probe, relative=True, accuracy=accuracy)
+    absolute = sample_basin(*probe, accuracy=relative.accuracy)
+    assert relative.radius == absolute.radius
+    assert relative.interval == absolute.interval
+
+
+def test_accuracy_at_lies_at_or_below_the_ladder(mixed):
+    probe, (sigmas, accuracies) = mixed
+    above = sample_basin(*probe, rays=8).accuracy_at(torch.tensor(sigmas)) - torch.tensor(accuracies)
+    # n = 512 samples x 8 rays: 0.03 is 3 standard errors of both measurements together.
+    assert above.max() < 0.03
+    assert above.min() < -0.05
+
+
+def test_finer_cells_give_the_same_radius(clear):
+    coarse, fine = sample_basin(*clear[0]), sample_basin(*clear[0], rel_tol=0.01)
+    # The finer search visits all noise levels of the coarser one, so that it ends inside the same cell.
+    assert (finite_cells_apart(fine.radii, coarse.radii) <= 1).all()
+    assert fine.radius == pytest.approx(coarse.radius, rel=CELL)
+    assert fine.forwards == pytest.approx(coarse.forwards + 2, abs=0.1)
+
+
+# Seeds, order and batches --------------------------------------------------------------------------------------------
+
+
+def numbers(basin):
+    return basin.radius, basin.interval, basin.reentry, basin.floor, basin.radii.tolist(), basin.per_class.tolist()
+
+
+def test_same_seed_gives_the_same_numbers_and_another_seed_others(clear):
+    first, again, other = (sample_basin(*clear[0], seed=seed) for seed in (3, 3, 4))
+    assert numbers(first) == numbers(again)
+    assert first.radii.tolist() != other.radii.tolist()
+
+
+def test_global_generators_neither_matter_nor_move(clear):
+    torch.manual_seed(1)
+    first, state = sample_basin(*clear[0]), torch.get_rng_state()
+    assert torch.equal(state, torch.manual_seed(1).get_state())
+    torch.manual_seed(2)
+    assert numbers(sample_basin(*clear[0])) == numbers(first)
+
+
+def test_rays_are_the_same_whether_few_or_many(clear):
+    assert torch.equal(sample_basin(*clear[0], rays=3).radii[:2], sample_basin(*clear[0], rays=2).radii)
+    assert not torch.equal(*sample_basin(*clear[0], rays=2).radii)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 150, 1000])
+def test_another_batch_size_gives_exactly_the_same_noise_and_numbers(batch_size):
+    x, target = gaussian(150, 3, seed=6), torch.arange(150) % 2
+    network, seen = watched(First(), lambda batch: batch.clone())
+
+    def search(batch_size):
+        seen.clear()
+        basin = sample_basin(network, x, target, rays=2, batch_size=batch_size)
+        return numbers(basin), set(map(tuple, torch.cat(seen).tolist())), max(map(len, seen))
+
+    found, rows, largest = search(batch_size)
+    assert (found, rows) == search(None)[:2]
+    assert largest <= max(batch_size, 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 511])
+def test_another_batch_size_moves_a_network_by_a_cell_at_most(clear, batch_size):
+    expected, basin = sample_basin(*clear[0], rays=2), sample_basin(*clear[0], rays=2, batch_size=batch_size)
+    assert same_up_to_a_cell(basin.radii, expected.radii)
+    assert abs(math.log(basin.radius / expected.radius)) <= CELL
+
+
+def test_permuted_samples_have_permuted_radii(clear):
+    network, x, target = clear[0]
+    order = torch.randperm(512, generator=generator(8))
+    expected = sample_basin(network, x, target, rays=8)
+    basin = sample_basin(network, x[order], target[order], rays=8)
+    assert same_up_to_a_cell(basin.radii, expected.radii[:, order])
+    assert basin.floor == expected.floor
+    assert basin.radius == pytest.approx(expected.radius, rel=CELL)
+    torch.testing.assert_close(basin.per_class, expected.per_class, rtol=CELL, atol=0)
+
+
+def test_permuting_changes_not_a_bit_where_nothing_is_rounded():
+    x, target = gaussian(150, 3, seed=6), torch.arange(150) % 2
+    order = torch.randperm(150, generator=generator(8))
+    expected, basin = sample_basin(First(), x, target), sample_basin(First(), x[order], target[order])
+    assert torch.equal(basin.radii, expected.radii[:, order])
+    assert basin.radius == expected.radius
+    assert torch.equal(basin.per_class, expected.per_class)
+
+
+# What it costs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_default_search_sends_each_sample_nine_times_through_the_network(relative):
+    network, seen = watched(linear_classifier()[0])
+    _, x, target, _ = linear_classifier()
+    basin = sample_basin(network, x[:1024], target[:1024], relative=relative)
+    assert sum(seen) / 1024 <= 9.2 + relative
+    assert basin.forwards == pytest.approx(sum(seen) / 1024, abs=0.01)
+
+
+def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_search():
+    network, x, target, _ = linear_classifier()
+    network, seen = watched(network)
+    wrong = torch.arange(1024) % 4 == 0
+    basin = sample_basin(network, x[:1024], torch.where(wrong, 1 - target[:1024], target[:1024]), accuracy=0.7)
+    assert (basin.radii[:, wrong] == 0).all()
+    assert (basin.radii[:, ~wrong] > 0).all()
+    # Once clean, seven steps for three quarters, once at the uncorrected radius, and a sixteenth at the top.
+    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 + 1 / 16 + 0.01
+
+
+def test_network_without_a_right_answer_costs_no_search():
+    network, x, target, _ = linear_classifier()
+    network, seen = watched(network)
+    basin = sample_basin(network, x, 1 - target)
+    assert (basin.radius, basin.interval, basin.censored, basin.clean) == (0, (0, 0), 0, 0)
+    assert sum(seen) / SAMPLES <= 1.1
+
+
+# Classes and the floor -----------------------------------------------------------------------------------------------
+
+
+class Hill(nn.Module):
+    """Class 1 where a number is near to 0, class 0 far from there, which is where noise ends: class 0 is fallen back on."""
+
+    def forward(self, x):
+        return torch.stack([torch.zeros(len(x)), 5 - x[:, 0] ** 2], dim=1)
+
+
+def hill(zeros, ones):
+    """Samples of class 0 far out and of class 1 near to 0."""
+    x = torch.cat([10 + gaussian(zeros, seed=1).abs(), 0.3 * gaussian(ones, seed=2)])[:, None]
+    return Hill(), x, (torch.arange(zeros + ones) >= zeros).long()
+
+
+def test_class_that_noise_is_taken_for_has_an_infinite_radius():
+    basin = sample_basin(*hill(100, 100), high=1e4)
+    assert basin.per_class[0] == math.inf
+    assert 0.5 < basin.per_class[1] < 10
+    assert basin.noise_classes[0] > 0.95
+    assert basin.noise_classes.sum() == pytest.approx(1)
+
+
+def test_radius_of_an_absent_class_is_nan():
+    network, x, target, _ = linear_classifier()
+    wide = nn.Linear(FEATURES, 3, bias=False)
+    wide.weight = nn.Parameter(torch.cat([torch.zeros(2, FEATURES), network.weight.detach()]))
+    basin = sample_basin(wide, x, 2 * target, accuracy=0.75)
+    assert basin.per_class.isnan().tolist() == [False, True, False]
+
+
+def test_radius_of_a_class_is_that_of_a_probe_of_its_own():
+    # Each class of the hill has a radius of its own, and the rays are the same in both searches.
+    network, x, target = hill(100, 300)
+    both = sample_basin(network, x, target, accuracy=0.9)
+    alone = sample_basin(network, x[target == 1], target[target == 1], accuracy=0.9)
+    assert float(both.per_class[1]) == pytest.approx(alone.radius, rel=2 * CELL)
+
+
+def test_accuracy_near_to_what_noise_leaves_is_warned_of():
+    # All 64 samples are asked; noise of 1e6 is taken for class 0, to which 48 of them belong.
+    text = (
+        "`accuracy` is 0.79, but noise alone leaves an accuracy of 0.75: so near to it the radius means little. "
+        "Use accuracy=0.88, or relative=True."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
+        basin = sample_basin(*hill(48, 16), high=1e6, accuracy=0.79)
+    assert len(caught) == 1
+    assert basin.floor == 0.75
+
+
+@pytest.mark.parametrize("zeros", [32, 48, 58, 60, 63])
+def test_accuracy_that_the_warning_names_is_usable(zeros):
+    probe = hill(zeros, 64 - zeros)
+    with pytest.warns(UserWarning, match="so near to it the radius means little") as caught:
+        sample_basin(*probe, high=1e6, accuracy=zeros / 64 - 0.01)
+    for named in re.findall(r"accuracy=([\d.]*\d)", str(caught[0].message)):
+        with warnings.catch_warnings(action="error"):
+            sample_basin(*probe, high=1e6, accuracy=float(named))
+    assert "relative=True" in str(caught[0].message)
+
+
+def test_floor_is_chance_at_least():
+    basin = sample_basin(*hill(1, 63), high=1e6, accuracy=0.6)
+    assert basin.floor == 0.5
+
+
+@pytest.mark.parametrize("options", [{"accuracy": 0.9}, {"accuracy": 0.5, "relative": True}])
+def test_accuracy_far_from_the_floor_is_not_warned_of(options, recwarn):
+    sample_basin(*hill(48, 16), high=1e6, **options)
+    assert not recwarn.list
+
+
+def test_relative_radius_is_0_where_the_network_does_not_beat_noise():
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+    basin = sample_basin(Constant(), gaussian(100, 2), torch.arange(100) % 2, relative=True)
+    assert (basin.radius, basin.interval) == (0, (0, 0))
+    assert (basin.clean, basin.floor) == (0.5, 0.5)
+
+
+def test_network_that_noise_does_not_touch_is_censored():
+    class Deaf(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), 3)
+
+    with pytest.warns(UserWarning, match="noise alone leaves an accuracy of 1.00"):
+        basin = sample_basin(Deaf(), gaussian(50, 2), torch.ones(50, dtype=torch.int64))
+    assert basin.censored == 1
+    assert basin.radii.isinf().all()
+    assert (basin.radius, basin.interval) == (math.inf, (math.inf, math.inf))
+    assert basin.noise_classes.tolist() == [0, 1, 0]
+
+
+# Outputs and targets -------------------------------------------------------------------------------------------------
+
+
+class Holed(nn.Module):
+    """Right as long as the number stays within 1 of 0; beyond, an output that is not finite."""
+
+    def __init__(self, beyond):
+        super().__init__()
+        self.beyond = beyond
+
+    def forward(self, x):
+        right = torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+        return torch.where(x.abs() > 1, torch.tensor([[0.0, self.beyond]]), right)
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_not_finite_are_wrong(beyond):
+    basin = sample_basin(Holed(beyond), torch.zeros(500, 1), torch.ones(500, dtype=torch.int64))
+    # |sigma z| > 1 with z normal: a quarter of the noise lies beyond 1 / 1.15. All samples are equal, and so is their noise.
+    assert basin.radii.isfinite().all()
+    assert len(basin.radii.unique()) == 1
+
+
+def end_with(network, function):
+    class Ended(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return function(self.network(x))
+
+    return Ended()
+
+
+@pytest.mark.parametrize("end", [torch.sigmoid, nn.Sigmoid(), torch.Tensor.sigmoid, nn.functional.sigmoid])
+def test_single_probability_is_judged_by_its_half(end):
+    network, x, target, _ = linear_classifier()
+    logit = sample_basin(network, x, target)
+    probability = sample_basin(end_with(network, end), x, target)
+    assert torch.equal(probability.radii, logit.radii)
+    assert probability.radius == logit.radius
+
+
+def test_single_logits_without_a_second_dimension_are_taken():
+    network, x, target, _ = linear_classifier()
+    flat = sample_basin(end_with(network, lambda out: out[:, 0]), x, target)
+    assert numbers(flat) == numbers(sample_basin(network, x, target))
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1), torch.sigmoid, torch.tanh])
+def test_what_keeps_the_largest_output_changes_no_radius(end):
+    network, x, target, _ = linear_classifier("two logits")
+    network.weight.data /= 100
+    plain, ended = sample_basin(network, x, target), sample_basin(end_with(network, end), x, target)
+    assert (finite_cells_apart(plain.radii, ended.radii) <= 1).all()
+    assert ended.radius == pytest.approx(plain.radius, rel=CELL)
+
+
+def test_criterion_of_ones_own_defines_the_basin():
+    network, x, target, margin = linear_classifier()
+    lenient = sample_basin(network, x, target, criterion=lambda out, target: out[:, 0] * (2 * target - 1) > -1)
+    # Right until the margin is -1 in units of the logit.
+    wider = margin + 1 / network.weight.norm().item()
+    assert abs(oracle(wider, lenient.radius) - 0.75) < 2 * BOUND
+    assert lenient.radius > sample_basin(network, x, target).radius
+
+
+def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
+    network, x, _, _ = linear_classifier()
+    truth = (x @ network.weight[0]).detach()
+    close = sample_basin(network, x, truth, rays=RAYS, criterion=lambda out, target: (out[:, 0] - target).abs() < 0.5)
+    # The error is sigma |w| z: half of it lies within 0.5 where sigma = 0.5 / (0.6745 |w|). n = 8192 rays, standard error
+    # of the share 0.0055, which is 1.3 % of the radius: the bound is 4 of them.
+    assert close.radius == pytest.approx(0.5 / (0.6745 * network.weight.norm().item()), rel=0.055)
+    assert close.accuracy == 0.5
+    assert close.per_class.shape == (0,)
+    assert close.noise_classes is None
+
+
+def test_criterion_may_read_any_output_and_any_target():
+    network = end_with(nn.Linear(3, 4), lambda out: {"logits": out.reshape(len(out), 2, 2)})
+    x, target = gaussian(60, 3), torch.arange(120).reshape(60, 2) % 2
+    right = network(x)["logits"].argmax(dim=2) == target
+    basin = sample_basin(
+        network,
+        x,
+        target,
+        accuracy=0.7,
+        criterion=lambda out, target: (out["logits"].argmax(dim=2) == target).any(dim=1),
+    )
+    assert basin.clean == pytest.approx(right.any(dim=1).double().mean())
+    assert basin.per_class.shape == (0,)
+
+
+@pytest.mark.parametrize("columns", [None, 1, 3])
+@pytest.mark.parametrize("lowest", [-3, 0, 500])
+def test_criterion_may_take_whole_numbers_that_are_no_classes(lowest, columns):
+    network = end_with(First(), lambda out: out if columns is None else out[:, None].expand(-1, columns))
+    target = torch.arange(60) + lowest
+    basin = sample_basin(
+        network,
+        target[:, None].float(),
+        target,
+        accuracy=0.6,
+        criterion=lambda out, target: (out.reshape(len(target), -1)[:, 0] - target).abs() < 0.5,
+    )
+    assert basin.clean == 1
+    assert 0.2 < basin.radius < 1.5
+    assert basin.per_class.shape == (0,)
+
+
+# Inputs --------------------------------------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Reads a tree of inputs: floating numbers moved by whole numbers that choose a column."""
+
+    def __init__(self, pick):
+        super().__init__()
+        self.pick, self.ids = pick, set()
+
+    def forward(self, inputs):
+        numbers, ids = self.pick(inputs)
+        return numbers.gather(1, ids[:, None])[:, 0]
+
+
+NUMBERS, IDS = gaussian(200, 4, seed=9), torch.arange(200) % 4
+TREES = {
+    "dict": ({"x": NUMBERS, "ids": IDS}, lambda tree: (tree["x"], tree["ids"])),
+    "list": ([NUMBERS, IDS], tuple),
+    "tuple": ((IDS, NUMBERS), lambda tree: tree[::-1]),
+    "nested": ({"a": [NUMBERS], "b": (IDS, "name", None)}, lambda tree: (tree["a"][0], tree["b"][0])),
+}
+
+
+@pytest.mark.parametrize(("tree", "pick"), TREES.values(), ids=TREES)
+def test_noise_falls_on_floating_leaves_of_a_tree_alone(tree, pick):
+    target = (NUMBERS.gather(1, IDS[:, None])[:, 0] > 0).long()
+    network, seen = watched(Reader(pick), lambda inputs: [leaf.clone() for leaf in pick(inputs)])
+    basin = sample_basin(network, tree, target, batch_size=200)
+    assert 0 < basin.radius < 10
+    moved = False
+    for numbers, ids in seen:
+        if len(ids) == 200:
+            assert torch.equal(ids, IDS)
+            moved |= not torch.equal(numbers, NUMBERS)
+    assert moved
+
+
+def test_a_leaf_that_is_not_cut_with_the_samples_gets_no_noise_in_any_batch():
+    # The scale has as many entries as a batch has samples.
+    class Scaled(nn.Module):
+        def forward(self, inputs):
+            return inputs["x"][:, 0] * inputs["scale"].mean()
+
+    tree, target = {"x": NUMBERS, "scale": torch.ones(20)}, (NUMBERS[:, 0] > 0).long()
+    whole, cut = (sample_basin(Scaled(), tree, target, batch_size=size) for size in (None, 20))
+    assert torch.equal(whole.radii, cut.radii)
+
+
+def test_whole_number_inputs_are_refused():
+    network = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(6, 2))
+    text = (
+        "`inputs` holds no floating tensor that noise could disturb. "
+        "Give the model floating inputs, for instance the output of its embedding."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        sample_basin(network, torch.arange(20).reshape(10, 2) % 10, torch.arange(10) % 2)
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(0, 3), {"x": torch.zeros(0, 3)}])
+def test_no_samples_are_refused(inputs):
+    with pytest.raises(ValueError, match=r"^`inputs` must hold at least one sample, got none\.$"):
+        sample_basin(First(), inputs, torch.zeros(0, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("inputs", [[], {}, "text", [1.0, 2.0], None])
+def test_inputs_without_tensors_are_refused_with_their_type(inputs):
+    with pytest.raises(TypeError, match=f"with samples first; got {type(inputs).__name__}"):
+        sample_basin(First(), inputs, torch.zeros(2, dtype=torch.int64))
+
+
+def test_targets_that_are_no_tensor_are_refused_with_their_type():
+    with pytest.raises(TypeError, match=r"^`target` must be a tensor with one entry a sample, got list\.$"):
+        sample_basin(First(), torch.zeros(2, 1), [0, 1])
+
+
+def test_inputs_with_nan_are_warned_of_and_count_as_wrong():
+    network, x, target, _ = linear_classifier()
+    holed = x.clone()
+    holed[:256, 3] = math.nan
+    text = "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong"
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}"):
+        basin = sample_basin(network, holed, target)
+    assert (basin.radii[:, :256] == 0).all()
+    assert basin.clean == pytest.approx(1 - 256 / SAMPLES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_network_in_another_dtype_has_the_same_radius(dtype):
+    network, x, target, margin = linear_classifier()
+    basin = sample_basin(network.to(dtype), x.to(dtype), target, rays=RAYS)
+    # Noise is drawn alike, but bfloat16 rounds what it is added to, and the few samples on the boundary with it.
+    assert abs(oracle(margin, basin.radius) - 0.75) < 1.5 * BOUND
+    assert basin.radii.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(30, 2), (30,), (30, 2, 4, 4)])
+def test_inputs_of_any_number_of_dimensions_are_walked(shape):
+    network = end_with(nn.Identity(), lambda x: x.reshape(len(x), -1)[:, 0])
+    x = gaussian(*shape, seed=11)
+    basin = sample_basin(network, x, (x.reshape(30, -1)[:, 0] > 0).long())
+    assert basin.radii.shape == (1, 30)
+    assert basin.clean == 1
+
+
+def test_one_sample_is_enough():
+    basin = sample_basin(First(), torch.ones(1, 1), torch.ones(1, dtype=torch.int64), rays=16, seed=2)
+    assert basin.interval == (0, math.inf)
+    assert basin.per_sample.shape == (1,)
+
+
+def test_network_is_measured_in_eval_mode_and_left_as_it_was():
+    network, x, target, _ = linear_classifier()
+    dropped = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(FEATURES), network).train()
+    before = {name: value.clone() for name, value in dropped.state_dict().items()}
+    once, again = sample_basin(dropped, x, target), sample_basin(dropped, x, target)
+    assert numbers(once) == numbers(again)
+    assert all(module.training for module in dropped.modules())
+    assert all(torch.equal(value, before[name]) for name, value in dropped.state_dict().items())
+    assert once.clean > 0.95

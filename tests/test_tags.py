@@ -1,0 +1,108 @@
+"""The table of tags against what a report really gives, and the rules that a tag has to keep."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from netdyn import diagnose
+from netdyn.tags import HISTOGRAMS, SCALARS, Tag
+
+TABLE = (*SCALARS, *HISTOGRAMS)
+NAMES = [tag.name for tag in TABLE]
+#: Tags that only the callback can give: they tell of its own work.
+CALLBACKS_OWN = {"netdyn/seconds", "netdyn/overhead", "netdyn/skipped"}
+
+
+def pattern(tag: Tag) -> re.Pattern[str]:
+    """The tag's name as a pattern; what varies is one piece without a slash."""
+    varying = {"layer": r"[^/]+", "k": r"\d+", "tensor": r"[^/]+"}
+    pieces = re.split(r"<(\w+)>", tag.name)
+    return re.compile("".join(varying[p] if i % 2 else re.escape(p) for i, p in enumerate(pieces)))
+
+
+def naming(name: str, table: tuple[Tag, ...]) -> list[Tag]:
+    return [tag for tag in table if pattern(tag).fullmatch(name)]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """A nested network, trained a little, on a probe with a validation probe, everything switched on."""
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.add_module("encoder", nn.Sequential(nn.Linear(5, 30), nn.BatchNorm1d(30), nn.ReLU()))
+    net.add_module("head", nn.Sequential(nn.Linear(30, 25), nn.Tanh(), nn.Linear(25, 5)))
+    y = torch.arange(100) % 5
+    x = torch.eye(5)[y] + 0.1 * torch.randn(100, 5)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return diagnose(net, x, y, val_inputs=x[:20], val_target=y[:20], weight_layers="each", weight_rays=2, rel_tol=0.5)
+
+
+def test_every_scalar_of_a_report_is_in_the_table_once(report):
+    assert {name: len(naming(name, SCALARS)) for name in report.scalars()} == dict.fromkeys(report.scalars(), 1)
+
+
+def test_every_histogram_of_a_report_is_in_the_table_once(report):
+    assert {name: len(naming(name, HISTOGRAMS)) for name in report.histograms()} == dict.fromkeys(
+        report.histograms(), 1
+    )
+
+
+def test_every_scalar_of_the_table_is_given(report):
+    given = {tag.name for name in report.scalars() for tag in naming(name, SCALARS)}
+    assert given | CALLBACKS_OWN == {tag.name for tag in SCALARS}
+
+
+def test_every_histogram_of_the_table_is_given(report):
+    assert {tag.name for name in report.histograms() for tag in naming(name, HISTOGRAMS)} == {
+        tag.name for tag in HISTOGRAMS
+    }
+
+
+def test_scalars_are_finite_numbers(report):
+    values = report.scalars().values()
+    assert {type(value) for value in values} == {float}
+    assert all(math.isfinite(value) for value in values)
+
+
+def test_histograms_are_finite_float32(report):
+    assert {values.dtype for values in report.histograms().values()} == {torch.float32}
+    assert all(len(values) and values.isfinite().all() for values in report.histograms().values())
+
+
+@pytest.mark.parametrize("tag", TABLE, ids=NAMES)
+def test_a_tag_has_a_unit_and_a_meaning(tag):
+    assert tag.unit.strip()
+    assert tag.meaning.strip()
+
+
+def test_no_tag_stands_twice():
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def both_leaf_and_folder(names):
+    """Names that another name goes on from, as folder/leaf."""
+    return {a for a in names for b in names if b.startswith(f"{a}/")}
+
+
+def test_no_tag_of_the_table_is_both_leaf_and_folder():
+    assert both_leaf_and_folder(NAMES) == set()
+
+
+def test_no_tag_of_a_report_is_both_leaf_and_folder(report):
+    assert both_leaf_and_folder({*report.scalars(), *report.histograms()}) == set()
+
+
+def test_the_rule_of_leaf_and_folder_can_fail():
+    assert both_leaf_and_folder(["a/b", "a/b/c", "a/bc"]) == {"a/b"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tags_keep_to_characters_that_every_logger_takes(name):
+    assert re.fullmatch(r"[a-z]+(/[a-z_]+)+(/<(layer|k|tensor)>)?", name)
