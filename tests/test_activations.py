@@ -140,23 +140,50 @@ def test_a_call_that_overwrites_its_input_is_recognised(function, args, kwargs, 
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_the_value_is_the_activations_and_the_gradient_the_identity(function, rest, options):
-    field, weights = draw(4, 3).requires_grad_(), draw(4, 3, seed=1)
-    output, before = straight_through(function, field, (field, *rest), options)
-    torch.testing.assert_close(output, function(field, *rest, **options), rtol=0, atol=0)
-    torch.testing.assert_close(before, field.detach(), rtol=0, atol=0)
+    subject, weights = draw(4, 3), draw(4, 3, seed=1)
+    field = subject.clone().requires_grad_()
+    output = straight_through(function, subject, field, (subject, *rest), options)
+    torch.testing.assert_close(output, function(subject, *rest, **options), rtol=0, atol=0)
     torch.testing.assert_close(torch.autograd.grad((output * weights).sum(), field)[0], weights, rtol=0, atol=0)
 
 
-def test_the_value_before_is_a_copy():
-    field = draw(4, 3)
-    _, before = straight_through(torch.relu, field, (field,), {})
-    assert before.data_ptr() != field.data_ptr()
+@pytest.mark.parametrize(
+    ("function", "options"), [(torch.relu_, {}), (F.relu, {"inplace": True})], ids=["_", "inplace"]
+)
+@pytest.mark.parametrize("part", [slice(None), slice(1, 3)], ids=["whole", "part"])
+def test_an_activation_in_place_is_seen_by_who_holds_its_input_or_what_that_is_a_part_of(function, options, part):
+    holder, weights = draw(4, 3), draw(4, 3, seed=1)
+    expected = holder.clone()
+    expected[:, part] = expected[:, part].relu()
+    subject = holder[:, part]
+    field = subject.clone().requires_grad_()
+    output = straight_through(function, subject, field, (subject,), options)
+    assert output is subject
+    torch.testing.assert_close(holder.detach(), expected, rtol=0, atol=0)
+    gradient = torch.autograd.grad((holder * weights).sum(), field)[0]
+    torch.testing.assert_close(gradient, weights[:, part], rtol=0, atol=0)
+
+
+def test_the_copy_of_the_field_is_not_written_to():
+    subject = draw(4, 3)
+    field = subject.clone().requires_grad_()
+    straight_through(torch.relu_, subject, field, (subject,), {})
+    torch.testing.assert_close(field.detach(), draw(4, 3), rtol=0, atol=0)
+
+
+def test_an_output_may_be_written_over():
+    subject = draw(4, 3)
+    field = subject.clone().requires_grad_()
+    output = straight_through(torch.relu, subject, field, (subject,), {})
+    output[:, 0].add_(1)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), field)[0], torch.ones_like(subject), rtol=0, atol=0)
 
 
 def test_an_input_given_by_name_is_not_given_twice():
-    field = draw(4, 3).requires_grad_()
-    output, _ = straight_through(torch.relu, field, (), {"input": field})
-    torch.testing.assert_close(output, field.relu(), rtol=0, atol=0)
+    subject = draw(4, 3)
+    field = subject.clone().requires_grad_()
+    output = straight_through(torch.relu, subject, field, (), {"input": subject})
+    torch.testing.assert_close(output, subject.relu(), rtol=0, atol=0)
 
 
 # Pooling

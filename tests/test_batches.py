@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from netdyn.batches import (
     blocks,
+    copied,
     count,
     disturb,
     fingerprints,
@@ -321,8 +322,8 @@ def test_every_sample_has_its_own_noise_level():
 def test_whole_numbers_and_masks_are_not_disturbed():
     inputs = {"image": IMAGES, "ids": IDS, "mask": MASK, "name": "probe"}
     disturbed = disturb(inputs, noise_of(inputs), torch.ones(5))
-    assert disturbed["ids"] is IDS
-    assert disturbed["mask"] is MASK
+    assert torch.equal(disturbed["ids"], IDS)
+    assert torch.equal(disturbed["mask"], MASK)
     assert disturbed["name"] == "probe"
     assert not torch.equal(disturbed["image"], IMAGES)
 
@@ -338,8 +339,18 @@ def test_noise_is_added_in_float32_or_better_and_rounded_once(dtype):
     torch.testing.assert_close(disturbed, expected, rtol=0, atol=0)
 
 
-def test_inputs_are_not_written_to():
-    inputs = IMAGES.clone()
-    disturb(inputs, noise_of(inputs), torch.ones(5))
-    assert torch.equal(inputs, IMAGES)
-    assert inputs._version == 0
+def test_whoever_writes_over_disturbed_inputs_does_not_reach_the_originals():
+    inputs = {"image": IMAGES.clone(), "ids": IDS.clone()}
+    for tensor in disturb(inputs, noise_of(inputs), torch.ones(5)).values():
+        tensor.zero_()
+    assert torch.equal(inputs["image"], IMAGES)
+    assert torch.equal(inputs["ids"], IDS)
+
+
+@every_tree
+def test_a_copy_shares_no_memory_and_no_graph(tree):
+    attached = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), tree)
+    same(copied(attached), tree)
+    for tensor, original in zip(leaves(copied(attached)), leaves(attached), strict=True):
+        assert tensor.data_ptr() != original.data_ptr()
+        assert not tensor.requires_grad

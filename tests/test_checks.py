@@ -244,6 +244,11 @@ def test_every_basin_refuses_bad_options_at_once(measure, options, kind, text):
         measure(**options)
 
 
+def test_diagnose_refuses_a_name_instead_of_a_list():
+    with pytest.raises(TypeError, match=r"^`measure` must be a list of names.* got .*'modes'\.$"):
+        diagnose(net(), FIELDS, torch.tensor([0, 1]), measure="modes")
+
+
 @pytest.mark.parametrize("name", ["weight_basin", "WeightBasin"])
 def test_weight_basins_refuse_an_unknown_normalization(name):
     with refused(ValueError, "`normalization` must be one of 'layer', 'global', got 'filter'."):
@@ -261,7 +266,6 @@ def test_weight_basins_refuse_an_unknown_normalization(name):
         ({"max_units": 0}, ValueError, "`max_units` must be at least 1, got 0."),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0."),
         ({"normalization": "x"}, ValueError, "`normalization` must be one of 'layer', 'global', got 'x'."),
-        ({"measure": "modes"}, TypeError, "`measure` must be a list of names, got the string 'modes'."),
         (
             {"measure": ["mode"]},
             ValueError,

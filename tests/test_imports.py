@@ -34,6 +34,7 @@ DOORS = {
     "adapter": {"batches"},
     "findings": {"radii"},
     "isolation": {"shards", "snapshot"},
+    "snapshot": {"shards"},
     "linearize": {"sites"},
     "weight_rays": {"rays"},
     "functional": {"sites", "linearize", "rays", "weight_rays"},

@@ -215,9 +215,9 @@ def trained():
     ids=str,
 )
 def test_weight_basin_equals_the_function_within_a_rung(trained, options):
-    # The noise is the same; the ladder's rungs lie a factor of 4/3 apart (16 cells of 128 to a decade), the search's a factor
-    # of 1.07. Between two rungs accuracy is interpolated: each ray's radius is off by one rung at most. Beyond the last rung,
-    # which lies one below `high`, there is nothing to tell a radius from.
+    # The noise is the same; the ladder's rungs lie a factor of 4/3 apart (16 cells of 128 to a decade), the search's
+    # a factor of 1.07. Between two rungs accuracy is interpolated: each ray's radius is off by one rung at most.
+    # Beyond the last rung, which lies one below `high`, there is nothing to tell a radius from.
     metric = WeightBasin(**options)
     metric.update(*trained)
     expected, result = weight_basin(*trained, **options), metric.result()
@@ -235,8 +235,7 @@ def test_weight_basin_equals_the_function_within_a_rung(trained, options):
 
 
 def test_weight_basin_measures_no_layers_one_by_one_and_says_so():
-    text = "`layers` must be a list of parameter names or globs, got the string 'each'."
-    with pytest.raises(TypeError, match=f"^{re.escape(text)}"):
+    with pytest.raises(TypeError, match=r"^`layers` must be a list of .*names or globs, got .*'each'"):
         WeightBasin(layers="each")
 
 
@@ -501,8 +500,28 @@ def twice(tensor, group=None):
 
 
 def beside_an_empty_process(tensor, group=None):
-    # What is one-dimensional is a list of samples, of which the other process has none; a scalar has a start value of 0.
+    # What is one-dimensional is a list of samples, of which the other process has none; a scalar has a start value of
+    # 0.
     return [tensor[:0] if tensor.ndim else torch.zeros_like(tensor), tensor]
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric:UserWarning")
+@every_kind
+def test_process_without_data_sends_what_the_others_can_join(kind):
+    def sent(*updates):
+        shapes = []
+
+        def gather(tensor, group=None):
+            shapes.append((tensor.dtype, tensor.ndim))
+            return [tensor]
+
+        metric = KINDS[kind](dist_sync_fn=gather, distributed_available_fn=lambda: True)
+        for index in updates:
+            metric.update(*batch(kind, index))
+        metric.sync(dist_sync_fn=gather, distributed_available=lambda: True)
+        return shapes
+
+    assert sent() == sent(slice(0, 20)) == sent(slice(0, 20), slice(20, 50))
 
 
 @every_kind
@@ -605,8 +624,8 @@ def test_modes_of_several_layers_stand_side_by_side():
 
 
 OTHER = (
-    "`pathway` must be the same in every update of one accumulation, got another one. Call `reset()` when the network has "
-    "changed."
+    "`pathway` must be the same in every update of one accumulation, got another one. Call `reset()` when the "
+    "network has changed."
 )
 
 
@@ -622,13 +641,13 @@ def other_batch(change):
 @every_field_kind
 def test_changed_pathway_is_refused_and_leaves_the_metric_as_it_was(kind, how, change):
     metric = filled(kind, slice(0, 80), slice(80, 200))
+    arguments = other_batch(change)
+    if how == "merge_state":
+        other = KINDS[kind]()
+        other.update(*arguments)
+        arguments = (other,)
     with pytest.raises(ValueError, match=f"^{re.escape(OTHER)}$"):
-        if how == "merge_state":
-            other = KINDS[kind]()
-            other.update(*other_batch(change))
-            metric.merge_state(other)
-        else:
-            getattr(metric, how)(*other_batch(change))
+        getattr(metric, how)(*arguments)
     assert computed(metric) == computed(filled(kind))
 
 

@@ -856,10 +856,13 @@ def test_an_empty_stream_is_refused():
     [(5, "int"), ("train", "str"), (np.zeros(3), "ndarray"), ([], "list"), ((), "tuple"), ({}, "dict")],
 )
 def test_another_probe_is_refused_with_what_it_is(given, name):
-    with pytest.raises(
-        TypeError, match=f"^`probe` must be a pair of tensors, a Dataset or a DataLoader, got {name}\\.$"
-    ):
+    with pytest.raises(TypeError, match=f"^`probe` must be a pair of tensors.*got .*{name}\\.$"):
         give(given)
+
+
+def test_a_given_empty_data_set_is_refused():
+    with pytest.raises(ValueError, match="must hold samples for the probe, got an empty one"):
+        give(Holder(n=0))
 
 
 def test_a_single_tensor_is_refused_as_no_pair():

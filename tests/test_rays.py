@@ -30,7 +30,8 @@ class First(nn.Module):
         return x[:, 0]
 
 
-#: What a watched model was asked. Here, and not in reach of the model, because a search puts back what its model changed.
+#: What a watched model was asked. Here, and not in reach of the model, because a search puts back what its model
+#: changed.
 SEEN = []
 
 
@@ -82,8 +83,8 @@ def oracle(margin, sigma):
     return Normal(0.0, 1.0).cdf(margin / sigma).mean().item()
 
 
-# n = 2048 samples x 4 rays, noise seed 0. Given the probe, rays are independent, and a share of about 0.75 has the standard
-# error sqrt(0.75 * 0.25 / 8192) = 0.0048 or less; the bound is 4 of them.
+# n = 2048 samples x 4 rays, noise seed 0. Given the probe, rays are independent, and a share of about 0.75 has the
+# standard error sqrt(0.75 * 0.25 / 8192) = 0.0048 or less; the bound is 4 of them.
 BOUND = 0.02
 
 
@@ -119,7 +120,8 @@ def test_accuracy_at_starts_clean_and_takes_any_shape():
 
 
 def test_radius_counts_the_wrong_samples_that_noise_puts_right():
-    # A tenth of the labels is wrong: those samples have T = 0, but under noise they are right with Phi(-margin / sigma).
+    # A tenth of the labels is wrong: those samples have T = 0, but under noise they are right with Phi(-margin /
+    # sigma).
     network, x, target, margin = linear_classifier()
     wrong = torch.arange(SAMPLES) % 10 == 0
     basin = sample_basin(network, x, torch.where(wrong, 1 - target, target), rays=RAYS)
@@ -154,7 +156,8 @@ def test_radii_of_rays_are_the_oracles_within_a_cell():
 
 
 def test_radius_of_every_sample_is_its_own_oracles():
-    # n = 256 rays a sample, noise seed 0: standard error of a share 0.027; for 32 samples at once the bound is 4.5 of them.
+    # n = 256 rays a sample, noise seed 0: standard error of a share 0.027; for 32 samples at once the bound is 4.5 of
+    # them.
     network, x, target, margin = linear_classifier()
     basin = sample_basin(network, x[:32], target[:32], rays=256)
     own = Normal(0.0, 1.0).cdf(margin[:32] / basin.per_sample.float())
@@ -379,7 +382,7 @@ def test_network_without_a_right_answer_costs_no_search():
 
 
 class Hill(nn.Module):
-    """Class 1 where a number is near to 0, class 0 far from there, which is where noise ends: class 0 is fallen back on."""
+    """Class 1 where a number is near to 0, class 0 far from there, which is where noise ends."""
 
     def forward(self, x):
         return torch.stack([torch.zeros(len(x)), 5 - x[:, 0] ** 2], dim=1)
@@ -490,7 +493,8 @@ class Holed(nn.Module):
 @pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
 def test_outputs_that_are_not_finite_are_wrong(beyond):
     basin = sample_basin(Holed(beyond), torch.zeros(500, 1), torch.ones(500, dtype=torch.int64))
-    # |sigma z| > 1 with z normal: a quarter of the noise lies beyond 1 / 1.15. All samples are equal, and so is their noise.
+    # |sigma z| > 1 with z normal: a quarter of the noise lies beyond 1 / 1.15. All samples are equal, and so is their
+    # noise.
     assert basin.radii.isfinite().all()
     assert len(basin.radii.unique()) == 1
 
@@ -544,8 +548,8 @@ def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
     network, x, _, _ = linear_classifier()
     truth = (x @ network.weight[0]).detach()
     close = sample_basin(network, x, truth, rays=RAYS, criterion=lambda out, target: (out[:, 0] - target).abs() < 0.5)
-    # The error is sigma |w| z: half of it lies within 0.5 where sigma = 0.5 / (0.6745 |w|). n = 8192 rays, standard error
-    # of the share 0.0055, which is 1.3 % of the radius: the bound is 4 of them.
+    # The error is sigma |w| z: half of it lies within 0.5 where sigma = 0.5 / (0.6745 |w|). n = 8192 rays, standard
+    # error of the share 0.0055, which is 1.3 % of the radius: the bound is 4 of them.
     assert close.radius == pytest.approx(0.5 / (0.6745 * network.weight.norm().item()), rel=0.055)
     assert close.accuracy == 0.5
     assert close.per_class.shape == (0,)

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 import warnings
+from typing import ClassVar
 
 import pytest
 import torch
@@ -144,10 +145,10 @@ def test_without_a_validation_probe_there_is_no_validation_accuracy(learned):
     assert "probe/val_accuracy" not in found.scalars()
 
 
-@pytest.mark.parametrize("given", ["val_inputs", "val_target"])
-def test_half_a_validation_probe_is_refused(learned, given):
+@pytest.mark.parametrize(("given", "lacking"), [("val_inputs", "val_target"), ("val_target", "val_inputs")])
+def test_half_a_validation_probe_is_refused(learned, given, lacking):
     value = learned[1] if given == "val_inputs" else learned[2]
-    with pytest.raises(ValueError, match=r"`val_inputs` and `val_target`"):
+    with pytest.raises(ValueError, match=f"^`{lacking}` must be given with `{given}`, got None\\.$"):
         diagnose(*learned, measure=[], **{given: value})
 
 
@@ -319,7 +320,7 @@ def test_report_pickles(report):
 class Bar:
     """Stands in for tqdm and keeps what it was told."""
 
-    made = []
+    made: ClassVar = []
 
     def __init__(self, total, **options):
         self.total, self.options, self.done, self.closed = total, options, 0, False
@@ -404,7 +405,7 @@ def test_same_seed_gives_the_same_report_and_another_seed_another(learned):
 
 
 def test_measuring_leaves_network_and_generators_as_they_were(learned):
-    net, x, target = learned
+    _, x, target = learned
     mixed = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Dropout(0.5), *network())
     mixed.train()
     mixed[1].eval()
@@ -493,6 +494,13 @@ def test_probe_with_one_class_has_basins_and_no_modes(learned):
     str(found), found.findings(), found.histograms(), found.to_json()
 
 
+def test_warnings_point_to_the_line_that_asked(learned):
+    net, x, target = learned
+    with pytest.warns(UserWarning, match="^The probe holds 3 of 5 classes") as caught:
+        diagnose(net, x[target < 3], target[target < 3])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def messages(measure):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -526,8 +534,8 @@ def test_network_that_is_not_finite_is_warned_of_once_and_measured(place, value,
     found, texts = messages(lambda: diagnose(net, x, target, batch_size=batch_size))
     assert wrong > 100
     assert [text for text in texts if text.startswith("The network puts out NaN or inf")] == [
-        f"The network puts out NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields hold "
-        "NaN are left out of the modes."
+        f"The network puts out NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields "
+        "hold NaN are left out of the modes."
     ]
     assert not [text for text in texts if "constant" in text]
     assert found.accuracy <= 1 - wrong / 200

@@ -44,18 +44,24 @@ def test_no_logger_no_writer():
 
 def test_a_tensorboard_logger_is_told_by_its_classs_name():
     twin = named("TensorBoardLogger")
-    assert writers([Plain(), twin]) == [twin.experiment]
+    assert writers([Plain(), twin]) == [(twin.experiment, "")]
 
 
 def test_a_class_derived_from_a_tensorboard_logger_is_one():
     below = named("Mine", type("TensorBoardLogger", (), {}))
-    assert writers([below]) == [below.experiment]
+    assert writers([below]) == [(below.experiment, "")]
 
 
 @pytest.mark.parametrize("kind", [TensorBoardLogger, Derived])
 def test_lightnings_loggers_are_told_apart(kind, tmp_path):
     ours, other = kind(tmp_path), CSVLogger(tmp_path)
-    assert writers([other, ours]) == [ours.experiment]
+    assert writers([other, ours]) == [(ours.experiment, "")]
+
+
+@pytest.mark.parametrize(("prefix", "before"), [("", ""), ("mine", "mine-"), ("a-b", "a-b-")])
+def test_a_writer_comes_with_what_its_logger_puts_before_a_tag(prefix, before, tmp_path):
+    ((_, found),) = writers([TensorBoardLogger(tmp_path, prefix=prefix)])
+    assert found == before
 
 
 def test_every_writer_gets_every_histogram_at_the_step():

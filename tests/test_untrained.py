@@ -82,9 +82,9 @@ def opt_fractions(make, classes, samples, centre):
         yield shares.opt_fraction
 
 
-# n = 512 sign flips of the rows, seed 3, on 128 to 600 units a layer: all units share a flip, and over flips the mean share has
-# a standard error of 0.0011 or less. The bound of 0.01 is 9 of them; what it leaves room for is that with five classes there
-# are few different flips.
+# n = 512 sign flips of the rows, seed 3, on 128 to 600 units a layer: all units share a flip, and over flips the mean
+# share has a standard error of 0.0011 or less. The bound of 0.01 is 9 of them; what it leaves room for is that with
+# five classes there are few different flips.
 
 
 @pytest.mark.parametrize("samples", [100, 600])
@@ -99,8 +99,8 @@ def test_sign_flips_of_the_centred_map_find_alpha_in_every_layer_of_an_untrained
 @pytest.mark.parametrize(("classes", "bound"), [(5, 0.02), (6, 0.02), (10, 0.01)])
 @every_network
 def test_flipped_maps_that_are_centred_again_find_alpha_too(make, classes, bound, samples):
-    # Centring ties the signs to one another: the flips of five or six rows are then no longer fair coins for each unit, and
-    # a layer, whose units are alike, may lie further off.
+    # Centring ties the signs to one another: the flips of five or six rows are then no longer fair coins for each
+    # unit, and a layer, whose units are alike, may lie further off.
     for share in opt_fractions(make, classes, samples, centre=True):
         assert abs(share - ALPHA) <= bound
 
@@ -120,8 +120,9 @@ def test_the_bound_refuses_a_network_that_has_learnt(make):
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_mirror_rule_finds_little_order_in_an_untrained_network(classes):
-    # With fewer than five classes a layer's own lower tail is the measure: alpha of 128 units lie below it, and as many above
-    # where order is by chance. Binomial standard error 0.019 for each tail; the bound is alpha and 5 of them.
+    # With fewer than five classes a layer's own lower tail is the measure: alpha of 128 units lie below it, and as
+    # many above where order is by chance. Binomial standard error 0.019 for each tail; the bound is alpha and 5 of
+    # them.
     network, x, target = untrained(mlp, classes, 600)
     for layer in diagnose(network, x, target, measure=["modes"]).layers:
         assert layer.rule == "mirror"

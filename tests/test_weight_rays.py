@@ -69,7 +69,8 @@ def states(network):
     return {name: value.detach().clone() for name, value in [*network.named_parameters(), *network.named_buffers()]}
 
 
-#: What a watched network was. Here, and not in reach of the network, because a search puts back what its network changed.
+#: What a watched network was. Here, and not in reach of the network, because a search puts back what its network
+#: changed.
 SEEN = []
 
 
@@ -184,8 +185,8 @@ def ladder(trained):
 
 @pytest.mark.parametrize("accuracy", [None, 0.75, 0.9])
 def test_radius_equals_the_ladders(trained, ladder, accuracy):
-    # Half of the rays are lost at sigma where the median accuracy of the draws crosses. n = 64 rays, seed 0, and 40 draws:
-    # relative standard errors of 0.03 of the radius and 0.04 of the ladder; the bound is 4 of both together.
+    # Half of the rays are lost at sigma where the median accuracy of the draws crosses. n = 64 rays, seed 0, and 40
+    # draws: relative standard errors of 0.03 of the radius and 0.04 of the ladder; the bound is 4 of both together.
     sigmas, draws = ladder
     basin = weight_basin(*trained, rays=64, accuracy=accuracy)
     truth = reference.ladder_radius(sigmas, draws.mean(dim=0).quantile(0.5, dim=0).tolist(), basin.accuracy)
@@ -199,8 +200,8 @@ def test_accuracy_at_follows_the_ladder(trained, ladder):
     found = basin.accuracy_at(torch.tensor(sigmas))
     assert (found.diff() <= 1e-12).all()
     assert basin.accuracy_at(0.0) == basin.clean
-    # n = 64 rays and 40 draws: standard errors of a mean accuracy of 0.03 and 0.04. The bound is 3 of both together. What
-    # it leaves no room for: only rays that are right far out are asked far out, and only fragile ones near in.
+    # n = 64 rays and 40 draws: standard errors of a mean accuracy of 0.03 and 0.04. The bound is 3 of both together.
+    # What it leaves no room for: only rays that are right far out are asked far out, and only fragile ones near in.
     assert (found - draws.mean(dim=(0, 1))).abs().max() < 0.15
 
 
@@ -357,6 +358,11 @@ def test_two_numbers_are_moved_by_their_population_deviation():
     assert moved["weight"].std().item() == pytest.approx(1, rel=0.12)
 
 
+def test_of_one_tensor_both_normalizations_are_the_same():
+    layer, together = (weight_basin(*balance(), rays=50, normalization=name) for name in ("layer", "global"))
+    assert torch.equal(layer.radii, together.radii)
+
+
 # Seeds, names and batches --------------------------------------------------------------------------------------------
 
 
@@ -387,7 +393,8 @@ def test_global_generators_neither_matter_nor_move(trained):
 def test_rays_are_the_same_whether_few_or_many_and_differ(trained):
     many = weight_basin(*trained, rays=12).radii
     assert torch.equal(many[:8], weight_basin(*trained).radii)
-    assert len(many.unique()) == 12
+    finite = many[many.isfinite()]
+    assert len(finite.unique()) == len(finite) > 1
 
 
 def test_noise_of_a_tensor_depends_on_its_name_and_not_on_its_company():
@@ -443,7 +450,10 @@ def test_globs_of_names_choose_what_is_moved(layers, chosen):
 
 
 def test_name_that_matches_no_weight_is_answered_with_the_nearest():
-    text = "`layers` names 'fc1.weights', which matches no weight. The nearest are 'fc1.weight', 'fc2.weight', 'head.weight'."
+    text = (
+        "`layers` names 'fc1.weights', which matches no weight. "
+        "The nearest are 'fc1.weight', 'fc2.weight', 'head.weight'."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         weight_basin(mlp(), *probe(), layers=["fc2.weight", "fc1.weights"])
 
@@ -571,8 +581,9 @@ def test_backward_pass_still_works_after_a_search_in_its_middle(trained):
 
 
 def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
-    # Outputs W' x with W = (-1, 1) and x = (1, 1) miss 0 by sigma (e_1 + e_2): half of the rays by less than 0.5 where
-    # sigma = 0.5 / (0.6745 sqrt 2). n = 400 rays, seed 0: relative standard error of the median 0.08; the bound is 4 of them.
+    # Outputs W' x with W = (-1, 1) and x = (1, 1) miss 0 by sigma (e_1 + e_2): half of the rays by less than 0.5
+    # where sigma = 0.5 / (0.6745 sqrt 2). n = 400 rays, seed 0: relative standard error of the median 0.08; the bound
+    # is 4 of them.
     network = nn.Linear(2, 1, bias=False)
     network.weight = nn.Parameter(torch.tensor([[-1.0, 1.0]]))
     basin = weight_basin(

@@ -23,7 +23,7 @@ def warn(text: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, DynamicsWarning, stacklevel=level - 1)
+    warnings.warn(text, DynamicsWarning, stacklevel=level)
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:

@@ -84,6 +84,11 @@ def take(inputs: Inputs, index: Tensor | slice, cut: Sequence[bool] | None = Non
     return map_tensors(lambda tensor: tensor[index] if next(turn) else tensor, inputs)
 
 
+def copied(inputs: Inputs) -> Inputs:
+    """A copy of every tensor, outside of any graph."""
+    return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
+
+
 def blocks(samples: int, batch_size: int | None) -> Iterator[slice]:
     """Consecutive slices of at most ``batch_size`` samples (None: one slice)."""
     size = batch_size or max(samples, 1)
@@ -153,7 +158,7 @@ def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:
 
     def add(clean: Tensor, drawn: Tensor | None) -> Tensor:
         if drawn is None:
-            return clean
+            return clean.clone()  # the network may write over it, and it is needed again
         level = sigma.to(clean.device).reshape(-1, *[1] * (clean.ndim - 1))
         wide = torch.promote_types(clean.dtype, torch.float32)
         return (clean.to(wide) + level.to(wide) * drawn.to(wide)).to(clean.dtype)

@@ -208,21 +208,24 @@ class DynamicsMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure at the last validation of an epoch, so that callbacks that monitor validation see the new values."""
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if fitting and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and self._take_epoch(trainer):
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self._val_probe is None and not self._unusable:
+            self._guarded(lambda: self._get_val_probe(trainer, pl_module))
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        self._complete_probe(pl_module)
+        if self._take_epoch(trainer):
             self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure at the epoch's end, unless its last validation was the occasion already."""
+        self._complete_probe(pl_module)
         if self._take_epoch(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained network, unless that has just been done."""
-        if self._probe is None and self._collector is not None:
-            # Less data than the probe wants: what came.
-            collector, self._collector = self._collector, None
-            self._probe = self._everybodys(collector.probe, pl_module)
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         self._trained_before += time.monotonic() - self._started
@@ -246,42 +249,58 @@ class DynamicsMonitor(Callback):
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probes; on several processes the first one reads, and all get what it has read."""
-
-        def transfer(batch: Any) -> Any:
-            return _transfer(trainer, pl_module, batch)
-
-        options = (self._probe_size, self._seed, transfer, self._unpack)
-        train, val = _only_loader(trainer.train_dataloader), _only_loader(trainer.val_dataloaders)
-
-        def read(given: Any, loader: Any) -> Probe | None:
-            if self._crew.rank:
-                return None
-            with kept(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
-                if given is not None:
-                    return given_probe(given, *options)
-                return read_probe(loader, *options) if can_read(loader) else None
-
-        self._probe = self._everybodys(lambda: read(self._given_probe, train), pl_module)
-        self._val_probe = self._everybodys(lambda: read(self._given_val_probe, val), pl_module)
+        self._probe = self._everybodys(
+            lambda: self._read(self._given_probe, trainer.train_dataloader, trainer, pl_module), pl_module
+        )
         if self._probe is None:
             self._collector = Collector(self._probe_size, self._unpack)
             rank_zero_info(
                 "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
                 f"{self._probe_size} samples that training sees, and the first point is taken when it is full."
             )
+        self._get_val_probe(trainer, pl_module)
+
+    def _get_val_probe(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the held-out probe, where there is something to read it from."""
+        stage = trainer.state.stage
+        # Hooks that augment batches in training look at this.
+        trainer.validating = True
+        try:
+            self._val_probe = self._everybodys(
+                lambda: self._read(self._given_val_probe, trainer.val_dataloaders, trainer, pl_module), pl_module
+            )
+        finally:
+            trainer.state.stage = stage
+
+    def _read(self, given: Any, loaders: Any, trainer: Trainer, pl_module: LightningModule) -> Probe | None:
+        def transfer(batch: Any) -> Any:
+            return _transfer(trainer, pl_module, batch)
+
+        loader = _only_loader(loaders)
+        options = (self._probe_size, self._seed, transfer, self._unpack)
+        with kept(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
+            if given is not None:
+                return given_probe(given, *options)
+            return read_probe(loader, *options) if can_read(loader) else None
 
     def _everybodys(self, get: Callable[[], Probe | None], pl_module: LightningModule) -> Probe | None:
         """The first process's probe, on this process's device."""
         if self._crew.size == 1:
             return get()
         cpu = torch.device("cpu")
-        first = self._crew.share(lambda: None if (probe := get()) is None else probe.to(cpu))[0]
+        first = self._crew.share(lambda: None if self._crew.rank or (probe := get()) is None else probe.to(cpu))[0]
         return None if first is None else first.to(pl_module.device)
 
     def _collect(self, collector: Collector, batch: Any, pl_module: LightningModule) -> None:
-        self._probe = self._everybodys(lambda: collector.add(batch) if self._crew.rank == 0 else None, pl_module)
+        self._probe = self._everybodys(lambda: collector.add(batch), pl_module)
         if self._probe is not None:
             self._collector = None
+
+    def _complete_probe(self, pl_module: LightningModule) -> None:
+        """At the end of an epoch a stream has shown all it has: what came is the probe."""
+        if (collector := self._collector) is not None:
+            self._collector = None
+            self._guarded(lambda: setattr(self, "_probe", self._everybodys(collector.probe, pl_module)))
 
     # --- what, and where to
     # ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
-from netdyn.batches import Inputs, count, finite, take
+from netdyn.batches import Inputs, copied, count, finite, take
 from netdyn.criteria import Criterion, as_logits, right_class, right_probability
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
@@ -141,7 +141,7 @@ def prepare_walk(
         )
     weight = next(model.parameters(), None)
     target = target if weight is None else target.to(weight.device)
-    outputs = model(take(inputs, slice(0, 2)))
+    outputs = model(copied(take(inputs, slice(0, 2))))
     if criterion is None:
         logits = as_logits(outputs, min(samples, 2))
         num_classes = max(logits.shape[1], 2)

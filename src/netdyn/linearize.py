@@ -86,8 +86,8 @@ def substitute(
 
     chosen = take(inputs, spread(count(inputs), samples))
     with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
-        # Times one: the first activation may overwrite its input, which a leaf does not allow.
-        chosen = map_tensors(lambda t: t.clone().requires_grad_() * 1 if t.is_floating_point() else t.clone(), chosen)
+        # Copies that start a graph; inputs made in inference mode could not.
+        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
         logits = as_logits(run(model, chosen, keep, straight=True, promoted=promoted)[1], count(chosen))
         return _average(logits, sites)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from netdyn.batches import Inputs, count, map_tensors, take, tensors
+from netdyn.batches import Inputs, copied, count, map_tensors, take, tensors
 from netdyn.isolation import kept
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
@@ -153,11 +153,11 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
             index = torch.randperm(samples, generator=generator)[: POOL * size].sort().values
         batch = loader.collate_fn(_items(dataset, index.tolist()))
         inputs, target = unpack(transfer(batch))
-        target = _detached(target)
+        target = copied(target)
         if labels is None:
             chosen = stratified(_strata(target), size, generator).to(target.device)
             inputs, target = take(inputs, chosen), target[chosen]
-    return Probe(_detached(inputs), target)
+    return Probe(copied(inputs), target)
 
 
 def _items(dataset: Any, index: Sequence[int]) -> Any:
@@ -170,10 +170,6 @@ def _strata(target: Tensor) -> Tensor:
     """Labels to stratify by; one stratum where the targets are no labels."""
     whole = target.ndim == 1 and not target.is_floating_point()
     return target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
-
-
-def _detached(inputs: Inputs) -> Inputs:
-    return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
 
 
 def _copied(batch: Any) -> Any:
@@ -221,11 +217,10 @@ def check_given(name: str, given: Any) -> None:
     Raises:
         TypeError: If it is something else.
     """
-    if given is not None and not isinstance(given, DataLoader | Dataset) and not _is_pair(given):
-        raise TypeError(
-            f"`{name}` must be a pair (inputs, target), a Dataset or a DataLoader, got {given!r:.80} of type "
-            f"{type(given).__name__}."
-        )
+    if given is None or isinstance(given, DataLoader | Dataset) or _is_pair(given):
+        return
+    if not isinstance(given, Mapping) or not tensors(given):
+        raise TypeError(f"`{name}` must be a pair of tensors, a Dataset or a DataLoader, got {type(given).__name__}.")
 
 
 def _is_pair(given: Any) -> bool:
@@ -233,14 +228,17 @@ def _is_pair(given: Any) -> bool:
 
 
 def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """The probe that the user gave: a pair (inputs, target), which needs no unpacking, a data set or a loader.
+    """The probe that the user gave: a pair (inputs, target), which needs no unpacking, a batch, a data set or a loader.
 
     Raises:
+        TypeError: If it is something else.
         ValueError: If it holds nothing.
     """
-    if _is_pair(given):
-        inputs, target = transfer(list(given))
-        return Probe(_detached(inputs), target.detach().clone())
+    check_given("probe", given)
+    if _is_pair(given) or isinstance(given, Mapping):
+        batch = transfer(copied(given))
+        inputs, target = unpack(batch) if isinstance(given, Mapping) else batch
+        return Probe(copied(inputs), target.detach().clone())
     loader = given if isinstance(given, DataLoader) else DataLoader(given)
     if can_read(loader):
         return read_probe(loader, size, seed, transfer, unpack)

@@ -12,6 +12,7 @@ from netdyn import _checks
 from netdyn.batches import (
     Inputs,
     blocks,
+    copied,
     disturb,
     fingerprints,
     has_floating,
@@ -96,8 +97,8 @@ class Walk:
         return right
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and targets of some samples."""
-        return take(self.inputs, part, self.cut), self.target[part]
+        """Inputs and targets of some samples: copies, since a network may write over its input."""
+        return copied(take(self.inputs, part, self.cut)), self.target[part]
 
     def noise(self, part: slice, seed: int, ray: int) -> Inputs:
         """The noise of some samples on a ray."""

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.adapter import Adapter
-from netdyn.batches import Inputs, blocks, count, take
+from netdyn.batches import Inputs, blocks
 from netdyn.crew import Crew
-from netdyn.criteria import Criterion, as_logits, checked
+from netdyn.criteria import Criterion, checked
 from netdyn.findings import findings
 from netdyn.functional import check_basin, prepare_walk, warn_of_defects
 from netdyn.isolation import isolated
@@ -297,7 +297,10 @@ def diagnose(
         seed=seed,
     )
     network = model if forward is None else Adapter(model, forward)
-    held_out = None if val_inputs is None or val_target is None else (val_inputs, val_target)
+    if (val_inputs is None) != (val_target is None):
+        missing = "val_target" if val_target is None else "val_inputs"
+        raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
+    held_out = None if val_target is None else (val_inputs, val_target)
     with isolated(model):
         return examine(network, (inputs, target), held_out, settings, crew or Crew(), progress)
 
@@ -359,13 +362,11 @@ def examine(
         settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
     )
     in_samples = in_weights = val_accuracy = None
-    with _progress(1 + len(settings.measure), progress) as step:
+    basins = set(settings.measure) - {"modes"}
+    with _progress(1 + len(basins), progress) as step:
         walk = replace(prepare_walk(network, *probe, settings.criterion, settings.batch_size), crew=crew)
-        _check_classes(walk, settings.num_classes)
-        if "modes" in settings.measure:
-            layers, clean = _LayerReader(walk, settings).read()
-        else:
-            layers, clean = [], walk.all_right()
+        _check_classes(walk, settings)
+        layers, clean = _LayerReader(walk, settings).read()
         step()
         if "sample_basin" in settings.measure:
             in_samples = sample_rays.sample_basin(
@@ -399,7 +400,13 @@ def examine(
     )
 
 
-def _check_classes(walk: Walk, num_classes: int | None) -> None:
+def _check_classes(walk: Walk, settings: Settings) -> None:
+    num_classes = settings.num_classes
+    if walk.num_classes == 1 and "modes" in settings.measure:
+        raise ValueError(
+            "`measure` asks for 'modes', which need class labels and one logit a class, got targets of dtype "
+            f"{walk.target.dtype}. Leave 'modes' out to measure the basins alone."
+        )
     if num_classes is not None and walk.num_classes not in (num_classes, 1):
         raise ValueError(
             f"`num_classes` must be what the model puts out, {walk.num_classes} classes, got {num_classes}."
@@ -423,29 +430,38 @@ class _LayerReader:
 
     def __init__(self, walk: Walk, settings: Settings) -> None:
         self.walk, self.settings = walk, settings
+        self.map = LinearMap({}, {})
+        self.own: set[str] = set()
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
 
     def read(self) -> tuple[list[LayerReport], Tensor]:
-        """The layers' reports, and which samples are right."""
+        """The layers' reports (none, if modes are not asked for), and which samples are right."""
         walk = self.walk
-        names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.settings.layers)
-        self.map: LinearMap = substitute(walk.model, walk.inputs, names, promoted)
-        warn_of_defects(self.map)
-        self.own = set(list(self.map)[walk.crew.part(len(self.map))])
-        right = []
+        names, promoted = self._map() if "modes" in self.settings.measure else ([], [])
+        right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
+        lost = 0
         for part in blocks(walk.samples, walk.batch_size):
-            inputs = take(walk.inputs, part)
-            outputs = read(walk.model, inputs, self._add, names, promoted)
-            walk.passed += count(inputs)
-            right.append(checked(walk.criterion, outputs, walk.target[part]))
-            if walk.num_classes > 1:
-                _warn_of_nonfinite(as_logits(outputs, count(inputs)))
+            inputs, target = walk.batch(part)
+            outputs = read(walk.model, inputs, self._add, names, promoted) if names else walk.model(inputs)
+            walk.passed += len(target)
+            right[part] = checked(walk.criterion, outputs, target)
+            if isinstance(outputs, Tensor):
+                lost += int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+        _warn_of_nonfinite(lost, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
         parts = walk.crew.share(lambda: self.reports)
         merged = {name: report for part in parts for name, report in part.items()}
-        return [merged[name] for name in self.map], torch.cat(right)
+        return [merged[name] for name in self.map], right
+
+    def _map(self) -> tuple[list[str], list[str]]:
+        walk = self.walk
+        names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.settings.layers)
+        self.map = substitute(walk.model, walk.inputs, names, promoted)
+        warn_of_defects(self.map)
+        self.own = set(list(self.map)[walk.crew.part(len(self.map))])
+        return names, promoted
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
@@ -488,11 +504,11 @@ class _LayerReader:
         )
 
 
-def _warn_of_nonfinite(logits: Tensor) -> None:
-    if not bool(logits.isfinite().all()):
+def _warn_of_nonfinite(lost: int, samples: int) -> None:
+    if lost:
         _checks.warn(
-            f"The network puts out NaN or inf for {int((~logits.isfinite()).any(dim=1).sum())} of {len(logits)} "
-            "samples, which count as wrong; units whose local fields hold NaN are left out of the modes."
+            f"The network puts out NaN or inf for {lost} of {samples} samples, which count as wrong; units whose local "
+            "fields hold NaN are left out of the modes."
         )
 
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from netdyn._checks import nearest, warn
 from netdyn.activations import ACTIVATIONS, MAX_POOLS, SQUASHES, Carry, overwrites, shared_pool, straight_through
-from netdyn.batches import Inputs, count, take
+from netdyn.batches import Inputs, count, map_tensors, take
 
 ROOT = "model"
 """Name of a local field that no submodule made."""
@@ -133,7 +133,7 @@ class _Watch(TorchFunctionMode):
         name = self._maker(subject)
         edge = None
         if self.straight and torch.is_grad_enabled():
-            field, edge = _with_edge(subject)
+            field, edge = _with_edge(subject, overwritten=overwrites(func, args, kwargs))
             output = straight_through(func, subject, field, args, kwargs)
         else:
             field = subject.clone() if overwrites(func, args, kwargs) else subject
@@ -186,10 +186,13 @@ class _Watch(TorchFunctionMode):
         if inside and same_shape and not is_its_function:
             del self.held[candidate.first :]
             value = output.detach().clone()
-            if candidate.edge is not None:
+            edge = candidate.edge
+            if edge is not None:
+                overwritten = output is candidate.argument
+                edge = get_gradient_edge(candidate.field) if overwritten else edge
                 carried: Tensor = Carry.apply(candidate.field, value)  # type: ignore[no-untyped-call]
-                output = candidate.argument.copy_(carried) if output is candidate.argument else carried
-            self._hold(Site(candidate.name, candidate.field.detach(), value, candidate.edge))
+                output = candidate.argument.copy_(carried) if overwritten else carried
+            self._hold(Site(candidate.name, candidate.field.detach(), value, edge))
         elif not is_its_function:
             self._release()
         return output
@@ -223,10 +226,14 @@ class _Watch(TorchFunctionMode):
         return self.squashed[1]
 
 
-def _with_edge(tensor: Tensor) -> tuple[Tensor, GradientEdge]:
-    """A copy as part of the graph, and the place of its gradient; a new start where nothing before it has one."""
+def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:
+    """A copy in the same place of the graph, and where the tensor's own gradient is to be taken.
+
+    That is the original's place, for a field may be used beside its activation. It is the copy's where the original has
+    no gradient, or is written over: who uses it later sees the output.
+    """
     copied = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
-    return copied, get_gradient_edge(copied)
+    return copied, get_gradient_edge(tensor if tensor.requires_grad and not overwritten else copied)
 
 
 def _may_be_activation(module: nn.Module) -> bool:
@@ -268,7 +275,8 @@ def run(
                 # Also when it raises: the network may catch that.
                 undo.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         undo.enter_context(watch)
-        output = model(inputs)
+        # A network may write over its input.
+        output = model(map_tensors(lambda tensor: tensor.clone(), inputs))
     return output, watch.finish(output)
 
 
@@ -276,9 +284,7 @@ def discover(model: nn.Module, inputs: Inputs) -> tuple[list[str], bool]:
     """Names of the local fields that activations read, and whether the outputs are probabilities; runs two samples."""
     names: list[str] = []
     if scripted := [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]:
-        warn(
-            f"The modules {scripted} are TorchScript, which shows nothing of its inside: their local fields are not read."
-        )
+        warn(f"The modules {scripted} are TorchScript, which hides its inside: their local fields are not read.")
     output, logits = run(model, take(inputs, slice(0, 2)), lambda site: names.append(site.name))
     return names, logits is not output
 

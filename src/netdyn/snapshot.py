@@ -118,8 +118,8 @@ def _dict_kept(content: dict[Any, Any]) -> Restore:
         )
         if not same:
             content.clear()
-            for key, value in before.items():
-                content[key] = value
+            for key in before:  # one by one: the update of a Counter would add
+                content[key] = before[key]
 
     return restore
 
@@ -191,7 +191,7 @@ class Snapshot:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has a storage of its own to compare and to write to (sparse, lazy, sharded and meta ones have not)."""
+    """Whether a tensor has a storage of its own to compare and write to; sparse, lazy, sharded, meta ones have not."""
     return tensor.layout == torch.strided and not (
         tensor.is_meta or tensor.is_mkldnn or is_lazy(tensor) or is_shard(tensor)
     )
