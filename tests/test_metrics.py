@@ -586,6 +586,10 @@ def test_collection_gives_each_metrics_value(kinds, groups):
         assert computed(collection[name]) == computed(filled(kind))
 
 
+def and_clone(metric):
+    return metric, metric.clone()
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -594,8 +598,9 @@ def test_collection_gives_each_metrics_value(kinds, groups):
         lambda: {"wide": SampleBasin(accuracy=0.6), "narrow": SampleBasin(accuracy=0.8)},
         lambda: {"one": SampleBasin(accuracy=0.7), "other": SampleBasin(accuracy=0.7)},
         lambda: {"wide": WeightBasin(accuracy=0.6), "narrow": WeightBasin(accuracy=0.8)},
+        lambda: dict(zip(("one", "twin"), and_clone(SampleBasin(accuracy=0.7)), strict=True)),
     ],
-    ids=["bounded first", "exact first", "sample basins", "equal sample basins", "weight basins"],
+    ids=["bounded first", "exact first", "sample basins", "equal sample basins", "weight basins", "clone"],
 )
 def test_collection_keeps_metrics_apart_that_only_start_alike(make):
     # After a first small batch their states are equal, by which a collection chooses those that it updates once.

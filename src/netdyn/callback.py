@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,7 @@ from netdyn.adapter import Adapter
 from netdyn.crew import Crew
 from netdyn.isolation import isolated, kept
 from netdyn.probe import Collector, Probe, can_read, check_given, given_probe, input_and_target, read_probe
-from netdyn.report import MEASURES, Measure, Report, Settings, examine
+from netdyn.report import MEASURES, Measure, Report, Settings, examine, held_out_accuracy
 from netdyn.schedules import by_steps
 from netdyn.shards import is_sharded
 from netdyn.tensorboard import add_histograms
@@ -157,6 +158,13 @@ class DynamicsMonitor(Callback):
         )
         #: The last report; None before the first evaluation.
         self.report: Report | None = None
+        self._begin_anew()
+        self._started = 0.0
+        self._warned: set[str] = set()
+        self._crew = Crew()
+        self._forget_probe()
+
+    def _begin_anew(self) -> None:
         self._seen_step = 0
         self._measured_step = -1
         self._measured_epoch = -1
@@ -165,10 +173,6 @@ class DynamicsMonitor(Callback):
         self._evaluations = 0
         self._skipped = 0
         self._trained_before = 0.0
-        self._started = 0.0
-        self._warned: set[str] = set()
-        self._crew = Crew()
-        self._forget_probe()
 
     def _forget_probe(self) -> None:
         self._probe: Probe | None = None
@@ -183,6 +187,8 @@ class DynamicsMonitor(Callback):
         """Get the probe, and measure the untrained network."""
         lockstep = any(is_sharded(module) for module in pl_module.modules())
         self._crew = Crew.world(lockstep) if trainer.world_size > 1 else Crew()
+        if trainer.global_step == 0:
+            self._begin_anew()
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
@@ -325,11 +331,21 @@ class DynamicsMonitor(Callback):
             with isolated(pl_module):
                 self._crew.align(pl_module.buffers())
                 network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
-                held_out = None if val_probe is None else (val_probe.inputs, val_probe.target)
                 given = (probe.inputs, probe.target)
-                self.report = examine(network, given, held_out, self._settings, self._crew, progress=False)
+                self.report = examine(network, given, self._settings, self._crew, progress=False)
+
+        def look_at_held_out(probe: Probe) -> None:
+            with isolated(pl_module):
+                self._crew.align(pl_module.buffers())
+                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
+                accuracy = held_out_accuracy(network, (probe.inputs, probe.target), self._settings)
+                if self.report is not None:
+                    self.report = replace(self.report, val_accuracy=accuracy)
 
         done, self._last_cost, trained = self._guarded(evaluate)
+        if done and val_probe is not None:
+            # A held-out probe that the model does not fit costs only its own number.
+            self._last_cost += self._guarded(lambda: look_at_held_out(val_probe))[1]
         self._spent += self._last_cost
         self._evaluations += 1
         scalars = self.report.scalars() if done and self.report is not None else {}
@@ -368,7 +384,16 @@ class DynamicsMonitor(Callback):
             {tag: torch.tensor(value, dtype=torch.float32) for tag, value in named.items()}
         )
         for logger in trainer.loggers:
-            logger.log_metrics(metrics=named, step=step)
+            try:
+                logger.log_metrics(metrics=named, step=step)
+            except Exception as error:
+                if self._strict:
+                    raise
+                self._say_once(
+                    f"{type(logger).__name__} {error}",
+                    f"DynamicsMonitor: {type(logger).__name__} refuses the scalars, which go to the other loggers: "
+                    f"{type(error).__name__}: {error}",
+                )
 
     def _tag(self, tag: str) -> str:
         return f"{self._prefix}/{tag}" if self._prefix else tag

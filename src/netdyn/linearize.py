@@ -117,11 +117,15 @@ def _average(logits: Tensor, sites: list[Site]) -> LinearMap:
             means[i].append(mean)
             spread_sum[i] += float(((jacobian - mean) ** 2).sum())
             size_sum[i] += float((jacobian**2).sum())
-    defects = [
-        math.sqrt(min(1.0, (spread / (m - 1)) / (size / m))) if m > 1 and size else (0.0 if m > 1 else math.nan)
-        for spread, size in zip(spread_sum, size_sum, strict=True)
-    ]
+    defects = [_defect(spread, size, m) for spread, size in zip(spread_sum, size_sum, strict=True)]
     return LinearMap(
         {site.name: torch.stack(mean).detach() for site, mean in zip(sites, means, strict=True)},
         {site.name: defect for site, defect in zip(sites, defects, strict=True)},
     )
+
+
+def _defect(spread: float, size: float, samples: int) -> float:
+    """affine_defect from summed squares; NaN for one sample or Jacobians that are not finite, 0 where all are zero."""
+    if samples < 2 or not math.isfinite(spread + size):
+        return math.nan
+    return math.sqrt(min(1.0, (spread / (samples - 1)) / (size / samples))) if size else 0.0

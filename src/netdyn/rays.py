@@ -187,13 +187,15 @@ def chance(num_classes: int) -> float:
     return 1 / num_classes if num_classes > 1 else 0.0
 
 
-def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int) -> float:
-    """The absolute accuracy that defines a radius; warns if it is too near to the floor."""
+def target_accuracy(
+    accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int, quiet: bool = False
+) -> float:
+    """The absolute accuracy that defines a radius; warns, unless ``quiet``, if it is too near to the floor."""
     wanted = default_accuracy(num_classes) if accuracy is None else accuracy
     if relative:
         # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
         return floor + wanted * (clean - floor) if clean > floor else 1.0
-    if wanted < floor + FLOOR_MARGIN:
+    if wanted < floor + FLOOR_MARGIN and not quiet:
         usable = round((1 + floor) / 2, 2)
         absolute = f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
         _checks.warn(
@@ -212,8 +214,12 @@ def sample_basin(
     rays: int = 1,
     seed: int = 0,
     clean: Tensor | None = None,
+    quiet: bool = False,
 ) -> BasinResult:
-    """Ray search in sample space, see :func:`netdyn.functional.sample_basin`; ``clean``: who is right, if known."""
+    """Ray search in sample space, see :func:`netdyn.functional.sample_basin`.
+
+    ``clean`` says who is right without noise, if that is known; ``quiet`` leaves out the warning of the floor.
+    """
     check_floating(walk.inputs)
     clean = walk.shared(Walk.all_right) if clean is None else clean
     lost = torch.full((rays, walk.samples), LOST_CLEAN)
@@ -233,6 +239,7 @@ def sample_basin(
         top=walk.shared(lambda own: at_top(own, grid, seed), asked),
         right_at=lambda sigma: walk.shared(lambda own: right_at(own, rays, seed, sigma)),
         forwards=lambda: walk.forwards,
+        quiet=quiet,
     )
 
 
@@ -247,6 +254,7 @@ def summarize_samples(
     top: Tensor,
     right_at: Callable[[float], Tensor],
     forwards: Callable[[], float],
+    quiet: bool = False,
 ) -> BasinResult:
     """From cells ``[rays, samples]`` to the result.
 
@@ -256,7 +264,7 @@ def summarize_samples(
     cells, labels = cells.cpu(), labels.cpu()
     clean = float((cells[0] != LOST_CLEAN).double().mean())
     floor = max(chance(num_classes), float(top[0].double().mean()))
-    absolute = target_accuracy(accuracy, relative, clean, floor, num_classes)
+    absolute = target_accuracy(accuracy, relative, clean, floor, num_classes, quiet)
     radius, interval, radius_of, reentry = sample_radius(cells, grid, absolute, right_at)
     classes = range(num_classes) if num_classes > 1 else ()
     per_sample = None

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.adapter import Adapter
-from netdyn.batches import Inputs, blocks
+from netdyn.batches import Inputs, blocks, finite
 from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked
 from netdyn.findings import findings
@@ -302,7 +302,10 @@ def diagnose(
         raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
     held_out = None if val_target is None else (val_inputs, val_target)
     with isolated(model):
-        return examine(network, (inputs, target), held_out, settings, crew or Crew(), progress)
+        report = examine(network, (inputs, target), settings, crew or Crew(), progress)
+        if held_out is None:
+            return report
+        return replace(report, val_accuracy=held_out_accuracy(network, held_out, settings))
 
 
 @dataclass(frozen=True)
@@ -349,19 +352,20 @@ class Settings:
         check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.rel_tol, self.seed)
 
 
+def held_out_accuracy(network: nn.Module, probe: tuple[Inputs, Tensor], settings: Settings) -> float:
+    """Accuracy on a held-out probe of a network that is isolated already."""
+    walk = prepare_walk(network, *probe, settings.criterion, settings.batch_size)
+    return float(walk.all_right().double().mean())
+
+
 def examine(
-    network: nn.Module,
-    probe: tuple[Inputs, Tensor],
-    held_out: tuple[Inputs, Tensor] | None,
-    settings: Settings,
-    crew: Crew,
-    progress: bool | None,
+    network: nn.Module, probe: tuple[Inputs, Tensor], settings: Settings, crew: Crew, progress: bool | None
 ) -> Report:
     """The report on a network that is isolated already; see :func:`diagnose`."""
     grid = check_basin(
         settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
     )
-    in_samples = in_weights = val_accuracy = None
+    in_samples = in_weights = None
     basins = set(settings.measure) - {"modes"}
     with _progress(1 + len(basins), progress) as step:
         walk = replace(prepare_walk(network, *probe, settings.criterion, settings.batch_size), crew=crew)
@@ -370,7 +374,14 @@ def examine(
         step()
         if "sample_basin" in settings.measure:
             in_samples = sample_rays.sample_basin(
-                walk, grid, accuracy=settings.accuracy, rays=settings.sample_rays, seed=settings.seed, clean=clean
+                walk,
+                grid,
+                accuracy=settings.accuracy,
+                rays=settings.sample_rays,
+                seed=settings.seed,
+                clean=clean,
+                # Of a probe with a single class it has been said that classes are missing.
+                quiet=walk.num_classes > 1 and bool((walk.labels == walk.labels[0]).all()),
             )
             step()
         if "weight_basin" in settings.measure:
@@ -385,15 +396,12 @@ def examine(
                 clean=clean,
             )
             step()
-        if held_out is not None:
-            val_walk = prepare_walk(network, *held_out, settings.criterion, settings.batch_size)
-            val_accuracy = float(val_walk.all_right().double().mean())
     return Report(
         layers=tuple(layers),
         sample_basin=in_samples,
         weight_basin=in_weights,
         accuracy=float(clean.double().mean()),
-        val_accuracy=val_accuracy,
+        val_accuracy=None,
         samples=walk.samples,
         num_classes=walk.num_classes,
         alpha=settings.alpha,
@@ -449,7 +457,8 @@ class _LayerReader:
             right[part] = checked(walk.criterion, outputs, target)
             if isinstance(outputs, Tensor):
                 lost += int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
-        _warn_of_nonfinite(lost, walk.samples)
+        # Where the inputs are to blame, that has been said.
+        _warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
         parts = walk.crew.share(lambda: self.reports)
         merged = {name: report for part in parts for name, report in part.items()}

@@ -1,7 +1,7 @@
 """Run a training with and without the monitor, and write down everything that a monitor could have changed.
 
-A scenario builds one training from scratch: module, data, trainer arguments. It is run twice from the same seeds, and the two
-records must be equal, exactly: no tolerance anywhere.
+A scenario builds one training from scratch: module, data, trainer arguments. It is run twice from the same seeds, and
+the two records must be equal, exactly: no tolerance anywhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Training:
         trainer: Arguments for the Trainer beside those that the harness sets.
         callbacks: The user's other callbacks.
         monitor: Arguments for the monitor.
-        watched: Name → function returning something else that must not differ (a loader's generator, a data set's counter).
+        watched: Name → function returning something else that must not differ (a loader's generator, a counter).
         stages: What is done with the trainer; None: one ``fit``.
         evaluations: The fewest evaluations that must have taken place.
     """
@@ -95,7 +95,7 @@ def generators() -> dict[str, Any]:
     """States of the global random generators."""
     states: dict[str, Any] = {
         "torch": digest(torch.get_rng_state()),
-        "numpy": digest(np.random.get_state(legacy=False)),
+        "numpy": digest(np.random.get_state(legacy=False)),  # noqa: NPY002
         "python": digest(random.getstate()),
     }
     if torch.cuda.is_available():
@@ -103,14 +103,15 @@ def generators() -> dict[str, Any]:
     return states
 
 
-_LIGHTNINGS_OWN = {"_trainer", "_fabric", "_current_fx_name", "trainer", "_jit_is_scripting", "_compiler_ctx", "_torchdynamo_wrapper_id"}
+_LIGHTNINGS_OWN = {"_trainer", "_fabric", "_current_fx_name", "trainer", "_jit_is_scripting", "_compiler_ctx"}
+_RUNNING_NUMBERS = {"_torchdynamo_wrapper_id"}
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
     """Weights, all buffers, modes, hooks, gradients and plain attributes of every submodule."""
     state: dict[str, Any] = {}
     for name, child in module.named_modules():
-        plain = {k: v for k, v in vars(child).items() if k not in _LIGHTNINGS_OWN}
+        plain = {k: v for k, v in vars(child).items() if k not in _LIGHTNINGS_OWN | _RUNNING_NUMBERS}
         state[name] = {
             "training": child.training,
             "attributes": sorted(plain),
@@ -158,7 +159,9 @@ class Recorder(Callback):
             (what, trainer.global_step, trainer.current_epoch, progress, digest(batch), modes, gradients, generators())
         )
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._note("batch start", trainer, pl_module, batch)
 
     def on_train_batch_end(
@@ -189,7 +192,8 @@ def run(build: Callable[[], Training], monitored: bool, tmp_path: Any, **overrid
     """Build and run a training from fixed seeds; everything that must not depend on ``monitored``."""
     L.seed_everything(7, workers=True, verbose=False)
     training = build()
-    monitor = DynamicsMonitor(**{"strict": True, "probe_size": 48, "weight_rays": 2, "rel_tol": 0.5} | training.monitor | overrides)
+    small: dict[str, Any] = {"strict": True, "probe_size": 48, "weight_rays": 2, "rel_tol": 0.5}
+    monitor = DynamicsMonitor(**small | training.monitor | overrides)
     recorder, logger = Recorder(), ListLogger()
     trainer = L.Trainer(
         **{
