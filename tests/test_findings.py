@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from netdyn.findings import DEAD_SHARE, NARROW, ORDERED_TIMES, findings
+from netdyn.findings import DEAD_SHARE, FALLBACK, NARROW, ORDERED_TIMES, findings
 from netdyn.radii import BasinResult, falling_curve
 
 ALPHA = 0.05
@@ -106,3 +106,13 @@ def test_one_class_is_named_in_the_singular_and_of_many_the_first_ten():
 def test_sentences_come_in_a_fixed_order():
     sentences = findings([layer(opt=0.5, constant=0.5)], basin(per_class=(0.1, 1.0)), ALPHA)
     assert [sentence.split()[0] for sentence in sentences] == ["Order", "50%", "Noise", "Narrow"]
+
+
+def test_the_class_that_noise_is_mostly_taken_for_is_named():
+    mostly = basin(noise_classes=torch.tensor([0.2, 0.7, 0.1]))
+    assert findings([], mostly, ALPHA)[-1] == "Noise alone is mostly taken for class 1."
+
+
+def test_no_class_is_named_where_noise_is_taken_for_several():
+    divided = basin(noise_classes=torch.tensor([FALLBACK, 0.3, 0.2]))
+    assert not any("Noise alone" in sentence for sentence in findings([], divided, ALPHA))

@@ -505,20 +505,22 @@ def test_the_map_is_not_centred():
         (
             lambda z: (z, z),
             TypeError,
-            "The model's output must be a tensor [samples, classes], got tuple. Pass `forward=` (a function of the "
-            "model and the inputs) to pick the logits from it.",
+            "The model's output must be a tensor [samples, classes], got tuple. Wrap the model in a module "
+            "that picks the logits from it, or pass `forward=` where that is taken.",
         ),
         (
             lambda z: z[:, :, None],
             ValueError,
-            "The model's output must have shape [samples, classes] = [64, classes], got shape [64, 4, 1]. Pass "
-            "`forward=` to reduce it to one row of logits a sample.",
+            "The model's output must have shape [samples, classes] = [64, classes], got shape [64, 4, 1]. Wrap "
+            "the model in a module that reduces it to one row of logits a sample, or pass `forward=` where that is "
+            "taken.",
         ),
         (
             lambda z: z.mean(0),
             ValueError,
-            "The model's output must have shape [samples, classes] = [64, classes], got shape [4]. Pass "
-            "`forward=` to reduce it to one row of logits a sample.",
+            "The model's output must have shape [samples, classes] = [64, classes], got shape [4]. Wrap "
+            "the model in a module that reduces it to one row of logits a sample, or pass `forward=` where that is "
+            "taken.",
         ),
     ],
     ids=["tuple", "three axes", "no samples"],

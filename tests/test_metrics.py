@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection, MetricTracker
 
 import netdyn
 from netdyn.functional import (
@@ -779,3 +779,41 @@ def test_metrics_are_public():
     for name in ("NeuronModes", "RankDistribution", "SampleBasin", "WeightBasin"):
         assert getattr(netdyn, name).__name__ == name
         assert name in netdyn.__all__
+
+
+# In torchmetrics' own wrappers, and in trouble ------------------------------------------------------------------------
+
+
+@every_kind
+def test_a_tracker_keeps_the_value_of_every_step(kind):
+    tracker = MetricTracker(KINDS[kind](), maximize=None)
+    halves = [slice(0, samples_of(kind) // 2), slice(samples_of(kind) // 2, None)]
+    for index in halves:
+        tracker.increment()
+        tracker.update(*batch(kind, index))
+    assert numbers(tracker.compute()) == numbers(filled(kind, halves[1]).compute())
+    assert numbers(tracker[1].compute()) == numbers(filled(kind, halves[0]).compute())
+
+
+@every_kind
+def test_an_error_within_compute_leaves_the_metric_as_it_was(kind, monkeypatch):
+    metric = filled(kind)
+    step = {"SampleBasin": "_right_at", "WeightBasin": "_trail"}.get(kind, "_pathway")
+
+    def fails(*args, **kwargs):
+        raise ArithmeticError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(metric), step, fails)
+        with pytest.raises(ArithmeticError, match="out of luck"):
+            metric.compute()
+    assert computed(metric) == computed(filled(kind))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_field_kind
+def test_a_move_to_a_gpu_and_back_changes_nothing(kind):
+    metric = filled(kind).cuda()
+    assert metric.compute() is not None
+    assert computed(metric.cpu()) == computed(filled(kind))

@@ -708,3 +708,18 @@ def test_network_is_measured_in_eval_mode_and_left_as_it_was():
     assert all(module.training for module in dropped.modules())
     assert all(torch.equal(value, before[name]) for name, value in dropped.state_dict().items())
     assert once.clean > 0.95
+
+
+def test_a_probability_without_its_last_dimension_is_still_one():
+    class Squeezed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(2, 1)
+
+        def forward(self, x):
+            return torch.sigmoid(self.fc(x)).squeeze(1)
+
+    network = Squeezed()
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    target = (network(x) > 0.5).long()
+    assert sample_basin(network, x, target).clean == 1

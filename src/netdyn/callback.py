@@ -178,7 +178,7 @@ class DynamicsMonitor(Callback):
         self._probe: Probe | None = None
         self._val_probe: Probe | None = None
         self._collector: Collector | None = None
-        self._unusable = False
+        self._unusable = self._val_asked = False
 
     # --- when
     # -----------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class DynamicsMonitor(Callback):
         """Measure at the last validation of an epoch, so that callbacks that monitor validation see the new values."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if self._val_probe is None and not self._unusable:
+        if not self._val_asked and not self._unusable:
             self._guarded(lambda: self._get_val_probe(trainer, pl_module))
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
@@ -267,7 +267,8 @@ class DynamicsMonitor(Callback):
         self._get_val_probe(trainer, pl_module)
 
     def _get_val_probe(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the held-out probe, where there is something to read it from."""
+        """Read the held-out probe, once there is something to read it from."""
+        self._val_asked = not (self._given_val_probe is None and trainer.val_dataloaders is None)
         stage = trainer.state.stage
         # Hooks that augment batches in training look at this.
         trainer.validating = True

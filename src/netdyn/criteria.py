@@ -20,13 +20,14 @@ def as_logits(outputs: object, samples: int) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"The model's output must be a tensor [samples, classes], got {type(outputs).__name__}. "
-            "Pass `forward=` (a function of the model and the inputs) to pick the logits from it."
+            "Wrap the model in a module that picks the logits from it, or pass `forward=` where that is taken."
         )
     logits = outputs[:, None] if outputs.ndim == 1 else outputs
     if logits.ndim != 2 or len(logits) != samples:
         raise ValueError(
             f"The model's output must have shape [samples, classes] = [{samples}, classes], "
-            f"got shape {list(outputs.shape)}. Pass `forward=` to reduce it to one row of logits a sample."
+            f"got shape {list(outputs.shape)}. Wrap the model in a module that reduces it to one row of logits "
+            "a sample, or pass `forward=` where that is taken."
         )
     return logits
 

@@ -14,6 +14,8 @@ DEAD_SHARE = 0.2
 ORDERED_TIMES = 3.0
 #: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
 NARROW = 0.5
+#: A class that noise is taken for more often than this is named.
+FALLBACK = 0.5
 
 
 class Layer(Protocol):
@@ -60,7 +62,7 @@ def _dead(layers: Sequence[Layer]) -> list[str]:
 
 
 def _basin(basin: BasinResult | None) -> list[str]:
-    """Radius 0 and inf; classes below half or above twice the common radius; the class that noise is taken for."""
+    """Radius 0 and inf; classes below half or above twice the common radius; a class that noise is mostly taken for."""
     if basin is None:
         return []
     if basin.radius == 0:
@@ -75,6 +77,8 @@ def _basin(basin: BasinResult | None) -> list[str]:
         sentences.append(f"Narrow basins, less than half as wide: {_classes(narrow)}.")
     if wide:
         sentences.append(f"Wide basins, more than twice as wide: {_classes(wide)}.")
+    if basin.noise_classes is not None and float(basin.noise_classes.max()) > FALLBACK:
+        sentences.append(f"Noise alone is mostly taken for class {int(basin.noise_classes.argmax())}.")
     return sentences
 
 

@@ -30,6 +30,11 @@ from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weigh
 _numbers = itertools.count()
 
 
+def _number() -> Tensor:
+    """A new number; a factor apart from the last, since a collection takes what differs by a part in 10⁵ for equal."""
+    return torch.tensor(1.0001 ** next(_numbers), dtype=torch.float64)
+
+
 class _StateMetric(Metric):
     """States stay in float64: neither labels nor ranks nor counts survive rounding to half precision."""
 
@@ -41,7 +46,14 @@ class _StateMetric(Metric):
         # The type of the placeholder that torchmetrics gathers from a process without data.
         self._dtype = torch.float64
         # A collection takes metrics for one whose states are equal after an update: this one is told from all others.
-        self.add_state("number", default=torch.tensor(float(next(_numbers)), dtype=torch.float64), dist_reduce_fx="max")
+        self.add_state("number", default=_number(), dist_reduce_fx="max")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is another metric, with a number of its own."""
+        super().__setstate__(state)
+        number = _number()
+        self._defaults["number"] = number
+        self.number = number.to(self.device)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
         """States keep their type, whatever ``dst_type`` is."""
@@ -572,18 +584,19 @@ class WeightBasin(_BasinMetric):
 
     def compute(self) -> Tensor:
         """The radius, a float64 scalar; NaN without data."""
-        classes = int(self.classes_seen)
-        if not classes:
+        if not int(self.classes_seen):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
-        rows = 2 + self.rays * len(self.ladder)
+        trail = self._trail()
+        accuracy = weight_accuracy(trail, self.accuracy, self.relative, int(self.classes_seen))
+        radii = torch.tensor([trail.ray_curve(ray).crossing(accuracy) for ray in trail.rays])
+        self._result = summarize_weights(radii, self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder))
+        return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)
+
+    def _trail(self) -> Trail:
+        """The right answers counted, ray by ray."""
+        rows, classes = 2 + self.rays * len(self.ladder), int(self.classes_seen)
         counts = dim_zero_cat(self.counts).reshape(-1, rows, classes).sum(dim=0).cpu()
         trail = Trail(counts[0], counts[1])
-        accuracy = weight_accuracy(trail, self.accuracy, self.relative, classes)
-        radii = []
-        for visits in counts[2:].reshape(self.rays, len(self.ladder), classes):
-            trail.rays.append(dict(zip(self.ladder, visits, strict=True)))
-            radii.append(trail.ray_curve(trail.rays[-1]).crossing(accuracy))
-        self._result = summarize_weights(
-            torch.tensor(radii), self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder)
-        )
-        return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)
+        on_rays = counts[2:].reshape(self.rays, len(self.ladder), classes)
+        trail.rays = [dict(zip(self.ladder, visits, strict=True)) for visits in on_rays]
+        return trail

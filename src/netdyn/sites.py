@@ -104,7 +104,7 @@ class _Watch(TorchFunctionMode):
         self.runs: dict[str, int] = {}
         self.held: list[Site] = []
         self.candidates: list[_Candidate] = []
-        self.squashed: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self.squashed: tuple[Tensor, Tensor] | None = None
         self.latest: weakref.ref[Tensor] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,7 +116,7 @@ class _Watch(TorchFunctionMode):
             return shared_pool(func, args, kwargs)
         result = func(*args, **kwargs)
         if func in SQUASHES and isinstance(subject, Tensor) and isinstance(result, Tensor):
-            self.squashed = (weakref.ref(result), subject)
+            self.squashed = (result, subject)
         return result
 
     def _is_field(self, value: Any) -> bool:
@@ -140,7 +140,7 @@ class _Watch(TorchFunctionMode):
             output = func(*args, **kwargs)
         self.latest = weakref.ref(output)
         if func in SQUASHES:
-            self.squashed = (self.latest, field)
+            self.squashed = (output, field)
         self._hold(Site(name, field.detach(), output.detach(), edge), may_be_output=func in SQUASHES)
         return output
 
@@ -217,13 +217,21 @@ class _Watch(TorchFunctionMode):
 
     def finish(self, output: Any) -> Any:
         """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
-        if self.squashed is None or self.squashed[0]() is not output:
+        squashed, logits = self.squashed or (None, None)
+        if squashed is None or logits is None or not _is_all_of(output, squashed):
             self._release()
             return output
-        if self.held and self.latest is not None and self.latest() is output:
+        if self.held and self.latest is not None and self.latest() is squashed:
             self.held.pop()
         self._release()
-        return self.squashed[1]
+        return logits.reshape(output.shape)
+
+
+def _is_all_of(output: Any, tensor: Tensor) -> bool:
+    """Whether ``output`` is a tensor or a view of all of it (``sigmoid(x).squeeze(1)``)."""
+    return output is tensor or (
+        isinstance(output, Tensor) and output._base is tensor and output.numel() == tensor.numel()
+    )
 
 
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:

@@ -262,6 +262,11 @@ def test_a_logger_that_refuses_our_tags_costs_a_warning_and_not_the_training(exp
     assert "basin/sample/radius" in trainer.callback_metrics
 
 
+def test_strict_raises_what_a_logger_refuses():
+    with pytest.raises(ValueError, match="a tag must not have a slash"):
+        fit(Fussy(), DynamicsMonitor(**QUICK, strict=True))
+
+
 # Both packages
 
 
@@ -462,7 +467,7 @@ def test_two_monitors_keep_their_state_apart_in_a_checkpoint(tmp_path):
 
     logger, again = ListLogger(), monitors()
     resumed = make_trainer(logger, *again, max_epochs=3)
-    resumed.fit(Classifier(), loader(), ckpt_path=path, weights_only=True)
+    resumed.fit(Classifier(), loader(), ckpt_path=path)
     assert [monitor.state_dict()["evaluations"] for monitor in again] == [4, 7]
     steps = {name: [s for s, tag, _ in logger.lines if tag == f"{name}/probe/accuracy"] for name in ("seldom", "often")}
     assert steps == {"seldom": [11], "often": [9, 11]}

@@ -747,10 +747,10 @@ def rows() -> DataLoader[Any]:
     return DataLoader([{"image": a, "label": b} for a, b in zip(x, y, strict=True)], batch_size=16)
 
 
-def of_classes(*classes: int, outputs_of: int = 64) -> DataLoader[Any]:
+def of_classes(*classes: int, samples: int = 64) -> DataLoader[Any]:
     x, y = digits()
     kept = torch.isin(y, torch.tensor(classes))
-    return DataLoader(TensorDataset(x[kept][:outputs_of], y[kept][:outputs_of]), batch_size=16)
+    return DataLoader(TensorDataset(x[kept][:samples], y[kept][:samples]), batch_size=16)
 
 
 def a_probe(target: Any = None, change: Any = None) -> tuple[Tensor, Tensor]:
@@ -924,6 +924,13 @@ def test_what_can_be_measured_nevertheless_is_measured(name):
     assert all(math.isfinite(value) for _, tag, value in runs[0].lines if tag.startswith(OURS))
 
 
+def test_lazy_parameters_are_waited_for(info):
+    net = nn.Sequential(nn.LazyLinear(24), nn.ReLU(), nn.Linear(24, 10))
+    run = fit(DynamicsMonitor(**MODES), module=Digits(net))
+    assert run.steps() == [3, 7, 11]
+    assert len([line for line in info if "lazy parameters" in line]) == 1
+
+
 def test_a_failing_evaluation_that_recovers_is_measured_again():
     class Moody(nn.Module):
         def __init__(self) -> None:
@@ -960,6 +967,58 @@ def test_validation_data_that_cannot_be_read_cost_only_their_own_number(train):
     assert "`unpack=`" in messages[0]
     assert runs[0].steps("probe/accuracy") == [0, 3, 7, 11]
     assert "probe/val_accuracy" not in runs[0].tags()
+
+
+@pytest.mark.parametrize(
+    ("sanity", "every", "expected"),
+    [(2, 1, [0, 3, 7, 11]), (0, 1, [0, 3, 7, 11]), (2, 2, [0, 3, 7, 11]), (0, 2, [7, 11])],
+)
+def test_validation_accuracy_is_measured_as_soon_as_lightning_has_loaded_the_data(sanity, every, expected):
+    options = {"num_sanity_val_steps": sanity, "check_val_every_n_epoch": every}
+    run = fit(DynamicsMonitor(**MODES), val=held_out(), **options)
+    assert run.steps("probe/accuracy") == [0, 3, 7, 11]
+    assert run.steps("probe/val_accuracy") == expected
+
+
+@pytest.mark.parametrize("loaders", [1, 2])
+def test_only_a_single_validation_loader_gives_a_validation_probe(loaders):
+    class Several(Digits):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.loss(batch)
+
+    run = fit(DynamicsMonitor(**MODES), module=Several(), val=[held_out() for _ in range(loaders)])
+    assert run.steps("probe/accuracy") == [0, 3, 7, 11]
+    assert run.steps("probe/val_accuracy") == ([0, 3, 7, 11] if loaders == 1 else [])
+
+
+def test_several_training_loaders_at_once_are_probed_from_the_batches():
+    class Two(Digits):
+        def loss(self, batch: Any) -> Tensor:
+            return super().loss(batch["a"]) + super().loss(batch["b"])
+
+    def first(batch: Any) -> Any:
+        return batch["a"]
+
+    train = {"a": loader(shuffle=False), "b": loader(64, 128)}
+    run = fit(DynamicsMonitor(**MODES | {"probe_size": 40}, unpack=first), module=Two(), train=train)
+    x, y = data(0, 40).tensors
+    assert run.steps() == [2, 3, 7, 11]
+    assert run.monitor.report.scalars() == diagnose(run.module, x, y, measure=["modes"]).scalars()
+
+
+def test_validation_data_that_cannot_be_read_are_not_read_again_at_every_epoch():
+    read = []
+
+    def unpack(batch: Any) -> Any:
+        read.append(len(batch[1]))
+        if len(batch[1]) == 32:
+            raise KeyError("no such sample")
+        return batch
+
+    messages = said(lambda: fit(DynamicsMonitor(**MODES, unpack=unpack), val=held_out()))
+    assert len(messages) == 1
+    assert "no such sample" in messages[0]
+    assert read == [60, 32]
 
 
 def test_a_validation_probe_that_the_model_does_not_fit_costs_only_its_own_number():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 
 from integration.scenarios import data, modules, precision, training
 from integration.untouched import assert_untouched
@@ -17,3 +20,15 @@ SCENARIOS = {
 @pytest.mark.parametrize("build", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_training_is_untouched(build, tmp_path):
     assert_untouched(build, tmp_path)
+
+
+def test_the_readme_names_the_number_of_scenarios():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"{len(SCENARIOS)} training scenarios" in readme
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("build", SCENARIOS.values(), ids=SCENARIOS.keys())
+def test_training_on_a_gpu_is_untouched(build, tmp_path):
+    assert_untouched(build, tmp_path, accelerator="cuda")

@@ -188,7 +188,9 @@ class Recorder(Callback):
 OURS = ("modes/", "basin/", "linear/", "probe/", "netdyn/", "phase/", "batchnorm/")
 
 
-def run(build: Callable[[], Training], monitored: bool, tmp_path: Any, **overrides: Any) -> dict[str, Any]:
+def run(
+    build: Callable[[], Training], monitored: bool, tmp_path: Any, accelerator: str = "cpu", **overrides: Any
+) -> dict[str, Any]:
     """Build and run a training from fixed seeds; everything that must not depend on ``monitored``."""
     L.seed_everything(7, workers=True, verbose=False)
     training = build()
@@ -198,7 +200,7 @@ def run(build: Callable[[], Training], monitored: bool, tmp_path: Any, **overrid
     trainer = L.Trainer(
         **{
             "max_epochs": 2,
-            "accelerator": "cpu",
+            "accelerator": accelerator,
             "devices": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
@@ -248,9 +250,9 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if same else [f"{path}: {a!r} against {b!r}"]
 
 
-def assert_untouched(build: Callable[[], Training], tmp_path: Any, **overrides: Any) -> None:
+def assert_untouched(build: Callable[[], Training], tmp_path: Any, accelerator: str = "cpu", **overrides: Any) -> None:
     """The training leaves the same record with and without the monitor."""
-    without = run(build, False, tmp_path)
-    again = run(build, True, tmp_path, **overrides)
+    without = run(build, False, tmp_path, accelerator)
+    again = run(build, True, tmp_path, accelerator, **overrides)
     found = differences(without, again)
     assert not found, "training was changed:\n" + "\n".join(found[:12])

@@ -1,0 +1,67 @@
+"""One process of two that share the metrics' data, run as a script; it prints what every metric computes.
+
+python metric_processes.py RANK WORLD RENDEZVOUS SPLIT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from integration.scenarios.base import CLASSES, network, points
+from netdyn import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+from netdyn.functional import linear_substitution_map, local_fields
+
+#: Which of the 60 samples each process sees.
+SPLITS = {"even": [(0, 30), (30, 60)], "uneven": [(0, 7), (7, 60)], "all on one": [(0, 60), (60, 60)], "one": [(0, 60)]}
+
+
+def computed(part: tuple[int, int]) -> dict[str, object]:
+    """Every metric's value, of which this process has seen a part of the samples."""
+    torch.manual_seed(0)
+    net = network(width=30).eval()
+    x, _ = points(60)
+    with torch.no_grad():
+        y = net(x).argmax(1)  # what the network says is right, so that it has basins
+    field, pathway = local_fields(net, x)["1"], linear_substitution_map(net, x)["1"]
+    own = slice(*part)
+    values: dict[str, object] = {}
+    for name, metric in {
+        "modes": NeuronModes(CLASSES),
+        "bounded modes": NeuronModes(CLASSES, max_samples=40),
+        "distribution": RankDistribution(CLASSES, bins=10),
+    }.items():
+        if part[0] < part[1]:
+            metric.update(field[own], y[own], pathway)
+        value = metric.compute()
+        values[name] = (
+            {k: repr(float(v)) for k, v in value.items()} if isinstance(value, dict) else repr(value.tolist())
+        )
+    for name, basin in {"sample basin": SampleBasin(rays=2), "weight basin": WeightBasin(rays=3)}.items():
+        if part[0] < part[1]:
+            basin.update(net, x[own], y[own])
+        values[name] = repr(float(basin.compute()))
+        values[f"{name} by class"] = repr(basin.result().per_class.tolist())
+    return values
+
+
+def main(rank: int, world: int, rendezvous: str, split: str) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world, timeout=timedelta(seconds=15)
+        )
+    print(json.dumps(computed(SPLITS[split][rank])))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
