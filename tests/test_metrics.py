@@ -786,7 +786,7 @@ def test_metrics_are_public():
 
 @every_kind
 def test_a_tracker_keeps_the_value_of_every_step(kind):
-    tracker = MetricTracker(KINDS[kind](), maximize=None)
+    tracker = MetricTracker(KINDS[kind](), maximize=True)
     halves = [slice(0, samples_of(kind) // 2), slice(samples_of(kind) // 2, None)]
     for index in halves:
         tracker.increment()
