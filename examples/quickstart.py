@@ -90,6 +90,7 @@ def main() -> None:
     )
     trainer.fit(model, DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=256))
 
+    print("\nOn the first 1,024 training images (the curves have a probe of their own, chosen at random):")
     print("\nUntrained\n---------")
     print(before)
     print("\nTrained\n-------")

@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 
 def layer(name="fc1", opt=0.05, constant=0.0):
-    return SimpleNamespace(name=name, opt_fraction=opt, constant_fraction=constant)
+    return SimpleNamespace(name=name, sampled=10**30, opt_fraction=opt, constant_fraction=constant)
 
 
 def basin(radius=1.0, per_class=(1.0, 1.0, 1.0), **changes):
@@ -41,13 +41,15 @@ def test_shares_that_wiring_at_random_could_show_are_no_order(opt):
 
 def test_the_layer_with_the_largest_share_beyond_chance_is_named():
     layers = [layer(opt=0.3), layer("fc2", opt=0.62), layer("fc3", opt=math.nan)]
-    assert findings(layers, None, ALPHA) == ["Order is preserved most in fc2: by 62% of its units (at random 5%)."]
+    assert findings(layers, None, ALPHA) == [
+        "Order is preserved most in layer fc2: by 62% of its units (at random 5%)."
+    ]
 
 
 def test_chance_is_measured_in_units_of_alpha():
     assert findings([layer(opt=0.3)], None, 0.2) == [NO_ORDER.replace("5%", "20%")]
     assert findings([layer(opt=0.3)], None, 0.01) == [
-        "Order is preserved most in fc1: by 30% of its units (at random 1%)."
+        "Order is preserved most in layer fc1: by 30% of its units (at random 1%)."
     ]
 
 
@@ -61,7 +63,7 @@ def test_layers_without_a_rule_are_not_spoken_of():
 @pytest.mark.parametrize(("constant", "named"), [(DEAD_SHARE, False), (DEAD_SHARE + 0.01, True), (1.0, True)])
 def test_layers_with_many_constant_units_are_named(constant, named):
     sentences = findings([layer(opt=math.nan, constant=constant), layer("fc2", opt=math.nan)], None, ALPHA)
-    assert sentences == ([f"{constant:.0%} of the units of fc1 say the same for every sample."] if named else [])
+    assert sentences == ([f"{constant:.0%} of the units of layer fc1 say the same for every sample."] if named else [])
 
 
 # Basins

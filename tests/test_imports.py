@@ -30,7 +30,6 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 DOORS = {
     "schedules": {"_checks"},
     "modes": {"ranks"},
-    "criteria": {"batches"},
     "adapter": {"batches"},
     "findings": {"radii"},
     "isolation": {"shards", "snapshot"},

@@ -296,7 +296,7 @@ def test_printed_report_is_a_table(report):
         "encoder.fc1     40  0.500  0.500     0.000     1.500     0.700",
         "fc2             40  0.062  0.938     0.000     1.500     0.700",
         "sample basin: radius 0.5 (95% interval 0.25 to 1) at accuracy 0.50",
-        "- Order is preserved most in encoder.fc1: by 50% of its units (at random 5%).",
+        "- Order is preserved most in layer encoder.fc1: by 50% of its units (at random 5%).",
         "- Noise of 0.5 on every input component brings accuracy down to 50%.",
     ]
 

@@ -595,7 +595,7 @@ def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
     )
     assert basin.radius == pytest.approx(0.5 / (0.6745 * math.sqrt(2)), rel=0.32)
     assert basin.per_class.shape == (0,)
-    assert basin.floor == 0
+    assert 0 < basin.floor < 0.1  # no classes, so no chance: what the highest level left
 
 
 @pytest.mark.parametrize("lowest", [-3, 0, 500])

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netdyn import functional
+    from netdyn import functional, tags
     from netdyn.callback import DynamicsMonitor
     from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
     from netdyn.radii import BasinResult
@@ -29,6 +29,7 @@ __all__ = [
     "WeightBasin",
     "diagnose",
     "functional",
+    "tags",
 ]
 
 _HOME = {
@@ -44,8 +45,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "functional":
-        return import_module("netdyn.functional")
+    if name in ("functional", "tags"):
+        return import_module(f"netdyn.{name}")
     if name in _HOME:
         return getattr(import_module(f"netdyn.{_HOME[name]}"), name)
     raise AttributeError(f"module 'netdyn' has no attribute {name!r}")

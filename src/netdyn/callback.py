@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -172,6 +173,7 @@ class DynamicsMonitor(Callback):
         self._last_cost = 0.0
         self._evaluations = 0
         self._skipped = 0
+        self._left_out = 0
         self._trained_before = 0.0
 
     def _forget_probe(self) -> None:
@@ -200,7 +202,8 @@ class DynamicsMonitor(Callback):
         """Gather the probe from the first batches, where the data set cannot be read."""
         if self._collector is not None:
             collector = self._collector
-            self._guarded(lambda: self._collect(collector, batch, pl_module))
+            with kept(pl_module, trainer.datamodule, self._unpack):  # type: ignore[attr-defined]
+                self._guarded(lambda: self._collect(collector, batch, pl_module))
             if self._probe is not None and self._on_fit_ends and not _is_dev_run(trainer) and not self._evaluations:
                 self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
@@ -234,6 +237,11 @@ class DynamicsMonitor(Callback):
         """Measure the trained network, unless that has just been done."""
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
+        if self._left_out:
+            rank_zero_info(
+                f"DynamicsMonitor left out {self._left_out} evaluations to keep to max_overhead={self._max_overhead}; "
+                "the last values may be of an earlier step."
+            )
         self._trained_before += time.monotonic() - self._started
         self._started = 0.0
         self._forget_probe()
@@ -308,6 +316,7 @@ class DynamicsMonitor(Callback):
         if (collector := self._collector) is not None:
             self._collector = None
             self._guarded(lambda: setattr(self, "_probe", self._everybodys(collector.probe, pl_module)))
+            self._unusable = self._probe is None
 
     # --- what, and where to
     # ---------------------------------------------------------------------------------------------
@@ -325,28 +334,33 @@ class DynamicsMonitor(Callback):
         self._measured_step = trainer.global_step
         if not self._crew.share(self._affordable)[0]:
             self._skipped += 1
+            self._left_out += 1
             self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
             return
 
-        def evaluate() -> None:
-            with isolated(pl_module):
-                self._crew.align(pl_module.buffers())
-                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
-                given = (probe.inputs, probe.target)
-                self.report = examine(network, given, self._settings, self._crew, progress=False)
+        def network() -> Adapter:
+            self._crew.align(pl_module.buffers())
+            return Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
 
-        def look_at_held_out(probe: Probe) -> None:
-            with isolated(pl_module):
-                self._crew.align(pl_module.buffers())
-                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
-                accuracy = held_out_accuracy(network, (probe.inputs, probe.target), self._settings)
-                if self.report is not None:
-                    self.report = replace(self.report, val_accuracy=accuracy)
+        # Results are kept outside of what is put back: the module may hold this very callback.
+        found: list[Report] = []
+        held_out: list[float] = []
+
+        def evaluate() -> None:
+            with isolated(pl_module), kept(self._forward, self._settings.criterion):
+                given = (probe.inputs, probe.target)
+                found.append(examine(network(), given, self._settings, self._crew, progress=False))
+
+        def look_at_held_out(given: Probe) -> None:
+            with isolated(pl_module), kept(self._forward, self._settings.criterion):
+                held_out.append(held_out_accuracy(network(), (given.inputs, given.target), self._settings))
 
         done, self._last_cost, trained = self._guarded(evaluate)
         if done and val_probe is not None:
             # A held-out probe that the model does not fit costs only its own number.
             self._last_cost += self._guarded(lambda: look_at_held_out(val_probe))[1]
+        if done and found:
+            self.report = replace(found[0], val_accuracy=held_out[0] if held_out else None)
         self._spent += self._last_cost
         self._evaluations += 1
         scalars = self.report.scalars() if done and self.report is not None else {}
@@ -359,7 +373,7 @@ class DynamicsMonitor(Callback):
         self._send(trainer, scalars, step)
         if done and self._histograms and self.report is not None and trainer.is_global_zero:
             named = {self._tag(tag): values for tag, values in self.report.histograms().items()}
-            add_histograms(trainer.loggers, named, step)
+            self._deliver("TensorBoard", "histograms", lambda: add_histograms(trainer.loggers, named, step))
 
     def _network(self, pl_module: LightningModule) -> tuple[nn.Module, Callable[[Any, Any], Any] | None]:
         """The module to look at and how to call it.
@@ -385,16 +399,21 @@ class DynamicsMonitor(Callback):
             {tag: torch.tensor(value, dtype=torch.float32) for tag, value in named.items()}
         )
         for logger in trainer.loggers:
-            try:
-                logger.log_metrics(metrics=named, step=step)
-            except Exception as error:
-                if self._strict:
-                    raise
-                self._say_once(
-                    f"{type(logger).__name__} {error}",
-                    f"DynamicsMonitor: {type(logger).__name__} refuses the scalars, which go to the other loggers: "
-                    f"{type(error).__name__}: {error}",
-                )
+            self._deliver(
+                type(logger).__name__, "scalars", functools.partial(logger.log_metrics, metrics=named, step=step)
+            )
+
+    def _deliver(self, receiver: str, what: str, send: Callable[[], object]) -> None:
+        """Hand something to a logger; one that refuses it is named once, and the others get theirs."""
+        try:
+            send()
+        except Exception as error:
+            if self._strict:
+                raise
+            self._say_once(
+                f"{receiver} {what} {error}",
+                f"DynamicsMonitor: {receiver} refuses the {what}: {type(error).__name__}: {error}",
+            )
 
     def _tag(self, tag: str) -> str:
         return f"{self._prefix}/{tag}" if self._prefix else tag
@@ -450,7 +469,8 @@ class DynamicsMonitor(Callback):
     @property
     def state_key(self) -> str:
         """Tells this monitor's state in a checkpoint from that of another one in the same trainer."""
-        return self._generate_state_key(prefix=self._prefix, seed=self._seed, **self._cadence)
+        own = {"measure": self._settings.measure, "layers": self._settings.layers}
+        return self._generate_state_key(prefix=self._prefix, seed=self._seed, **own, **self._cadence)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run continues, as plain numbers."""

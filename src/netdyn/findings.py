@@ -10,7 +10,8 @@ from netdyn.radii import BasinResult
 
 #: More constant units than this are worth a sentence.
 DEAD_SHARE = 0.2
-#: An OPT share this many times alpha is more than an untrained network shows.
+#: An OPT share this many times alpha, and 1/√units (the units of a narrow layer are few, and alike), is more than an
+#: untrained network shows.
 ORDERED_TIMES = 3.0
 #: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
 NARROW = 0.5
@@ -24,6 +25,10 @@ class Layer(Protocol):
     @property
     def name(self) -> str:
         """The layer's name."""
+
+    @property
+    def sampled(self) -> int:
+        """Number of units measured."""
 
     @property
     def opt_fraction(self) -> float:
@@ -40,22 +45,23 @@ def findings(layers: Sequence[Layer], sample_basin: BasinResult | None, alpha: f
 
 
 def _order(layers: Sequence[Layer], alpha: float) -> list[str]:
-    """No layer above 3·alpha: no order beyond chance. Else the layer with the largest OPT share is named."""
+    """No layer above 3·alpha + 1/√units: no order beyond chance. Else the layer with the largest OPT share is named."""
     known = [layer for layer in layers if not math.isnan(layer.opt_fraction)]
     if not known:
         return []
-    best = max(known, key=lambda layer: layer.opt_fraction)
-    if best.opt_fraction <= ORDERED_TIMES * alpha:
+    best = max(known, key=lambda layer: layer.opt_fraction - 1 / math.sqrt(layer.sampled))
+    if best.opt_fraction <= ORDERED_TIMES * alpha + 1 / math.sqrt(best.sampled):
         return [
             f"No layer orders the samples by class beyond what wiring at random would show ({alpha:.0%} of its units)."
         ]
-    return [f"Order is preserved most in {best.name}: by {best.opt_fraction:.0%} of its units (at random {alpha:.0%})."]
+    share = f"{best.opt_fraction:.0%} of its units (at random {alpha:.0%})"
+    return [f"Order is preserved most in layer {best.name}: by {share}."]
 
 
 def _dead(layers: Sequence[Layer]) -> list[str]:
     """A layer with more than a fifth of its units constant."""
     return [
-        f"{layer.constant_fraction:.0%} of the units of {layer.name} say the same for every sample."
+        f"{layer.constant_fraction:.0%} of the units of layer {layer.name} say the same for every sample."
         for layer in layers
         if layer.constant_fraction > DEAD_SHARE
     ]

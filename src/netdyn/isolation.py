@@ -23,7 +23,7 @@ from netdyn.snapshot import Snapshot
 
 @contextmanager
 def rng_kept() -> Iterator[None]:
-    """Put torch's (CPU and every initialised accelerator), NumPy's and Python's global generators back afterwards."""
+    """Put torch's (CPU, initialised CUDA devices, MPS), NumPy's and Python's global generators back afterwards."""
     with ExitStack() as undo:
         undo.callback(random.setstate, random.getstate())
         undo.callback(np.random.set_state, np.random.get_state(legacy=False))  # noqa: NPY002

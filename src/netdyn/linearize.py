@@ -1,8 +1,7 @@
 """The linear substitution map (L-map): how strongly each unit is wired to each logit once activations are the identity.
 
 Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the
-    identity;
-K vector-Jacobian products then give the maps of all layers at once.
+identity; K vector-Jacobian products then give the maps of all layers at once.
 """
 
 from __future__ import annotations

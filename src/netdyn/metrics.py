@@ -500,7 +500,7 @@ class WeightBasin(_BasinMetric):
         layers: Names or globs of the parameters to disturb; None: every floating one with two or more dimensions.
         low: Smallest noise level.
         high: Largest noise level.
-        rel_tol: The rungs lie (1 + rel_tol)⁴ to (1 + rel_tol)⁸ apart.
+        rel_tol: Below 0.3 without effect: the ladder has 32 rungs, evenly spaced in log σ.
         seed: Seed of the noise.
         batch_size: Samples a forward pass; None: an update's.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
@@ -553,7 +553,7 @@ class WeightBasin(_BasinMetric):
         # One tensor at a time is the function's to measure: here it would be a ladder for each.
         _checks.names("layers", layers)
         self.layers = layers
-        self.ladder = self.grid.edges()[:: max(self.grid.cells // 32, 1)][1:-1].tolist()
+        self.ladder = self.grid.edges()[:: max(self.grid.cells // 32, 1)][1:].tolist()
         # Right answers [ladder and clean, rays, classes] and, last, the size of each class; flat, since the number of
         # classes is not known to a process without data.
         self.add_state("counts", default=[], dist_reduce_fx="cat")

@@ -138,19 +138,22 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
         ValueError: If the data set is empty.
     """
     dataset: Any = loader.dataset
-    samples = len(dataset)
-    if samples == 0:
+    # A sampler that draws from some of the samples alone: what it leaves out may be held-out data.
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    pool = torch.as_tensor(list(getattr(sampler, "indices", range(len(dataset)))))
+    if len(pool) == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
     with kept(dataset, loader.collate_fn):
-        torch.manual_seed(seed)
+        # The CPU's alone: seeding all devices would reach some that nobody puts back.
+        torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
         labels = labels_of(dataset)
         if labels is not None:
-            index = stratified(labels, size, generator)
+            index = pool[stratified(labels[pool], size, generator)]
         else:
-            index = torch.randperm(samples, generator=generator)[: POOL * size].sort().values
+            index = pool[torch.randperm(len(pool), generator=generator)[: POOL * size].sort().values]
         batch = loader.collate_fn(_items(dataset, index.tolist()))
         inputs, target = unpack(transfer(batch))
         target = copied(target)

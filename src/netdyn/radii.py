@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 LOST_CLEAN = -1
+#: A class's radius is corrected for rays that come back where it is within this factor of the common one.
+NEAR = 1.5
 #: Confidence level of the intervals.
 LEVEL = 0.95
 
@@ -282,8 +284,11 @@ def sample_radius(
     def radius_of(chosen: Tensor) -> Tensor:
         if not bool(chosen.any()):
             return torch.tensor(torch.nan, dtype=torch.float64)
-        back = float(returned[:, chosen].mean())
-        return torch.tensor(survival(cells[:, chosen], grid).crossing(accuracy - back), dtype=torch.float64)
+        own = survival(cells[:, chosen], grid)
+        # What came back was measured at r̂, and says nothing of rays much nearer or farther than that.
+        near = raw / NEAR < own.crossing(accuracy) < raw * NEAR
+        back = float(returned[:, chosen].mean()) if near else 0.0
+        return torch.tensor(own.crossing(accuracy - back), dtype=torch.float64)
 
     return curve.crossing(target), interval, radius_of, reentry
 

@@ -187,22 +187,24 @@ def chance(num_classes: int) -> float:
     return 1 / num_classes if num_classes > 1 else 0.0
 
 
-def target_accuracy(
-    accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int, quiet: bool = False
-) -> float:
-    """The absolute accuracy that defines a radius; warns, unless ``quiet``, if it is too near to the floor."""
+def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int) -> float:
+    """The absolute accuracy that defines a radius."""
     wanted = default_accuracy(num_classes) if accuracy is None else accuracy
     if relative:
         # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
         return floor + wanted * (clean - floor) if clean > floor else 1.0
-    if wanted < floor + FLOOR_MARGIN and not quiet:
+    return wanted
+
+
+def warn_of_floor(accuracy: float, floor: float) -> None:
+    """Warn if the accuracy that defines a radius is too near to what noise alone leaves."""
+    if accuracy < floor + FLOOR_MARGIN:
         usable = round((1 + floor) / 2, 2)
         absolute = f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
         _checks.warn(
-            f"`accuracy` is {wanted:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
+            f"`accuracy` is {accuracy:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
             f"means little. Use {absolute}relative=True."
         )
-    return wanted
 
 
 def sample_basin(
@@ -221,6 +223,7 @@ def sample_basin(
     ``clean`` says who is right without noise, if that is known; ``quiet`` leaves out the warning of the floor.
     """
     check_floating(walk.inputs)
+    before = walk.forwards
     clean = walk.shared(Walk.all_right) if clean is None else clean
     lost = torch.full((rays, walk.samples), LOST_CLEAN)
     alive = clean.cpu().nonzero()[:, 0]
@@ -238,7 +241,7 @@ def sample_basin(
         relative=relative,
         top=walk.shared(lambda own: at_top(own, grid, seed), asked),
         right_at=lambda sigma: walk.shared(lambda own: right_at(own, rays, seed, sigma)),
-        forwards=lambda: walk.forwards,
+        forwards=lambda: walk.forwards - before,
         quiet=quiet,
     )
 
@@ -264,7 +267,9 @@ def summarize_samples(
     cells, labels = cells.cpu(), labels.cpu()
     clean = float((cells[0] != LOST_CLEAN).double().mean())
     floor = max(chance(num_classes), float(top[0].double().mean()))
-    absolute = target_accuracy(accuracy, relative, clean, floor, num_classes, quiet)
+    absolute = target_accuracy(accuracy, relative, clean, floor, num_classes)
+    if not (relative or quiet):
+        warn_of_floor(absolute, floor)
     radius, interval, radius_of, reentry = sample_radius(cells, grid, absolute, right_at)
     classes = range(num_classes) if num_classes > 1 else ()
     per_sample = None

@@ -21,7 +21,7 @@ from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked
 from netdyn.findings import findings
 from netdyn.functional import check_basin, prepare_walk, warn_of_defects
-from netdyn.isolation import isolated
+from netdyn.isolation import isolated, kept
 from netdyn.linearize import LinearMap, substitute
 from netdyn.modes import mode_shares, order_alignment, order_index, transfer_order
 from netdyn.radii import BasinResult
@@ -301,7 +301,7 @@ def diagnose(
         missing = "val_target" if val_target is None else "val_inputs"
         raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
     held_out = None if val_target is None else (val_inputs, val_target)
-    with isolated(model):
+    with isolated(model), kept(forward, criterion):
         report = examine(network, (inputs, target), settings, crew or Crew(), progress)
         if held_out is None:
             return report
@@ -460,9 +460,10 @@ class _LayerReader:
         # Where the inputs are to blame, that has been said.
         _warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
-        parts = walk.crew.share(lambda: self.reports)
-        merged = {name: report for part in parts for name, report in part.items()}
-        return [merged[name] for name in self.map], right
+        parts = walk.crew.share(lambda: (self.reports, right.cpu()))
+        merged = {name: report for reports, _ in parts for name, report in reports.items()}
+        # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
+        return [merged[name] for name in self.map], parts[0][1].to(right.device)
 
     def _map(self) -> tuple[list[str], list[str]]:
         walk = self.walk

@@ -13,6 +13,7 @@ import random
 import types
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ LARGEST_BYTES, LONGEST = 1 << 24, 10_000
 #: Packages whose objects are not followed: they lead to threads, to files, and to everything else.
 _FOREIGN = frozenset(
     (
-        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard"),
+        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
         *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
         *("logging", "_io", "io", "functools", "builtins"),
     )
@@ -186,8 +187,9 @@ class Snapshot:
         for module, training in self._modes:
             if module.training != training:
                 module.training = training
-        for undo in self._undo:
-            undo()
+        with ExitStack() as undo:  # one that fails must not keep the others from their work
+            for restore in reversed(self._undo):
+                undo.callback(restore)
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -229,5 +231,13 @@ def _attributes(value: Any) -> list[Any]:
     attributes = getattr(value, "__dict__", None)
     if not isinstance(attributes, dict) or isinstance(value, types.ModuleType | types.FunctionType):
         return []
-    own = type(value).__module__.partition(".")[0] not in _FOREIGN
+    own = type(value).__module__.partition(".")[0] not in _FOREIGN and not _leads_away(value)
     return [attributes] if own or isinstance(value, torch.utils.data.Dataset) else []
+
+
+def _leads_away(value: Any) -> bool:
+    """Whether this is somebody's own kind of trainer, logger or callback, which lead to everything there is."""
+    return any(
+        base.__name__ in ("Trainer", "Logger", "Callback") and base.__module__.partition(".")[0] in _FOREIGN
+        for base in type(value).__mro__
+    )

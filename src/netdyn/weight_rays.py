@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from netdyn import _checks
 from netdyn.batches import Inputs, seeded
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
-from netdyn.rays import Walk, chance, target_accuracy
+from netdyn.rays import Walk, chance, target_accuracy, warn_of_floor
 from netdyn.shards import is_shard, local, own_part, reshard, whole
 
 
@@ -129,6 +129,12 @@ class Trail:
         """Accuracy without noise."""
         return self.accuracy(self.clean)
 
+    @property
+    def floor(self) -> float:
+        """The larger of chance and the mean accuracy at the highest level visited."""
+        top = [self.accuracy(ray[max(ray)]) for ray in self.rays if ray]
+        return max(chance(len(self.size)), sum(top) / len(top) if top else 0.0)
+
     def ray_curve(self, ray: dict[float, Tensor], classes: slice = slice(None)) -> Curve:
         """Accuracy over some classes along one ray: isotonic, interpolated between the levels visited."""
         size = float(self.size[classes].sum())
@@ -170,7 +176,7 @@ def weight_basin(
     clean: Tensor | None = None,
 ) -> BasinResult:
     """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known."""
-    each = layers == "each"
+    each, before = layers == "each", walk.forwards
     noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
     warn_unmoved(noise)
     clean = walk.all_right() if clean is None else clean
@@ -183,7 +189,10 @@ def weight_basin(
         alone = {name: noise.only(name) for name in noise.weights}
         start = partial(Trail.start, walk, clean)
         per_layer = {name: median(_walk_rays(walk, alone[name], rays, grid, absolute, start())) for name in alone}
-    return summarize_weights(radii, grid, trail, absolute, walk.forwards, per_layer)
+    if not relative:
+        # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
+        warn_of_floor(absolute, chance(walk.num_classes))
+    return summarize_weights(radii, grid, trail, absolute, walk.forwards - before, per_layer)
 
 
 def warn_unmoved(noise: WeightNoise) -> None:
@@ -196,7 +205,7 @@ def warn_unmoved(noise: WeightNoise) -> None:
 
 
 def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_classes: int) -> float:
-    """The absolute accuracy that defines the radius; the floor is chance."""
+    """The absolute accuracy that defines the radius; a relative one counts from chance."""
     return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
 
 
@@ -269,7 +278,7 @@ def summarize_weights(
         level=level,
         accuracy=accuracy,
         clean=trail.clean_accuracy,
-        floor=chance(len(trail.size)),
+        floor=trail.floor,
         censored=float(radii.isinf().double().mean()),
         reentry=0.0,
         per_class=trail.class_radii(accuracy),

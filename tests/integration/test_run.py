@@ -22,7 +22,7 @@ from lightning_utilities.core import rank_zero
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from integration.untouched import ListLogger
 from netdyn import DynamicsMonitor, diagnose
@@ -1249,3 +1249,71 @@ def test_a_stream_whose_batches_do_not_fit_together_is_said_once():
     )
     assert len(messages) == 1, messages
     assert runs[0].trainer.global_step == 12
+
+
+# Corners that training itself does not show --------------------------------------------------------------------------
+
+
+class Holder(Digits):
+    """A module that keeps its monitor, to hand it out in ``configure_callbacks``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.monitor = DynamicsMonitor(**MODES)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [self.monitor]
+
+
+def test_a_monitor_that_the_module_holds_keeps_its_report():
+    L.seed_everything(1, verbose=False)
+    module, logger = Holder(), ListLogger()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=logger,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader())
+    assert module.monitor.report is not None
+    assert "modes/opt_fraction/net.1" in {key for _, key, _ in logger.lines}
+
+
+def test_a_sampler_of_some_samples_keeps_the_others_out_of_the_probe():
+    whole = data(0, 96)
+    split = {"train": range(64), "val": range(64, 96)}
+    loaders = {
+        name: DataLoader(whole, batch_size=16, sampler=SubsetRandomSampler(list(part))) for name, part in split.items()
+    }
+    for name, part in split.items():
+        probe = read_probe(loaders[name], 1000, 0, lambda batch: batch, input_and_target)
+        assert torch.equal(probe.inputs, whole.tensors[0][part.start : part.stop])
+
+
+def test_histograms_that_cannot_be_written_cost_a_warning_and_not_the_training(tmp_path, monkeypatch):
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("disk full")
+
+    logger = TensorBoardLogger(tmp_path)
+    monkeypatch.setattr(type(logger.experiment), "add_histogram", full)
+    with pytest.warns(UserWarning, match="TensorBoard refuses the histograms: OSError: disk full") as caught:
+        run = fit(DynamicsMonitor(**MODES), logger=logger)
+    assert len(caught) == 1
+    assert run.trainer.current_epoch == run.trainer.max_epochs
+
+
+def test_monitors_of_other_quantities_have_other_states():
+    keys = {DynamicsMonitor(measure=[what]).state_key for what in ("modes", "sample_basin")}
+    assert len(keys | {DynamicsMonitor(layers=["a"]).state_key}) == 3
+
+
+def test_the_cost_of_each_basin_is_its_own():
+    x, y = data(0, 64).tensors
+    alone = diagnose(network(), x, y, measure=["weight_basin"], accuracy=0.05)
+    both = diagnose(network(), x, y, measure=["sample_basin", "weight_basin"], accuracy=0.05)
+    assert alone.weight_basin is not None
+    assert both.weight_basin is not None
+    assert alone.weight_basin.forwards == both.weight_basin.forwards == 8 * 8  # seven steps and the top, on eight rays

@@ -729,6 +729,13 @@ def stream_of_validation_data() -> Training:
 
 
 @scenario
+def stream_unpacked_with_random_numbers() -> Training:
+    training = _stream(Stream())
+    training.monitor["unpack"] = lambda batch: (batch[0] + 0 * torch.randn(1), batch[1])
+    return training
+
+
+@scenario
 def stream_of_whole_batches() -> Training:
     class Batches(Stream):
         def __iter__(self) -> Iterator[Any]:
