@@ -1301,7 +1301,7 @@ def test_histograms_that_cannot_be_written_cost_a_warning_and_not_the_training(t
     monkeypatch.setattr(type(logger.experiment), "add_histogram", full)
     with pytest.warns(UserWarning, match="TensorBoard refuses the histograms: OSError: disk full") as caught:
         run = fit(DynamicsMonitor(**MODES), logger=logger)
-    assert len(caught) == 1
+    assert len([warning for warning in caught if "refuses" in str(warning.message)]) == 1
     assert run.trainer.current_epoch == run.trainer.max_epochs
 
 
@@ -1310,6 +1310,7 @@ def test_monitors_of_other_quantities_have_other_states():
     assert len(keys | {DynamicsMonitor(layers=["a"]).state_key}) == 3
 
 
+@pytest.mark.filterwarnings("ignore:`accuracy` is 0.05, but noise alone")
 def test_the_cost_of_each_basin_is_its_own():
     x, y = data(0, 64).tensors
     alone = diagnose(network(), x, y, measure=["weight_basin"], accuracy=0.05)
