@@ -182,8 +182,7 @@ class DynamicsMonitor(Callback):
         self._collector: Collector | None = None
         self._unusable = self._val_asked = False
 
-    # --- when
-    # -----------------------------------------------------------------------------------------------------------
+    # --- when ---
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Get the probe, and measure the untrained network."""
@@ -258,8 +257,7 @@ class DynamicsMonitor(Callback):
         self._measured_epoch = trainer.current_epoch if due else self._measured_epoch
         return due
 
-    # --- on what
-    # --------------------------------------------------------------------------------------------------------
+    # --- on what ---
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probes; on several processes the first one reads, and all get what it has read."""
@@ -318,8 +316,7 @@ class DynamicsMonitor(Callback):
             self._guarded(lambda: setattr(self, "_probe", self._everybodys(collector.probe, pl_module)))
             self._unusable = self._probe is None
 
-    # --- what, and where to
-    # ---------------------------------------------------------------------------------------------
+    # --- what, and where to ---
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
         """One evaluation, logged at ``step``: the x-axis of Lightning's own curves."""
@@ -426,8 +423,7 @@ class DynamicsMonitor(Callback):
             return True
         return self._spent + self._last_cost <= self._max_overhead * self._training_time(time.monotonic())
 
-    # --- never in the way
-    # -----------------------------------------------------------------------------------------------
+    # --- never in the way ---
 
     def _guarded(self, work: Callable[[], None]) -> tuple[bool, float, float]:
         """Run some of our own work; whether it went well, its seconds, and those of training (the first process's).
@@ -463,8 +459,7 @@ class DynamicsMonitor(Callback):
             self._warned.add(key)
             rank_zero_warn(text, category=category)
 
-    # --- checkpoints
-    # ----------------------------------------------------------------------------------------------------
+    # --- checkpoints ---
 
     @property
     def state_key(self) -> str:
