@@ -21,7 +21,7 @@ FLOORS = [
     "_checks schedules tags",
     "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot",
     "sites linearize rays weight_rays figures functional",
-    "metrics report",
+    "metric_state mode_metrics basin_metrics metrics report",
     "probe tensorboard callback",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -37,12 +37,19 @@ DOORS = {
     "linearize": {"sites"},
     "weight_rays": {"rays"},
     "functional": {"sites", "linearize", "rays", "weight_rays"},
+    "mode_metrics": {"metric_state"},
+    "basin_metrics": {"metric_state"},
+    "metrics": {"mode_metrics", "basin_metrics"},
     "callback": {"probe", "tensorboard"},
 }
 # Rooms that only these may enter.
-ENTRANCES = {"functional": {"metrics", "report", "callback"}}
+ENTRANCES = {"functional": {"basin_metrics", "report", "callback"}}
 # Packages that only these rooms may import.
-PACKAGES = {"lightning": {"callback"}, "pytorch_lightning": set(), "torchmetrics": {"metrics"}}
+PACKAGES = {
+    "lightning": {"callback"},
+    "pytorch_lightning": set(),
+    "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
+}
 
 
 def imports(source):

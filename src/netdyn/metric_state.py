@@ -1,0 +1,57 @@
+"""What every metric of netdyn shares: states that torchmetrics can reduce, copy and move without losing a digit.
+
+States are one-dimensional float64 lists (``cat``), fixed-shape maxima or sums, which also survive a process that saw
+no data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+_numbers = itertools.count()
+
+
+def _number() -> Tensor:
+    """A new number; a factor apart from the last, since a collection takes what differs by a part in 10⁵ for equal."""
+    return torch.tensor(1.0001 ** next(_numbers), dtype=torch.float64)
+
+
+class StateMetric(Metric):
+    """States stay in float64: neither labels nor ranks nor counts survive rounding to half precision."""
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # The type of the placeholder that torchmetrics gathers from a process without data.
+        self._dtype = torch.float64
+        # A collection takes metrics for one whose states are equal after an update: this one is told from all others.
+        self.add_state("number", default=_number(), dist_reduce_fx="max")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is another metric, with a number of its own."""
+        super().__setstate__(state)
+        number = _number()
+        self._defaults["number"] = number
+        self.number = number.to(self.device)
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
+        """States keep their type, whatever ``dst_type`` is."""
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        device = fn(torch.empty(0, device=self.device)).device
+        return super()._apply(lambda tensor: tensor.to(device), exclude_state)
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        super()._reduce_states(incoming_state)
+        # merge_state leaves an old value in the cache, and a fresh metric without an update.
+        self._computed = None
+        self._update_count = max(self._update_count, 1)
