@@ -19,8 +19,8 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot",
-    "sites linearize rays weight_rays figures functional",
+    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot layouts recurrent",
+    "watch sites linearize rays weight_rays figures functional",
     "metric_state mode_metrics basin_metrics metrics report",
     "probe tensorboard callback",
 ]
@@ -34,7 +34,8 @@ DOORS = {
     "findings": {"radii"},
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},
-    "linearize": {"sites"},
+    "sites": {"watch"},
+    "linearize": {"sites", "watch"},
     "weight_rays": {"rays"},
     "functional": {"sites", "linearize", "rays", "weight_rays"},
     "mode_metrics": {"metric_state"},

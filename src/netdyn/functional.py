@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
+from netdyn.activations import register_activation
 from netdyn.batches import Inputs, copied, count, finite, take
 from netdyn.criteria import Criterion, as_logits, right_class, right_probability
 from netdyn.isolation import isolated
@@ -33,6 +34,7 @@ __all__ = [
     "order_alignment",
     "order_index",
     "rank_distribution",
+    "register_activation",
     "rpd_gradient",
     "sample_basin",
     "transfer_order",
@@ -67,8 +69,8 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     """
     fields: dict[str, Tensor] = {}
     with isolated(model):
-        names, promoted = choose(model, discover(model, inputs)[0], layers)
-        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), names, promoted)
+        choice = choose(model, discover(model, inputs), layers)
+        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), choice)
     return fields
 
 
@@ -106,8 +108,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         True
     """
     with isolated(model):
-        names, promoted = choose(model, discover(model, inputs)[0], layers)
-        linear_map = substitute(model, inputs, names, promoted)
+        linear_map = substitute(model, inputs, choose(model, discover(model, inputs), layers))
     warn_of_defects(linear_map)
     return linear_map
 
@@ -146,7 +147,7 @@ def prepare_walk(
         logits = as_logits(outputs, min(samples, 2))
         num_classes = max(logits.shape[1], 2)
         target = _checks.labels(target, num_classes, samples)
-        probability = logits.shape[1] == 1 and discover(model, inputs)[1]
+        probability = logits.shape[1] == 1 and discover(model, inputs).probabilities
         return Walk(model, inputs, target, right_probability if probability else right_class, num_classes, batch_size)
     if len(target) != samples:
         raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")

@@ -27,7 +27,7 @@ from netdyn.modes import mode_shares, order_alignment, order_index, transfer_ord
 from netdyn.radii import BasinResult
 from netdyn.ranks import class_tuning, constant_units
 from netdyn.rays import Walk
-from netdyn.sites import choose, discover, read
+from netdyn.sites import Choice, choose, discover, read
 
 Measure = Literal["modes", "sample_basin", "weight_basin"]
 MEASURES: tuple[Measure, ...] = ("modes", "sample_basin", "weight_basin")
@@ -447,12 +447,12 @@ class _LayerReader:
     def read(self) -> tuple[list[LayerReport], Tensor]:
         """The layers' reports (none, if modes are not asked for), and which samples are right."""
         walk = self.walk
-        names, promoted = self._map() if "modes" in self.settings.measure else ([], [])
+        choice = self._map() if "modes" in self.settings.measure else None
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
         lost = 0
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
-            outputs = read(walk.model, inputs, self._add, names, promoted) if names else walk.model(inputs)
+            outputs = read(walk.model, inputs, self._add, choice)[0] if choice else walk.model(inputs)
             walk.passed += len(target)
             right[part] = checked(walk.criterion, outputs, target)
             if isinstance(outputs, Tensor):
@@ -465,13 +465,13 @@ class _LayerReader:
         # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
         return [merged[name] for name in self.map], parts[0][1].to(right.device)
 
-    def _map(self) -> tuple[list[str], list[str]]:
+    def _map(self) -> Choice:
         walk = self.walk
-        names, promoted = choose(walk.model, discover(walk.model, walk.inputs)[0], self.settings.layers)
-        self.map = substitute(walk.model, walk.inputs, names, promoted)
+        choice = choose(walk.model, discover(walk.model, walk.inputs), self.settings.layers)
+        self.map = substitute(walk.model, walk.inputs, choice)
         warn_of_defects(self.map)
         self.own = set(list(self.map)[walk.crew.part(len(self.map))])
-        return names, promoted
+        return choice
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
