@@ -72,8 +72,9 @@ def find(two: Seen, three: Seen) -> Layout | None:
     grown = [axis for axis, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if not grown:
         return None
-    if two.shape[0] == 2 and three.shape[0] == 3:
-        # What else has grown was cut to the longest sample.
+    counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
+    if counts == [0]:
+        # What else may have grown was cut to the longest sample.
         return Layout()
     axis = grown[0]
     folded = two.shape[axis] // 2
