@@ -19,7 +19,8 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot layouts recurrent",
+    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot "
+    "layouts recurrent tasks",
     "watch sites linearize rays weight_rays figures functional",
     "metric_state mode_metrics basin_metrics metrics report",
     "probe tensorboard callback",
@@ -32,6 +33,7 @@ DOORS = {
     "modes": {"ranks"},
     "adapter": {"batches"},
     "findings": {"radii"},
+    "tasks": {"criteria"},
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},
     "sites": {"watch"},

@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.activations import register_activation
-from netdyn.batches import Inputs, copied, count, finite, take
-from netdyn.criteria import Criterion, as_logits, right_class, right_probability
+from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take
+from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
 from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
 from netdyn.radii import BasinResult, Grid
-from netdyn.ranks import class_tuning, midranks, rank_distribution
+from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.rays import Walk
 from netdyn.sites import choose, discover, read
+from netdyn.tasks import find_task
 
 __all__ = [
     "BasinResult",
@@ -33,6 +35,7 @@ __all__ = [
     "midranks",
     "order_alignment",
     "order_index",
+    "rank_correlation",
     "rank_distribution",
     "register_activation",
     "rpd_gradient",
@@ -40,6 +43,9 @@ __all__ = [
     "transfer_order",
     "weight_basin",
 ]
+
+#: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+TOLERANCE = 0.5
 
 
 def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -125,7 +131,12 @@ def warn_of_defects(linear_map: LinearMap) -> None:
 
 
 def prepare_walk(
-    model: nn.Module, inputs: Inputs, target: Tensor, criterion: Criterion | None, batch_size: int | None
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    criterion: Criterion | None,
+    batch_size: int | None,
+    tolerance: float = TOLERANCE,
 ) -> Walk:
     """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
     if batch_size is not None:
@@ -142,24 +153,22 @@ def prepare_walk(
         )
     weight = next(model.parameters(), None)
     target = target if weight is None else target.to(weight.device)
-    outputs = model(copied(take(inputs, slice(0, 2))))
-    if criterion is None:
-        logits = as_logits(outputs, min(samples, 2))
-        num_classes = max(logits.shape[1], 2)
-        target = _checks.labels(target, num_classes, samples)
-        probability = logits.shape[1] == 1 and discover(model, inputs).probabilities
-        return Walk(model, inputs, target, right_probability if probability else right_class, num_classes, batch_size)
-    if len(target) != samples:
-        raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
-    return Walk(model, inputs, target, criterion, _classes(outputs, target), batch_size)
 
+    def everything() -> Tensor:
+        parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
+        return torch.cat([as_logits(part, len(part)) for part in parts])
 
-def _classes(outputs: object, target: Tensor) -> int:
-    """Number of classes under a criterion of the user's own; 1 where targets and outputs are no classifier's."""
-    columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
-    whole = target.ndim == 1 and not target.is_floating_point() and not target.is_complex()
-    classes = max(columns, 2)
-    return classes if whole and int(target.min()) >= 0 and int(target.max()) < classes else 1
+    cut = sample_tensors(inputs)
+    task = find_task(
+        model(copied(take(inputs, slice(0, 2)))),
+        target,
+        samples,
+        criterion,
+        probability=lambda: discover(model, inputs).probabilities,
+        everything=everything,
+        tolerance=tolerance,
+    )
+    return Walk(model, inputs, task.target, task.criterion, task.num_classes, batch_size, numbers=task.numbers)
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:

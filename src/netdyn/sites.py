@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
 from netdyn.layouts import Layout, Seen, find
-from netdyn.watch import Key, Site, Watch, clean_name, numbered, watching
+from netdyn.watch import Key, Site, Watch, clean_name, is_quantised, numbered, watching
 
 __all__ = ["Choice", "Site", "Survey", "choose", "discover", "read", "run"]
 
@@ -137,7 +137,7 @@ def _warn_of_unread(model: nn.Module, packed: Iterable[str], mixed: Iterable[str
     """One warning that names what is hidden from us."""
     hidden = {
         "are TorchScript": [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)],
-        "are quantised": [n for n, m in model.named_modules() if is_quantised(m)],
+        "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
         "run on packed sequences": sorted(set(packed)),
         "mix the samples of a batch": list(mixed),
     }
@@ -147,11 +147,6 @@ def _warn_of_unread(model: nn.Module, packed: Iterable[str], mixed: Iterable[str
             f"Not all of the network can be read: {said}. The local fields inside are left out, and so are layers from "
             "which no gradient reaches the output."
         )
-
-
-def is_quantised(module: nn.Module) -> bool:
-    """Whether a module is one of torch's quantised layers."""
-    return ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch.")
 
 
 def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Choice:

@@ -352,6 +352,8 @@ class Watch(TorchFunctionMode):
         name = self.running.pop()
         if self.candidates and self.candidates[-1].module is module:
             output = self._leave_candidate(self.candidates.pop(), output)
+        if self._carries and is_quantised(module) and isinstance(output, Tensor):
+            output = output.detach()  # what it would let through is no gradient
         parts = list(output) if isinstance(output, tuple | list) else [output]
         first = next((i for i, part in enumerate(parts) if isinstance(part, Tensor)), None)
         if first is not None and (self.layouts is None or name in self.promoted):
@@ -465,6 +467,11 @@ def _may_be(module: nn.Module) -> bool:
     """A leaf of somebody's own making without parameters and buffers (torch's own are seen as functions)."""
     own = not type(module).__module__.startswith("torch.nn.")
     return own and not (module._modules or module._parameters or module._buffers)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether a module is one of torch's quantised layers."""
+    return ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch.")
 
 
 def clean_name(name: str) -> str:
