@@ -19,9 +19,9 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot",
-    "sites linearize rays weight_rays figures functional",
-    "metric_state mode_metrics basin_metrics metrics report",
+    "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot",
+    "sites linearize rays weight_rays batchnorm figures functional",
+    "metric_state mode_metrics basin_metrics network_metrics metrics report",
     "probe tensorboard callback",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -36,19 +36,22 @@ DOORS = {
     "snapshot": {"shards"},
     "linearize": {"sites"},
     "weight_rays": {"rays"},
-    "functional": {"sites", "linearize", "rays", "weight_rays"},
+    "batchnorm": {"rays"},
+    "functional": {"sites", "linearize", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
-    "metrics": {"mode_metrics", "basin_metrics"},
+    "network_metrics": {"metric_state"},
+    "metrics": {"mode_metrics", "basin_metrics", "network_metrics"},
     "callback": {"probe", "tensorboard"},
 }
 # Rooms that only these may enter.
-ENTRANCES = {"functional": {"basin_metrics", "report", "callback"}}
+ENTRANCES = {"functional": {"basin_metrics", "network_metrics", "report", "callback"}}
 # Packages that only these rooms may import.
 PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
+    "matplotlib": {"figures", "mode_metrics"},
 }
 
 
