@@ -19,7 +19,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot",
+    "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot canvas",
     "sites linearize rays weight_rays batchnorm figures functional",
     "metric_state mode_metrics basin_metrics network_metrics metrics report",
     "probe tensorboard callback",
@@ -51,7 +51,7 @@ PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
-    "matplotlib": {"figures", "mode_metrics"},
+    "matplotlib": {"canvas", "figures", "mode_metrics"},
 }
 
 
