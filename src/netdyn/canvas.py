@@ -7,7 +7,7 @@ matplotlib is loaded when the first figure is drawn.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,19 @@ def short(name: str, length: int = 20) -> str:
     return (name if len(name) <= length else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
 
 
+def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
+    """Layers' names without the modules that all of them are in, so that what tells them apart has room.
+
+    >>> layer_labels(["encoder.layers.0.fc1", "encoder.layers.10.fc1"], 12)
+    ['0.fc1', '10.fc1']
+    """
+    parts = [name.split(".") for name in names]
+    common = 0
+    while len(parts) > 1 and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
+        common += 1
+    return [short(".".join(part[common:]), length) for part in parts]
+
+
 def thinned(number: int, most: int = NAMES) -> list[int]:
     """At most ``most`` of the numbers from 0, at even distances, the first and the last among them.
 
@@ -132,7 +145,7 @@ def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
     if len(names) <= NAMES:
         legend(figure, axes)
         return
-    ticks = thinned(len(names))
+    ticks, labels = thinned(len(names)), layer_labels(names)
     scale = ScalarMappable(cmap=ListedColormap(shades(len(names))))
     scale.set_clim(-0.5, len(names) - 0.5)
-    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[short(names[i]) for i in ticks])
+    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[labels[i] for i in ticks])

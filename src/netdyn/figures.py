@@ -20,6 +20,7 @@ from netdyn.canvas import (
     PALETTE,
     SIZE,
     blank,
+    layer_labels,
     legend,
     name_shades,
     shades,
@@ -51,9 +52,10 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
     """
     figure, axes = with_axes("rank of the local field, along the wiring", "density of a class's samples")
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
-    for (name, density), shade in zip(densities.items(), shades(len(densities)), strict=True):
+    names = layer_labels(list(densities))
+    for name, density, shade in zip(names, densities.values(), shades(len(densities)), strict=True):
         bins = len(density)
-        axes.plot((np.arange(bins) + 0.5) / bins, _array(density), color=shade, linewidth=1.5, label=short(name))
+        axes.plot((np.arange(bins) + 0.5) / bins, _array(density), color=shade, linewidth=1.5, label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     name_shades(figure, axes, list(densities))
@@ -86,9 +88,8 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     axes.plot(np.arange(layers), heights, "o-", color=PALETTE[0], markersize=size, label="linear tail")
     axes.set_xlim(-0.5, max(layers, 1) - 0.5)
     axes.set_ylim(-0.03, 1.03)
-    ticks = thinned(layers, 9)
-    names = list(accuracies)
-    axes.set_xticks(ticks, [short(names[i], 14) for i in ticks], rotation=30, ha="right", rotation_mode="anchor")
+    ticks, names = thinned(layers, 9), layer_labels(list(accuracies), 14)
+    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=30, ha="right", rotation_mode="anchor")
     legend(figure, axes)
     return figure
 
@@ -270,20 +271,24 @@ def heat_map(
     image = axes.pcolormesh(_edges(steps), edges, shown, cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor(BLANK)
     _step_axis(axes, steps)
-    ticks = thinned(len(layers))
-    axes.set_yticks(ticks, [short(layers[i]) for i in ticks])
+    ticks, names = thinned(len(layers)), layer_labels(layers)
+    axes.set_yticks(ticks, [names[i] for i in ticks])
     figure.colorbar(image, ax=axes, label=label)
     return figure
 
 
 def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
     """Few steps are written out; very uneven ones stand on a logarithmic axis, which is straight up to the first."""
+    from matplotlib.ticker import MaxNLocator
+
     gaps = np.diff(steps)
     if len(steps) <= 3:
         axes.set_xticks(list(steps))
     elif gaps.max() > _UNEVEN * gaps.min():
         axes.set_xscale("symlog", linthresh=float(gaps.min()))
         axes.set_xlabel("training step (logarithmic)")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def _edges(steps: Sequence[int]) -> np.ndarray:
