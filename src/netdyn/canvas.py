@@ -7,6 +7,7 @@ matplotlib is loaded when the first figure is drawn.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -60,7 +61,10 @@ def pixels(figure: Figure) -> Tensor:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        # A name in letters that the font lacks is shown as boxes.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        canvas.draw()  # type: ignore[no-untyped-call]
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())  # type: ignore[no-untyped-call]
 
 

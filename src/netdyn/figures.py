@@ -301,4 +301,4 @@ def _edges(steps: Sequence[int]) -> np.ndarray:
 
 
 def _array(values: Tensor | Sequence[float]) -> np.ndarray:
-    return torch.as_tensor(values).detach().cpu().double().numpy()
+    return torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
