@@ -19,10 +19,11 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "layouts recurrent tasks",
-    "watch sites linearize rays weight_rays figures functional",
-    "metric_state mode_metrics basin_metrics metrics report",
+    "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot "
+    "layouts recurrent tasks canvas",
+    "watch sites linearize tails characteristic rays weight_rays batchnorm figures functional",
+    "settings layer_reader results history examine "
+    "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -38,20 +39,32 @@ DOORS = {
     "snapshot": {"shards"},
     "sites": {"watch"},
     "linearize": {"sites", "watch"},
+    "tails": {"linearize", "sites", "watch"},
+    "characteristic": {"linearize", "sites", "watch"},
     "weight_rays": {"rays"},
-    "functional": {"sites", "linearize", "rays", "weight_rays"},
+    "batchnorm": {"rays"},
+    "functional": {"sites", "linearize", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
-    "metrics": {"mode_metrics", "basin_metrics"},
+    "network_metrics": {"metric_state"},
+    "metrics": {"mode_metrics", "basin_metrics", "network_metrics"},
+    "layer_reader": {"settings"},
+    "results": {"layer_reader"},
+    "history": {"layer_reader"},
+    "examine": {"settings", "layer_reader", "results"},
+    "report": {"examine", "settings", "results", "layer_reader"},
     "callback": {"probe", "tensorboard"},
 }
 # Rooms that only these may enter.
-ENTRANCES = {"functional": {"basin_metrics", "report", "callback"}}
+ENTRANCES = {
+    "functional": {"basin_metrics", "network_metrics", "settings", "layer_reader", "examine", "report", "callback"}
+}
 # Packages that only these rooms may import.
 PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
+    "matplotlib": {"canvas", "figures", "mode_metrics"},
 }
 
 

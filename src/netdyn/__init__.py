@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netdyn import functional, tags
     from netdyn.callback import DynamicsMonitor
-    from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+    from netdyn.metrics import BatchNormGap, NeuronModes, RankDistribution, SampleBasin, WeightBasin
     from netdyn.radii import BasinResult
     from netdyn.report import Report, diagnose
 
@@ -21,6 +21,7 @@ __version__ = version("netdyn")
 
 __all__ = [
     "BasinResult",
+    "BatchNormGap",
     "DynamicsMonitor",
     "NeuronModes",
     "RankDistribution",
@@ -34,6 +35,7 @@ __all__ = [
 
 _HOME = {
     "BasinResult": "radii",
+    "BatchNormGap": "metrics",
     "DynamicsMonitor": "callback",
     "NeuronModes": "metrics",
     "RankDistribution": "metrics",

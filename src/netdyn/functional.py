@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from netdyn import _checks, weight_rays
+from netdyn import _checks, batchnorm, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.activations import register_activation
 from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take
@@ -20,6 +20,7 @@ from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
 from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
+from netdyn.phases import Phase, phase
 from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.rays import Walk
@@ -29,12 +30,15 @@ from netdyn.tasks import find_task
 __all__ = [
     "BasinResult",
     "LinearMap",
+    "Phase",
+    "batchnorm_gap",
     "class_tuning",
     "linear_substitution_map",
     "local_fields",
     "midranks",
     "order_alignment",
     "order_index",
+    "phase",
     "rank_correlation",
     "rank_distribution",
     "register_activation",
@@ -329,3 +333,55 @@ def weight_basin(
             layers=layers,
             seed=seed,
         )
+
+
+def batchnorm_gap(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    criterion: Criterion | None = None,
+) -> float:
+    """Accuracy with batch statistics in batch normalisation alone, minus accuracy with the running ones.
+
+    Everything else stays in eval mode (dropout off), and nothing is updated. Above 0 the running statistics do not fit
+    the data: the network knows more than it shows in eval mode.
+
+    Normalisations are met as calls of ``torch.nn.functional.batch_norm``, in modules of any kind. ``SyncBatchNorm``
+    takes the statistics of its own process's batch. One without running statistics always uses its batch's, and adds
+    nothing. Instance, group and layer normalisation take no statistics over samples and are left alone.
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first: held-out data, two samples or more.
+        target: Class labels ``[samples]`` (or what ``criterion`` takes).
+        batch_size: Shuffled batches of at least this many samples, the training's batch size for instance; None: all
+            in one batch.
+        seed: Seed of the shuffle.
+        criterion: As in :func:`sample_basin`.
+
+    Returns:
+        The difference of the two accuracies, in [−1, 1]; NaN where nothing is batch-normalised.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If an argument lies outside its range, there are fewer than two samples or the output is not
+            ``[samples, classes]``.
+
+    Source:
+        P1: in deep networks grokking is largely the closing of this gap.
+
+    Example:
+        >>> import torch
+        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> batchnorm_gap(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
+        0.5
+    """
+    if batch_size is not None:
+        _checks.whole("batch_size", batch_size, minimum=2)
+    _checks.whole("seed", seed, minimum=0)
+    _checks.function("criterion", criterion)
+    with isolated(model):
+        return batchnorm.batchnorm_gap(prepare_walk(model, inputs, target, criterion, None), batch_size, seed)

@@ -73,6 +73,13 @@ def _without_checkpointing() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Within, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
+    with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
+        yield
+
+
 def substitute(
     model: nn.Module,
     inputs: Inputs,
@@ -98,7 +105,7 @@ def substitute(
     """
     sites: list[Site] = []
     chosen = take(inputs, spread(count(inputs), samples))
-    with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
+    with differentiable():
         # Copies that start a graph; inputs made in inference mode could not.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
 

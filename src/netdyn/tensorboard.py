@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from netdyn.canvas import pixels
+
 
 def writers(loggers: Iterable[Any]) -> list[tuple[Any, str]]:
     """The SummaryWriters behind the TensorBoard loggers among ``loggers``, each with what it puts before a tag.
@@ -24,3 +26,11 @@ def add_histograms(loggers: Iterable[Any], histograms: Mapping[str, Tensor], ste
     for writer, prefix in writers(loggers):
         for tag, values in histograms.items():
             writer.add_histogram(prefix + tag, values.numpy(), global_step=step)
+
+
+def add_figures(loggers: Iterable[Any], figures: Mapping[str, Any], step: int) -> None:
+    """Write matplotlib figures as images at a step."""
+    drawn = {tag: pixels(figure) for tag, figure in figures.items()}
+    for writer, prefix in writers(loggers):
+        for tag, image in drawn.items():
+            writer.add_image(prefix + tag, image.numpy(), global_step=step, dataformats="HWC")

@@ -1,0 +1,221 @@
+"""Measure one network on one probe: what is measured, in which order, and what happens where something fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from netdyn import _checks, weight_rays
+from netdyn import rays as sample_rays
+from netdyn.batches import Inputs
+from netdyn.batchnorm import right_answers_gained
+from netdyn.characteristic import input_maps
+from netdyn.crew import Crew
+from netdyn.functional import check_basin, prepare_walk
+from netdyn.layer_reader import LayerReader, LayerReport
+from netdyn.radii import BasinResult
+from netdyn.rays import Walk, chance
+from netdyn.results import Report
+from netdyn.settings import Settings
+from netdyn.sites import Choice, discover
+from netdyn.tails import functional_depth
+
+T = TypeVar("T")
+Given = tuple[Inputs, Tensor]
+OnFailure = Callable[[str, Exception], None]
+
+
+def raise_it(name: str, error: Exception) -> None:
+    """Let a failure end the examination."""
+    raise error
+
+
+@dataclass(frozen=True)
+class _Attempts:
+    """Runs one measure after the other; where one fails, on all processes alike, the others still come."""
+
+    crew: Crew
+    on_failure: OnFailure
+    step: Callable[[], object]
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T | None:
+        try:
+            result = work()
+            # Whoever failed outside of shared work is met here at the latest.
+            self.crew.share(lambda: None)
+            return result
+        except Exception as error:
+            self.crew.fail(error)
+            self.on_failure(name, error)
+            return None
+        finally:
+            self.step()
+
+
+def examine(
+    network: nn.Module,
+    probe: Given,
+    settings: Settings,
+    crew: Crew,
+    progress: bool | None,
+    *,
+    held_out: Given | None = None,
+    on_failure: OnFailure = raise_it,
+) -> Report:
+    """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
+
+    Args:
+        network: The network.
+        probe: Inputs and targets.
+        settings: What to measure and how.
+        crew: The processes that share the work.
+        progress: Show a progress bar; None: where it takes long and a person is watching.
+        held_out: Inputs and targets of a held-out probe.
+        on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
+    """
+    with _progress(len(settings.measure) + 1, progress) as step:
+        examination = _Examination(network, probe, settings, crew)
+        return examination.report(_Attempts(crew, on_failure, step), held_out)
+
+
+class _Examination:
+    def __init__(self, network: nn.Module, probe: Given, settings: Settings, crew: Crew) -> None:
+        self.network, self.settings = network, settings
+        self.grid = check_basin(
+            settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
+        )
+        walk = prepare_walk(network, *probe, settings.criterion, settings.batch_size, settings.tolerance)
+        self.walk = replace(walk, crew=crew)
+        _check_classes(self.walk, settings)
+
+    def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
+        """Measure everything that is asked for."""
+        walk, measure = self.walk, self.settings.measure
+        read = attempt("modes", self._read) if {"modes", "linear"} & set(measure) else None
+        layers, clean = read if read is not None else ([], self._clean())
+        accuracy = float(clean.double().mean()) if walk.numbers is None else math.nan
+        basins: dict[str, BasinResult | None] = {}
+        for name, work in (("sample_basin", self._sample_basin), ("weight_basin", self._weight_basin)):
+            basins[name] = attempt(name, lambda work=work: work(clean)) if name in measure else None  # type: ignore[misc]
+        maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
+        other = self.walk if held_out is None else None
+        if held_out is not None:
+            other = attempt("val_probe", lambda: self._prepare(held_out))
+        val_accuracy = gap = None
+        if held_out is not None and other is not None:
+            val_accuracy = attempt("val_probe", lambda: float(other.all_right().double().mean()))
+        if other is not None and "batchnorm" in measure and walk.num_classes > 1:
+            gap = attempt("batchnorm", lambda: self._gap(other))
+        tails = {layer.name: layer.tail_accuracy for layer in layers}
+        return Report(
+            layers=tuple(layers),
+            sample_basin=basins["sample_basin"],
+            weight_basin=basins["weight_basin"],
+            accuracy=accuracy,
+            val_accuracy=val_accuracy,
+            samples=walk.samples,
+            num_classes=walk.num_classes,
+            alpha=self.settings.alpha,
+            functional_depth=functional_depth(tails, accuracy, self._chance()),
+            batchnorm_gap=math.nan if gap is None else gap,
+            characteristic_maps=maps,
+        )
+
+    def _read(self) -> tuple[list[LayerReport], Tensor]:
+        return LayerReader(self.walk, self.settings).read()
+
+    def _clean(self) -> Tensor:
+        """Who is right without noise, where no reading has told."""
+        right = self.walk.all_right()
+        return self.walk.crew.share(right.cpu)[0].to(right.device)
+
+    def _prepare(self, given: Given) -> Walk:
+        settings = self.settings
+        return prepare_walk(self.network, *given, settings.criterion, settings.batch_size, settings.tolerance)
+
+    def _sample_basin(self, clean: Tensor) -> BasinResult:
+        walk = self.walk
+        return sample_rays.sample_basin(
+            walk,
+            self.grid,
+            accuracy=self.settings.accuracy,
+            rays=self.settings.sample_rays,
+            seed=self.settings.seed,
+            clean=clean,
+            # Of a probe with a single class it has been said that classes are missing.
+            quiet=walk.num_classes > 1 and bool((walk.labels == walk.labels[0]).all()),
+        )
+
+    def _weight_basin(self, clean: Tensor) -> BasinResult:
+        return weight_rays.weight_basin(
+            self.walk,
+            self.grid,
+            accuracy=self.settings.accuracy,
+            rays=self.settings.weight_rays,
+            normalization=self.settings.normalization,
+            layers=self.settings.weight_layers,
+            seed=self.settings.seed,
+            clean=clean,
+        )
+
+    def _gap(self, walk: Walk) -> float:
+        gained = right_answers_gained(walk, self.settings.batch_size, self.settings.seed)
+        return math.nan if gained is None else gained / walk.samples
+
+    def _has_map(self) -> bool:
+        """Whether there is a single input for a map of it; tokens and several inputs have none."""
+        return isinstance(self.walk.inputs, Tensor) and self.walk.inputs.is_floating_point()
+
+    def _maps(self) -> Tensor | None:
+        walk = self.walk
+        if walk.num_classes > self.settings.max_classes or (walk.num_classes == 1 and walk.numbers is None):
+            return None
+        return input_maps(walk.model, walk.inputs, Choice(layouts=discover(walk.model, walk.inputs).layouts)).cpu()
+
+    def _chance(self) -> float:
+        """What guessing gives: the largest class is guessed at least as well as any."""
+        walk = self.walk
+        if walk.num_classes < 2:
+            return 0.0
+        largest = float(torch.bincount(walk.labels, minlength=walk.num_classes).max()) / walk.samples
+        return max(chance(walk.num_classes), largest)
+
+
+def _check_classes(walk: Walk, settings: Settings) -> None:
+    num_classes = settings.num_classes
+    told = [name for name in ("modes", "linear") if name in settings.measure]
+    if walk.num_classes == 1 and walk.numbers is None and told:
+        raise ValueError(
+            f"`measure` asks for {told[0]!r}, which need class labels and one logit a class, or one output for each "
+            f"number, got targets of dtype {walk.target.dtype} and a criterion. Leave {' and '.join(map(repr, told))} "
+            "out to measure the basins alone."
+        )
+    if num_classes is not None and walk.num_classes not in (num_classes, 1):
+        raise ValueError(
+            f"`num_classes` must be what the model puts out, {walk.num_classes} classes, got {num_classes}."
+        )
+    if walk.num_classes > 1:
+        size = torch.bincount(walk.labels, minlength=walk.num_classes)
+        if absent := (size == 0).nonzero()[:, 0].tolist():
+            held = walk.num_classes - len(absent)
+            _checks.warn(
+                f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every "
+                "mean. Give it at least one sample of each."
+            )
+
+
+@contextmanager
+def _progress(steps: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
+    """A bar that appears after two seconds; tqdm's ``disable=None`` keeps it off where nobody watches."""
+    bar = tqdm(total=steps, desc="netdyn", delay=2, leave=False, disable=None if wanted is None else not wanted)
+    try:
+        yield lambda: bar.update(1)
+    finally:
+        bar.close()

@@ -1,0 +1,185 @@
+"""What was measured of one network on one probe: to print, to log, to draw, to save."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from netdyn.findings import findings
+from netdyn.layer_reader import LayerReport
+from netdyn.phases import Phase, phase
+from netdyn.radii import BasinResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`netdyn.diagnose` measured.
+
+    Attributes:
+        layers: The layers, in order of execution.
+        sample_basin: The basin in sample space, None if it was not asked for.
+        weight_basin: The basin in weight space, None if it was not asked for.
+        accuracy: Accuracy on the probe.
+        val_accuracy: Accuracy on the validation probe, None without one.
+        samples: Number of samples in the probe.
+        num_classes: Number of classes.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        functional_depth: First layer from which on the network acts linearly, :func:`netdyn.tails.functional_depth`.
+        batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
+            where there is one.
+        characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
+    """
+
+    layers: tuple[LayerReport, ...]
+    sample_basin: BasinResult | None
+    weight_basin: BasinResult | None
+    accuracy: float
+    val_accuracy: float | None
+    samples: int
+    num_classes: int
+    alpha: float
+    functional_depth: float = math.nan
+    batchnorm_gap: float = math.nan
+    characteristic_maps: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def phase(self) -> Phase:
+        """Learning phase, from the layers' RPD gradients; NaN throughout without modes of classes."""
+        gradients = [layer.rpd_gradient for layer in self.layers]
+        return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
+
+    def scalars(self) -> dict[str, float]:
+        """Tag → value, exactly as the callback logs them: finite values only.
+
+        An infinite radius is given as the highest noise level visited; what is NaN is left out.
+        """
+        values: dict[str, float] = {"probe/accuracy": self.accuracy}
+        if self.val_accuracy is not None:
+            values["probe/val_accuracy"] = self.val_accuracy
+        for layer in self.layers:
+            for name in ("opt_fraction", "npt_fraction", "constant_fraction", "rpd_gradient", "transfer_order"):
+                values[f"modes/{name}/{layer.name}"] = getattr(layer, name)
+            values[f"linear/tail_accuracy/{layer.name}"] = layer.tail_accuracy
+            values[f"linear/share/{layer.name}"] = layer.linear_share
+            values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
+        values["linear/functional_depth"] = self.functional_depth
+        values |= {f"phase/{name}": getattr(self.phase, name) for name in ("index", "spread", "mean")}
+        values["batchnorm/gap"] = self.batchnorm_gap
+        for space, basin in self._basins():
+            values |= _basin_scalars(f"basin/{space}", basin)
+        if self.sample_basin is not None:
+            values["basin/sample/reentry"] = self.sample_basin.reentry
+        return {tag: value for tag, value in values.items() if math.isfinite(value)}
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Tag → finite values, float32."""
+        values: dict[str, Tensor] = {}
+        for layer in self.layers:
+            values[f"modes/order_index/{layer.name}"] = layer.order_index
+            values[f"modes/alignment/{layer.name}"] = layer.alignment
+        for space, basin in self._basins():
+            values[f"basin/{space}/radii"] = basin.radii.log10()
+        shown = {tag: value[value.isfinite()].float().cpu() for tag, value in values.items()}
+        return {tag: value for tag, value in shown.items() if len(value)}
+
+    def figures(self) -> dict[str, Figure]:
+        """Tag → matplotlib figure; needs the extra ``plot``."""
+        from netdyn import figures
+
+        drawn: dict[str, Figure] = {}
+        densities = {layer.name: layer.distribution for layer in self.layers if layer.distribution is not None}
+        if densities:
+            drawn["modes/rpd"] = figures.rank_distributions(densities)
+        tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
+        if tails:
+            drawn["linear/tail"] = figures.tail(tails, self.accuracy, self.functional_depth)
+        if self.characteristic_maps is not None:
+            drawn["wpa/characteristic_maps"] = figures.characteristic_maps(self.characteristic_maps)
+        return drawn
+
+    def findings(self) -> list[str]:
+        """What stands out, a sentence each; :mod:`netdyn.findings` has the rule behind every one."""
+        return findings(self.layers, self.sample_basin, self.alpha)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts (JSON); what is not finite is None."""
+        layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
+        basins = {
+            f"{space}_basin": {
+                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
+            }
+            for space, basin in self._basins()
+        }
+        plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
+        return (
+            {name: _plain(getattr(self, name)) for name in plain}
+            | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
+            | {"layers": layers, "findings": self.findings()}
+            | basins
+        )
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+    def __str__(self) -> str:
+        lines = [f"probe: {self.samples} samples, {self.num_classes} classes, accuracy {self.accuracy:.3f}"]
+        if self.val_accuracy is not None:
+            lines[0] += f" (validation {self.val_accuracy:.3f})"
+        if self.layers:
+            width = max(5, *(len(layer.name) for layer in self.layers))
+            lines.append(f"{'layer':<{width}}  units    OPT    NPT   dead  gradient  transfer  linear tail")
+            lines += [
+                f"{layer.name:<{width}} {layer.units:>6} {layer.opt_fraction:>6.3f} {layer.npt_fraction:>6.3f} "
+                f"{layer.constant_fraction:>6.3f} {layer.rpd_gradient:>9.3f} {layer.transfer_order:>9.3f} "
+                f"{layer.tail_accuracy:>12.3f}"
+                for layer in self.layers
+            ]
+        for space, basin in self._basins():
+            low, high = basin.interval
+            lines.append(
+                f"{space} basin: radius {basin.radius:.3g} ({basin.level:.0%} interval {low:.3g} to {high:.3g}) "
+                f"at accuracy {basin.accuracy:.2f}"
+            )
+        return "\n".join(lines + [f"- {sentence}" for sentence in self.findings()])
+
+    def _basins(self) -> Iterator[tuple[str, BasinResult]]:
+        if self.sample_basin is not None:
+            yield "sample", self.sample_basin
+        if self.weight_basin is not None:
+            yield "weight", self.weight_basin
+
+
+def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
+    def shown(radius: float) -> float:
+        return basin.high if math.isinf(radius) else radius
+
+    values = {
+        f"{prefix}/radius": shown(basin.radius),
+        f"{prefix}/low": shown(basin.interval[0]),
+        f"{prefix}/high": shown(basin.interval[1]),
+        f"{prefix}/censored": basin.censored,
+    }
+    values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(basin.per_class.tolist())}
+    values |= {f"{prefix}/layer_radius/{name}": shown(radius) for name, radius in (basin.per_layer or {}).items()}
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
