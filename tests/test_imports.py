@@ -64,7 +64,7 @@ PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
-    "matplotlib": {"canvas", "figures", "mode_metrics"},
+    "matplotlib": {"results", "history", "canvas", "figures", "mode_metrics"},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,12 +24,17 @@ MAPS = {
 LONGEST = 2000
 
 
+@dataclass
 class History:
-    """Steps, and for each map a number a layer and step; plain numbers, since a checkpoint holds them."""
+    """Steps, and for each map a number a layer and step; plain numbers, since a checkpoint holds them.
 
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.rows: list[dict[str, list[float]]] = []
+    Attributes:
+        steps: The steps so far.
+        rows: At each step, layer → a number for each of :data:`MAPS`.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    rows: list[dict[str, list[float]]] = field(default_factory=list)
 
     def add(self, step: int, layers: Sequence[LayerReport]) -> None:
         """Take the layers' numbers at a step; a step that was there before is written over."""

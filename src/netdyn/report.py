@@ -101,6 +101,7 @@ def diagnose(
         P1; the conventions are named with each quantity in :mod:`netdyn.functional`.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2))
         >>> report = diagnose(net, torch.eye(4).repeat(25, 1), torch.tensor([0, 0, 1, 1]).repeat(25))
         >>> [layer.name for layer in report.layers], "basin/sample/radius" in report.scalars()
