@@ -21,7 +21,7 @@ FLOORS = [
     "_checks schedules tags",
     "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot "
     "layouts recurrent tasks canvas",
-    "watch sites linearize tails characteristic rays weight_rays batchnorm figures functional",
+    "watch sites linearize tails characteristic wiring rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
@@ -40,10 +40,11 @@ DOORS = {
     "sites": {"watch"},
     "linearize": {"sites", "watch"},
     "tails": {"linearize", "sites", "watch"},
+    "wiring": {"linearize", "sites", "tails", "characteristic"},
     "characteristic": {"linearize", "sites", "watch"},
     "weight_rays": {"rays"},
     "batchnorm": {"rays"},
-    "functional": {"sites", "linearize", "rays", "weight_rays", "batchnorm"},
+    "functional": {"sites", "linearize", "tails", "wiring", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
     "network_metrics": {"metric_state"},

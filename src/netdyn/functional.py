@@ -25,15 +25,21 @@ from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.rays import Walk
 from netdyn.sites import choose, discover, read
+from netdyn.tails import functional_depth
 from netdyn.tasks import find_task
+from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 
 __all__ = [
     "BasinResult",
     "LinearMap",
     "Phase",
     "batchnorm_gap",
+    "characteristic_maps",
     "class_tuning",
+    "functional_depth",
+    "linear_share",
     "linear_substitution_map",
+    "linear_tail",
     "local_fields",
     "midranks",
     "order_alignment",
@@ -44,6 +50,7 @@ __all__ = [
     "register_activation",
     "rpd_gradient",
     "sample_basin",
+    "subnetwork",
     "transfer_order",
     "weight_basin",
 ]

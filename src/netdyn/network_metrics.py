@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from netdyn import _checks
-from netdyn.batches import Inputs
+from netdyn.batches import Inputs, count
 from netdyn.batchnorm import right_answers_gained
 from netdyn.criteria import Criterion
-from netdyn.functional import prepare_walk
+from netdyn.functional import linear_tail, prepare_walk
 from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
 
@@ -73,3 +76,103 @@ class BatchNormGap(StateMetric):
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one gap or several in a row, see :meth:`torchmetrics.Metric.plot`."""
         return self._plot(val, ax)
+
+
+class LinearTail(StateMetric):
+    """Accuracy of every layer's linear tail, see :func:`netdyn.functional.linear_tail`.
+
+    Args:
+        layers: As in :func:`netdyn.functional.local_fields`; None: all.
+        exact: Run every layer's tail. Without it the map is taken anew from every update's samples: where it depends on
+            the sample, so does the answer on how samples are split into updates.
+        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+
+    Attributes:
+        layers: Names of the layers, in order of execution; empty before the first update, or on a process without data.
+
+    Source:
+        P1 asks which layers can be linear.
+
+    Example:
+        >>> metric = LinearTail()
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.eye(2)), net[2].weight.copy_(torch.eye(2)), net[2].bias.zero_()
+        >>> metric.update(net, 9 * torch.eye(2), torch.tensor([0, 1]))
+        >>> metric.layers, metric.compute()
+        (('0',), tensor([1.], dtype=torch.float64))
+    """
+
+    higher_is_better = True
+    counts: list[Tensor]
+    width: Tensor
+
+    def __init__(self, layers: Sequence[str] | None = None, *, exact: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _checks.names("layers", layers)
+        self.wanted, self.exact = layers, exact
+        self.layers: tuple[str, ...] = ()
+        # Right answers of each layer and, last, the number of samples; flat, since a process without data does not know
+        # the number of layers.
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
+        self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
+
+    def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
+        """Add samples; arguments as in :func:`netdyn.functional.linear_tail`.
+
+        Raises:
+            ValueError: If the model has other layers than in the first update.
+        """
+        accuracies = linear_tail(model, inputs, target, self.wanted, exact=self.exact)
+        names = tuple(accuracies)
+        if self.layers and self.layers != names:
+            raise ValueError(
+                f"`model` must have the same layers in every update of one accumulation, {list(self.layers)}, got "
+                f"{list(names)}. Call `reset()` for another model."
+            )
+        self.layers = names
+        samples = count(inputs)
+        row = [round(accuracy * samples) for accuracy in accuracies.values()] + [samples]
+        self.counts.append(torch.tensor(row, dtype=torch.float64, device=self.device))
+        self.width = torch.full_like(self.width, len(row))
+        self._settle()
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        super()._reduce_states(incoming_state)
+        self._settle()
+
+    def _settle(self) -> None:
+        if len(self.counts) > 1:
+            self.counts = [self._total()]
+
+    def _total(self) -> Tensor:
+        return dim_zero_cat(self.counts).reshape(-1, int(self.width)).sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """Accuracies, float64 ``[layers]``; empty without data."""
+        if not int(self.width):
+            return torch.zeros(0, dtype=torch.float64, device=self.device)
+        total = self._total()
+        return total[:-1] / total[-1]
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Take over another metric's samples, and its layers' names."""
+        super().merge_state(incoming_state)
+        self.layers = self.layers or getattr(incoming_state, "layers", ())
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.layers = ()
+
+    def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
+        """Draw accuracy against the layer from which on the network is linear."""
+        from matplotlib.figure import Figure
+
+        value = self.compute() if val is None else val
+        figure = Figure() if ax is None else ax.figure
+        axes = figure.add_subplot() if ax is None else ax
+        axes.plot(range(len(value)), value.tolist(), marker="o")
+        axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
+        axes.set_ylabel("accuracy of the linear tail")
+        return figure, axes
