@@ -22,6 +22,7 @@ from torch.utils.tensorboard.summary import custom_scalars
 
 from netdyn.canvas import pixels
 from netdyn.figures import heat_map
+from netdyn.settings import MEASURES as EVERYTHING
 from netdyn.tags import SCALARS
 from netdyn.tensorboard import _last_layout, add_figures, add_histograms, add_layout, layout, writers
 
@@ -187,7 +188,6 @@ def test_figures_are_read_back_from_the_event_file(tmp_path):
 
 # The layout ----------------------------------------------------------------------------------------------------------
 
-EVERYTHING = ("modes", "sample_basin", "weight_basin")
 THEIRS = {"mine": {"losses": ["Multiline", ["loss/.*"]], "band": ["Margin", ["a", "a-", "a+"]]}}
 
 
@@ -235,6 +235,8 @@ def test_tensorboard_shows_our_charts(tmp_path):
         ("netdyn phase", "index"): ("Multiline", ["^phase/index$"]),
         ("netdyn phase", "spread"): ("Multiline", ["^phase/spread$"]),
         ("netdyn phase", "mean"): ("Multiline", ["^phase/mean$"]),
+        ("netdyn linear layers", "functional depth"): ("Multiline", ["^linear/functional_depth$"]),
+        ("netdyn accuracy", "batch-norm gap"): ("Multiline", ["^batchnorm/gap$"]),
         ("netdyn accuracy", "accuracy on the probes"): ("Multiline", ["^probe/accuracy$", "^probe/val_accuracy$"]),
         ("netdyn cost", "share of the training time"): ("Multiline", ["^netdyn/overhead$"]),
     }
@@ -245,16 +247,18 @@ def test_tensorboard_shows_our_charts(tmp_path):
     [
         ((), ["accuracy", "cost"]),
         (("modes",), ["phase", "accuracy", "cost"]),
+        (("linear", "maps"), ["linear layers", "accuracy", "cost"]),
         (("sample_basin",), ["basins", "accuracy", "cost"]),
     ],
 )
 def test_charts_of_what_is_not_measured_are_left_out(measure, categories):
     assert list(layout(measure)) == [f"netdyn {name}" for name in categories]
     assert list(layout(("sample_basin",))["netdyn basins"]) == ["sample basin"]
+    assert len(layout(("batchnorm",))["netdyn accuracy"]) == len(layout(())["netdyn accuracy"]) + 1
 
 
 def test_every_tag_of_the_layout_is_a_tag_that_is_logged():
-    known = {tag.name for tag in SCALARS} | {"phase/index", "phase/spread", "phase/mean"}
+    known = {tag.name for tag in SCALARS}
     for charts in layout(EVERYTHING).values():
         for kind, tags in charts.values():
             assert {re.sub(r"[\\^$]", "", tag) if kind == "Multiline" else tag for tag in tags} <= known
@@ -290,7 +294,7 @@ def test_the_users_layout_is_kept_when_it_came_first(tmp_path):
     logger.finalize("success")
     charts = shown(tmp_path)
     assert list(charts)[:2] == list(THEIRS_SHOWN)
-    assert len(charts) == 9
+    assert len(charts) == 11
     assert THEIRS_SHOWN.items() <= charts.items()
 
 
@@ -303,7 +307,7 @@ def test_a_layout_that_comes_later_is_never_replaced_and_ours_join_it_at_the_nex
     add_layout([logger], EVERYTHING)
     logger.finalize("success")
     charts = shown(tmp_path)
-    assert len(charts) == 9
+    assert len(charts) == 11
     assert THEIRS_SHOWN.items() <= charts.items()
 
 

@@ -50,14 +50,13 @@ def add_figures(loggers: Iterable[Any], figures: Mapping[str, Any], step: int) -
 
 
 def layout(measure: Collection[str], before: str = "") -> Layout:
-    """Our page of custom scalars: basins with their intervals, the phase, accuracy and cost.
+    """Our page of custom scalars: basins with their intervals, phase, functional depth, accuracy and cost.
 
     Custom scalars have one colour a run, so that a chart holds no more than can be told apart by shape; what varies
     over layers is shown as heat maps.
 
     Args:
-        measure: What is measured: ``"modes"``, ``"sample_basin"``, ``"weight_basin"``. Charts of other things are left
-            out.
+        measure: What is measured, as in :func:`netdyn.diagnose`. Charts of other things are left out.
         before: What stands before the tags.
 
     Returns:
@@ -74,10 +73,13 @@ def layout(measure: Collection[str], before: str = "") -> Layout:
         if f"{space}_basin" in measure
     }
     phases = {name: lines(f"phase/{name}") for name in ("index", "spread", "mean")} if "modes" in measure else {}
+    depth = {"functional depth": lines("linear/functional_depth")} if "linear" in measure else {}
+    gap = {"batch-norm gap": lines("batchnorm/gap")} if "batchnorm" in measure else {}
     categories = {
         "basins": basins,
         "phase": phases,
-        "accuracy": {"accuracy on the probes": lines("probe/accuracy", "probe/val_accuracy")},
+        "linear layers": depth,
+        "accuracy": {"accuracy on the probes": lines("probe/accuracy", "probe/val_accuracy")} | gap,
         "cost": {"share of the training time": lines("netdyn/overhead")},
     }
     whose = f" ({before.rstrip('/-')})" if before else ""
