@@ -64,8 +64,8 @@ ENTRANCES = {
 PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
-    "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
-    "matplotlib": {"results", "history", "canvas", "figures", "mode_metrics"},
+    "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics", "network_metrics"},
+    "matplotlib": {"results", "history", "canvas", "figures", "mode_metrics", "network_metrics"},
 }
 
 

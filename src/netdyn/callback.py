@@ -6,6 +6,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,7 @@ from netdyn.results import Report
 from netdyn.schedules import by_steps
 from netdyn.settings import MEASURES, Measure, Settings
 from netdyn.shards import is_sharded
-from netdyn.tensorboard import add_figures, add_histograms, writers
+from netdyn.tensorboard import add_figures, add_histograms, add_layout, writers
 
 
 class DynamicsMonitor(Callback):
@@ -220,6 +221,10 @@ class DynamicsMonitor(Callback):
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
+        self._settings = replace(
+            self._settings, train_batch_size=getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
+        )
+        self._arrange(trainer)
         self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=0)
@@ -265,6 +270,7 @@ class DynamicsMonitor(Callback):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         if self._figures == "ends" and self.report is not None and self._drawn_step != (step := _last_step(trainer)):
             self._draw(trainer, self.report, step)
+        self._arrange(trainer)
         if self._left_out:
             rank_zero_info(
                 f"DynamicsMonitor left out {self._left_out} evaluations to keep to max_overhead={self._max_overhead}; "
@@ -412,6 +418,12 @@ class DynamicsMonitor(Callback):
             self._deliver("TensorBoard", "histograms", lambda: add_histograms(trainer.loggers, named, step))
         if self._figures == "always" or (self._figures == "ends" and self._evaluations == 1):
             self._draw(trainer, report, step)
+
+    def _arrange(self, trainer: Trainer) -> None:
+        """Arrange TensorBoard's custom scalars; at the end again, for a layout that somebody wrote meanwhile."""
+        if self._layout and trainer.is_global_zero:
+            before = self._tag("")
+            self._deliver("TensorBoard", "layout", lambda: add_layout(trainer.loggers, self._settings.measure, before))
 
     def _draw(self, trainer: Trainer, report: Report, step: int) -> None:
         if not trainer.is_global_zero or not writers(trainer.loggers):

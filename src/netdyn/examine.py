@@ -28,6 +28,8 @@ from netdyn.sites import Choice, discover
 from netdyn.tails import functional_depth
 
 T = TypeVar("T")
+#: Taken for the training batch size where nobody has told it.
+USUAL_BATCH = 128
 Given = tuple[Inputs, Tensor]
 OnFailure = Callable[[str, Exception], None]
 
@@ -166,7 +168,11 @@ class _Examination:
         )
 
     def _gap(self, walk: Walk) -> float:
-        gained = right_answers_gained(walk, self.settings.batch_size, self.settings.seed)
+        size = self.settings.batch_size
+        if size is not None:
+            # Statistics of smaller batches than training's would be others.
+            size = max(size, self.settings.train_batch_size or USUAL_BATCH)
+        gained = right_answers_gained(walk, size, self.settings.seed)
         return math.nan if gained is None else gained / walk.samples
 
     def _has_map(self) -> bool:

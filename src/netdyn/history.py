@@ -14,12 +14,13 @@ from netdyn.layer_reader import LayerReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Tag of a map → the layer's number that it shows, its label.
+#: Tag of a map → the layer's number that it shows, its label; shares lie between 0 and 1, gradients about zero.
 MAPS = {
     "modes/map": ("opt_fraction", "share of order-preserving units"),
     "modes/gradient_map": ("rpd_gradient", "RPD gradient"),
     "linear/map": ("tail_accuracy", "accuracy of the linear tail"),
 }
+SIGNED = ("modes/gradient_map",)
 #: Beyond so many steps every second one is forgotten.
 LONGEST = 2000
 
@@ -37,10 +38,9 @@ class History:
     rows: list[dict[str, list[float]]] = field(default_factory=list)
 
     def add(self, step: int, layers: Sequence[LayerReport]) -> None:
-        """Take the layers' numbers at a step; a step that was there before is written over."""
-        if step in self.steps:
-            place = self.steps.index(step)
-            del self.steps[place], self.rows[place]
+        """Take the layers' numbers at a step; what was there from this step on is forgotten (a run begun anew)."""
+        while self.steps and self.steps[-1] >= step:
+            del self.steps[-1], self.rows[-1]
         self.steps.append(step)
         self.rows.append({layer.name: [getattr(layer, name) for name, _ in MAPS.values()] for layer in layers})
         if len(self.steps) > LONGEST:
@@ -56,8 +56,11 @@ class History:
             values = torch.tensor(
                 [[row.get(layer, [math.nan] * len(MAPS))[place] for row in self.rows] for layer in layers]
             )
-            if len(self.steps) > 1 and bool(values.isfinite().any()):
-                drawn[tag] = figures.heat_map(values, layers, self.steps, label)
+            known = values[values.isfinite()]
+            if len(self.steps) > 1 and len(known):
+                most = float(known.abs().max()) or 1.0
+                limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
+                drawn[tag] = figures.heat_map(values, layers, self.steps, label, limits)
         return drawn
 
     def state(self) -> dict[str, Any]:

@@ -18,6 +18,9 @@ MEASURES: tuple[Measure, ...] = ("modes", "linear", "sample_basin", "weight_basi
 class Settings:
     """What to measure and how; :func:`netdyn.report.diagnose` describes each argument.
 
+    ``train_batch_size`` is the least number of samples that batch normalisation sees at once where the probe does not
+    fit in one batch; ``distributions`` asks for what figures alone show.
+
     Raises:
         TypeError: If one is of the wrong type.
         ValueError: If one lies outside its range.
@@ -42,6 +45,7 @@ class Settings:
     batch_size: int | None = None
     num_classes: int | None = None
     seed: int = 0
+    train_batch_size: int | None = None
     distributions: bool = True
 
     def __post_init__(self) -> None:
