@@ -346,12 +346,14 @@ class WithGLU(nn.Module):
 
 
 class FunctionalGLU(nn.Module):
+    """The halves lie along an axis that is not the last."""
+
     def __init__(self):
         super().__init__()
         self.fc = nn.Linear(8, 14)
 
     def forward(self, x):
-        return F.glu(self.fc(x), dim=1)
+        return F.glu(self.fc(x).unflatten(1, (2, 7)), dim=1).flatten(1)
 
 
 class SwiGLU(nn.Module):

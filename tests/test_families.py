@@ -384,7 +384,7 @@ UNITS = 81 * 256
 
 @pytest.fixture(scope="module")
 def wide():
-    """The network and its probe; the head's weights are about its units' tuning, so that half of these preserve order."""
+    """The network and its probe; the head's weights are nearly the tuning, so that half of the units preserve order."""
     network = networks.fill(Wide()).eval()
     inputs = draw(SAMPLES, 1, 16, 16).float()
     with torch.no_grad():
