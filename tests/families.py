@@ -327,7 +327,10 @@ class OwnActivations(nn.Module):
 
 
 class WithGLU(nn.Module):
-    """Gated linear units, as a module and as a function: the local field is the gate's half, b in a · sigmoid(b)."""
+    """Gated linear units, as a module and as a function: the local field is the gate's half, b in a · sigmoid(b).
+
+    The layer has the name of the module that made both halves.
+    """
 
     def __init__(self):
         super().__init__()
@@ -340,7 +343,7 @@ class WithGLU(nn.Module):
 
     def explicit(self, tape, x):
         h = affine(self.fc1, x)
-        x = h[:, :8] * tape.act("glu", h[:, 8:], sigmoid)
+        x = h[:, :8] * tape.act("fc1", h[:, 8:], sigmoid)
         h = affine(self.inner.fc, x)
         return affine(self.out, h[:, :7] * tape.act("inner", h[:, 7:], sigmoid))
 
