@@ -247,39 +247,56 @@ WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Recurrent(nn.Module):
-    """A recurrent module of two layers, and a head on the mean of what it puts out, which is activated once more."""
+    """A recurrent module of two layers, and a head on the mean of what it puts out, which is activated once more.
 
-    def __init__(self, kind, batch_first=True, bidirectional=False, last=False, **options):
+    With `last` the head reads the last step alone; with `start` the first state is not zero but depends on the sample.
+    """
+
+    def __init__(self, kind, batch_first=True, bidirectional=False, last=False, start=False, **options):
         super().__init__()
         self.rnn = kind(FEATURES, 4, 2, batch_first=batch_first, bidirectional=bidirectional, **options)
-        self.batch_first, self.last = batch_first, last
-        width = 8 if bidirectional else 4
+        self.batch_first, self.last, self.start = batch_first, last, start
+        width = self.sides() * 4
         self.fc, self.head = nn.Linear(width, 9), nn.Linear(9, CLASSES)
 
+    def sides(self):
+        return 2 if self.rnn.bidirectional else 1
+
+    def first_state(self, x):
+        """[layers · directions, samples, 4]."""
+        return torch.stack([x[:, 0, i % 3 : i % 3 + 4] for i in range(2 * self.sides())])
+
     def forward(self, x):
-        x = self.rnn(x if self.batch_first else x.transpose(0, 1))[0]
+        state = None
+        if self.start:
+            h = self.first_state(x)
+            state = (h, 2 * h) if isinstance(self.rnn, nn.LSTM) else h
+        x = self.rnn(x if self.batch_first else x.transpose(0, 1), state)[0]
         if not self.batch_first:
             x = x.transpose(0, 1)
         return self.head(F.relu(self.fc(x[:, -1] if self.last else x.mean(dim=1))))
 
+    def weights(self, layer, side):
+        """Of the input, of the state, and their biases, which may be missing."""
+        return [getattr(self.rnn, f"{kind}_l{layer}{side}", torch.zeros(())) for kind in WEIGHTS]
+
     def explicit(self, tape, x):
         step, number = {nn.LSTM: (lstm_step, 2), nn.GRU: (gru_step, 1), nn.RNN: (rnn_step, 1)}[type(self.rnn)]
+        starts = self.first_state(x) if self.start else x.new_zeros(2 * self.sides(), 1, 4)
         made = 0
         for layer in range(2):
-            sides = []
-            for side in ["", "_reverse"] if self.rnn.bidirectional else [""]:
-                weights = [
-                    getattr(self.rnn, f"{kind}_l{layer}{side}")
-                    for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                ]
+            outputs = []
+            for side in ["", "_reverse"][: self.sides()]:
                 names = ["rnn" if i == 0 else f"rnn:{i}" for i in range(made, made + number)]
+                h = starts[made // number]
+                c, out = 2 * h, [None] * STEPS
                 made += number
-                h, c, out = x.new_zeros(1, 4), x.new_zeros(1, 4), [None] * STEPS
                 for t in reversed(range(STEPS)) if side else range(STEPS):
-                    h, c = step(tape, names, (t,), weights, x[:, t], h, c, getattr(self.rnn, "nonlinearity", None))
+                    kind = getattr(self.rnn, "nonlinearity", None)
+                    h, c = step(tape, names, (t,), self.weights(layer, side), x[:, t], h, c, kind)
                     out[t] = h
-                sides.append(torch.stack(out, dim=1))
-            x = torch.cat(sides, dim=-1)
+                outputs.append(torch.stack(out, dim=1))
+            x = torch.cat(outputs, dim=-1)
         x = x[:, -1] if self.last else x.mean(dim=1)
         return affine(self.head, tape.act("fc", affine(self.fc, x), positive_part))
 
@@ -349,6 +366,8 @@ RECURRENT = {
     "GRU, both ways, steps first": Family(lambda: Recurrent(nn.GRU, False, True), sequences),
     "RNN, tanh": Family(lambda: Recurrent(nn.RNN, bidirectional=True), sequences),
     "RNN, relu": Family(lambda: Recurrent(nn.RNN, batch_first=False, nonlinearity="relu"), sequences),
+    "LSTM with a first state": Family(lambda: Recurrent(nn.LSTM, False, True, start=True), sequences),
+    "GRU with a first state, no bias": Family(lambda: Recurrent(nn.GRU, start=True, bias=False), sequences),
     "LSTM cell": Family(lambda: CellLoop(nn.LSTMCell), sequences),
     "GRU cell": Family(lambda: CellLoop(nn.GRUCell), sequences),
     "RNN cell": Family(lambda: CellLoop(nn.RNNCell), sequences),
