@@ -197,6 +197,7 @@ class DynamicsMonitor(Callback):
         self._measured_epoch = -1
         self._spent = 0.0
         self._last_cost = 0.0
+        self._trained = 0.0
         self._evaluations = 0
         self._skipped = 0
         self._left_out = 0
@@ -269,6 +270,7 @@ class DynamicsMonitor(Callback):
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         if self._figures == "ends" and self.report is not None and self._drawn_step != (step := _last_step(trainer)):
+            self._add_maps(trainer, pl_module)
             self._draw(trainer, self.report, step)
         self._arrange(trainer)
         if self._left_out:
@@ -370,54 +372,79 @@ class DynamicsMonitor(Callback):
             self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
             return
 
-        def network() -> Adapter:
-            self._crew.align(pl_module.buffers())
-            return Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
+        settings = self._settings if self._figures_due() else self._without_maps()
+        report = self._examined(trainer, pl_module, settings, probe, val_probe)
+        self._spent += self._last_cost
+        self._evaluations += 1
+        self._skipped += report is None
+        scalars = {} if report is None else report.scalars()
+        scalars |= {
+            "netdyn/seconds": self._last_cost,
+            "netdyn/overhead": self._spent / max(self._trained, 1e-9),
+            "netdyn/skipped": float(self._skipped),
+        }
+        self._send(trainer, scalars, step)
+        if report is not None:
+            self.report = report
+            self._history.add(step, report.layers)
+            self._show(trainer, report, step)
 
+    def _examined(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        settings: Settings,
+        probe: Probe,
+        held_out: Probe | None,
+    ) -> Report | None:
+        """The report on the network as it is; None if it could not be made. Leaves everything as it was."""
         # Results are kept outside of what is put back: the module may hold this very callback.
         found: list[Report] = []
 
         def evaluate() -> None:
-            given = (probe.inputs, probe.target)
-            held_out = None if val_probe is None else (val_probe.inputs, val_probe.target)
-            with isolated(pl_module), kept(self._forward, self._settings.criterion):
-                found.append(
-                    examine(
-                        network(),
-                        given,
-                        self._settings,
-                        self._crew,
-                        progress=False,
-                        held_out=held_out,
-                        on_failure=raise_it if self._strict else self._left_undone,
-                    )
+            with isolated(pl_module), kept(self._forward, settings.criterion):
+                self._crew.align(pl_module.buffers())
+                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
+                report = examine(
+                    network,
+                    (probe.inputs, probe.target),
+                    settings,
+                    self._crew,
+                    progress=False,
+                    held_out=None if held_out is None else (held_out.inputs, held_out.target),
+                    on_failure=raise_it if self._strict else self._left_undone,
                 )
+                found.append(report)
 
-        done, self._last_cost, trained = self._guarded(evaluate)
-        self._spent += self._last_cost
-        self._evaluations += 1
-        self._skipped += not done
-        scalars = found[0].scalars() if done else {}
-        scalars |= {
-            "netdyn/seconds": self._last_cost,
-            "netdyn/overhead": self._spent / max(trained, 1e-9),
-            "netdyn/skipped": float(self._skipped),
-        }
-        self._send(trainer, scalars, step)
-        if done:
-            self.report = found[0]
-            self._history.add(step, self.report.layers)
-            self._show(trainer, self.report, step)
+        done, self._last_cost, self._trained = self._guarded(evaluate)
+        return found[0] if done else None
 
     def _show(self, trainer: Trainer, report: Report, step: int) -> None:
         """Send TensorBoard what only it can show."""
-        if not trainer.is_global_zero or not writers(trainer.loggers):
-            return
-        if self._histograms:
+        if self._histograms and trainer.is_global_zero:
             named = {self._tag(tag): values for tag, values in report.histograms().items()}
             self._deliver("TensorBoard", "histograms", lambda: add_histograms(trainer.loggers, named, step))
         if self._figures == "always" or (self._figures == "ends" and self._evaluations == 1):
             self._draw(trainer, report, step)
+
+    def _figures_due(self) -> bool:
+        """Whether the evaluation that comes is one to draw."""
+        return self._figures == "always" or (self._figures == "ends" and not self._evaluations)
+
+    def _without_maps(self) -> Settings:
+        """Nothing but figures shows the characteristic maps."""
+        return replace(self._settings, measure=tuple(name for name in self._settings.measure if name != "maps"))
+
+    def _add_maps(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the characteristic maps that the last report was spared."""
+        report, probe = self.report, self._probe
+        wanted = "maps" in self._settings.measure and report is not None and report.characteristic_maps is None
+        if probe is None or report is None or not wanted or self._unusable:
+            return
+        only = replace(self._settings, measure=("maps",))
+        found = self._examined(trainer, pl_module, only, probe, None)
+        if found is not None:
+            self.report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
 
     def _arrange(self, trainer: Trainer) -> None:
         """Arrange TensorBoard's custom scalars; at the end again, for a layout that somebody wrote meanwhile."""
@@ -426,9 +453,10 @@ class DynamicsMonitor(Callback):
             self._deliver("TensorBoard", "layout", lambda: add_layout(trainer.loggers, self._settings.measure, before))
 
     def _draw(self, trainer: Trainer, report: Report, step: int) -> None:
+        # All processes count alike, one draws.
+        self._drawn_step = step
         if not trainer.is_global_zero or not writers(trainer.loggers):
             return
-        self._drawn_step = step
         if not available():
             rank_zero_info("DynamicsMonitor: figures need matplotlib, which the extra `plot` installs.")
             return

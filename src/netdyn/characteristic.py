@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,12 @@ from torch.autograd.graph import GradientEdge
 
 from netdyn.batches import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
 from netdyn.criteria import as_logits
-from netdyn.linearize import MAP_SAMPLES, differentiable
-from netdyn.sites import Choice
+from netdyn.linearize import MAP_SAMPLES, differentiable, substitute
+from netdyn.sites import Choice, read
 from netdyn.watch import Site, Watch, watching
+
+#: Samples that tell which units carry a logit's variance.
+SHARE_SAMPLES = 1024
 
 
 @contextmanager
@@ -77,6 +81,38 @@ def _mean(output: Tensor | GradientEdge | None, source: Tensor, weights: Tensor 
         return torch.zeros_like(source[0]).detach()
     (gradient,) = torch.autograd.grad(output, source, weights, retain_graph=True, allow_unused=True)
     return (torch.zeros_like(source) if gradient is None else gradient).mean(dim=0).detach()
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """The units of a layer that carry most of each logit, and what of the input each brings to it.
+
+    Attributes:
+        layer: The layer's name.
+        units: Indices of the units, the largest share first ``[classes, most]``.
+        shares: Their shares, see :func:`unit_shares` ``[classes, most]``.
+        maps: Pathway × input map of each ``[classes, most, *input shape]``.
+    """
+
+    layer: str
+    units: Tensor
+    shares: Tensor
+    maps: Tensor
+
+
+def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork:
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; the model is isolated."""
+    found: list[Tensor] = []
+    pathway = next(iter(substitute(model, inputs, choice).values()))
+    few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
+    _, logits = read(model, few, lambda name, fields, outputs: found.append(outputs.clone()), choice)
+    shares = unit_shares(found[0], pathway, as_logits(logits, count(few)))[:classes]
+    top = shares.topk(min(most, shares.shape[1]), dim=1)
+    wanted = torch.unique(top.indices)
+    maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
+    place = torch.searchsorted(wanted, top.indices)
+    own = torch.stack([maps[k, place[k]] for k in range(len(place))])
+    return Subnetwork(choice.names[0], top.indices.cpu(), top.values.cpu(), own.cpu())
 
 
 def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.batches import Inputs
 from netdyn.batchnorm import right_answers_gained
-from netdyn.characteristic import input_maps
+from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
 from netdyn.functional import check_basin, prepare_walk
 from netdyn.layer_reader import LayerReader, LayerReport
@@ -24,12 +24,14 @@ from netdyn.radii import BasinResult
 from netdyn.rays import Walk, chance
 from netdyn.results import Report
 from netdyn.settings import Settings
-from netdyn.sites import Choice, discover
+from netdyn.sites import Choice, choose, discover
 from netdyn.tails import functional_depth
 
 T = TypeVar("T")
 #: Taken for the training batch size where nobody has told it.
 USUAL_BATCH = 128
+#: Classes and units of the first layer that are shown as a subnetwork.
+SUBNETWORK = (10, 4)
 Given = tuple[Inputs, Tensor]
 OnFailure = Callable[[str, Exception], None]
 
@@ -127,7 +129,8 @@ class _Examination:
             alpha=self.settings.alpha,
             functional_depth=functional_depth(tails, accuracy, self._chance()),
             batchnorm_gap=math.nan if gap is None else gap,
-            characteristic_maps=maps,
+            characteristic_maps=None if maps is None else maps[0],
+            subnetwork=None if maps is None else maps[1],
         )
 
     def _read(self) -> tuple[list[LayerReport], Tensor]:
@@ -179,11 +182,16 @@ class _Examination:
         """Whether there is a single input for a map of it; tokens and several inputs have none."""
         return isinstance(self.walk.inputs, Tensor) and self.walk.inputs.is_floating_point()
 
-    def _maps(self) -> Tensor | None:
+    def _maps(self) -> tuple[Tensor, Subnetwork | None] | None:
         walk = self.walk
         if walk.num_classes > self.settings.max_classes or (walk.num_classes == 1 and walk.numbers is None):
             return None
-        return input_maps(walk.model, walk.inputs, Choice(layouts=discover(walk.model, walk.inputs).layouts)).cpu()
+        survey = discover(walk.model, walk.inputs)
+        maps = input_maps(walk.model, walk.inputs, Choice(layouts=survey.layouts)).cpu()
+        if not survey.found:
+            return maps, None
+        first = choose(walk.model, survey, [next(iter(survey.found))])
+        return maps, find_subnetwork(walk.model, walk.inputs, first, most=SUBNETWORK[1], classes=SUBNETWORK[0])
 
     def _chance(self) -> float:
         """What guessing gives: the largest class is guessed at least as well as any."""

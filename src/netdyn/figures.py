@@ -191,20 +191,45 @@ def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Fig
         A grid of the first 20 classes, on one scale that is symmetric about zero.
     """
     values = _array(maps)
-    values = values.sum(axis=1) if values.ndim == 4 else values
-    values = values if values.ndim == 3 else values.reshape(len(values), -1)
     shown = min(len(values), _MAPS)
     labels = list(map(str, range(len(values)))) if names is None else list(names)
-    finite = np.abs(values[:shown][np.isfinite(values[:shown])])
+    title = f"the first {shown} of {len(values)} classes" if shown < len(values) else None
+    return _radiographs(values[:shown], labels[:shown], title)
+
+
+@styled()
+def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
+    """The units that carry most of each class's logit, and what of the input each brings to it.
+
+    Args:
+        units: Indices of the units ``[classes, most]``.
+        shares: Share of the logit's variance that each carries ``[classes, most]``.
+        maps: Pathway × input map of each ``[classes, most, *input shape]``, as in :func:`characteristic_maps`.
+
+    Returns:
+        A row for each of the first ten classes, a column for each unit, on one scale that is symmetric about zero.
+    """
+    rows, columns = min(len(units), _MAPS // 2), units.shape[1]
+    labels = [f"{k}: unit {int(units[k, j])}, {float(shares[k, j]):.0%}" for k in range(rows) for j in range(columns)]
+    values = _array(maps[:rows]).reshape(rows * columns, *maps.shape[2:])
+    title = f"the first {rows} of {len(units)} classes" if rows < len(units) else None
+    return _radiographs(values, labels, title, columns)
+
+
+def _radiographs(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
+    """A grid of maps on one scale: images, channels summed, or bars."""
+    values = values.sum(axis=1) if values.ndim == 4 else values
+    values = values if values.ndim == 3 else values.reshape(len(values), -1)
+    finite = np.abs(values[np.isfinite(values)])
     limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-    columns = min(5 if values.ndim == 3 else 4, math.ceil(math.sqrt(shown)))
-    rows = math.ceil(shown / columns)
+    columns = columns or min(5 if values.ndim == 3 else 4, math.ceil(math.sqrt(len(values))))
+    rows = math.ceil(len(values) / columns)
     figure = blank(max(SIZE[1], 1.05 * rows + 0.5))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes in grid[shown:]:
+    for axes in grid[len(values) :]:
         axes.set_axis_off()
-    for axes, value, label in zip(grid, values[:shown], labels, strict=False):
-        axes.set_title(short(label, 12), fontsize=9, pad=2)
+    for axes, value, label in zip(grid, values, labels, strict=False):
+        axes.set_title(short(label), fontsize=9 if len(label) < 8 else 7, pad=2)
         axes.tick_params(labelsize=7)
         if value.ndim == 2:
             image = axes.imshow(value, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -218,8 +243,8 @@ def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Fig
     else:
         figure.supxlabel("input component", fontsize=9)
         figure.supylabel("weight of the input", fontsize=9)
-    if shown < len(values):
-        figure.suptitle(f"the first {shown} of {len(values)} classes", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=9)
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from netdyn.characteristic import Subnetwork
 from netdyn.findings import findings
 from netdyn.layer_reader import LayerReport
 from netdyn.phases import Phase, phase
@@ -36,6 +37,7 @@ class Report:
         batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
             where there is one.
         characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
+        subnetwork: The units of the first layer that carry most of each logit, likewise.
     """
 
     layers: tuple[LayerReport, ...]
@@ -49,6 +51,7 @@ class Report:
     functional_depth: float = math.nan
     batchnorm_gap: float = math.nan
     characteristic_maps: Tensor | None = field(default=None, repr=False)
+    subnetwork: Subnetwork | None = field(default=None, repr=False)
 
     @property
     def phase(self) -> Phase:
@@ -103,7 +106,20 @@ class Report:
             drawn["linear/tail"] = figures.tail(tails, self.accuracy, self.functional_depth)
         if self.characteristic_maps is not None:
             drawn["wpa/characteristic_maps"] = figures.characteristic_maps(self.characteristic_maps)
+        if (part := self.subnetwork) is not None:
+            drawn["wpa/subnetwork"] = figures.subnetwork(part.units, part.shares, part.maps)
         return drawn
+
+    def plot(self, tag: str = "modes/rpd") -> Figure:
+        """One of the figures, by its tag.
+
+        Raises:
+            KeyError: If what it shows was not measured.
+        """
+        drawn = self.figures()
+        if tag not in drawn:
+            raise KeyError(f"`tag` must be one of {', '.join(map(repr, drawn))}, got {tag!r}.")
+        return drawn[tag]
 
     def findings(self) -> list[str]:
         """What stands out, a sentence each; :mod:`netdyn.findings` has the rule behind every one."""

@@ -84,4 +84,5 @@ FIGURES = (
     Tag("linear/map", "layer × step", "accuracy of the linear tail over the run"),
     Tag("basin/curves", "share, 0 to 1", "accuracy against noise, one line a class, the radius with its interval"),
     Tag("wpa/characteristic_maps", "logit per input", "what each logit looks at once activations are gone"),
+    Tag("wpa/subnetwork", "logit per input", "the first layer's units that carry most of each logit, and their maps"),
 )
