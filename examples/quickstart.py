@@ -34,7 +34,7 @@ class Digits(L.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
-        return self.head(self.hidden(images))
+        return self.head(self.hidden(images.flatten(1)))
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Cross entropy."""
@@ -57,7 +57,7 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     """Training and validation digits, pixels between 0 and 1."""
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(images / 16, dtype=torch.float32)[order]
+    x = torch.tensor(images / 16, dtype=torch.float32)[order].reshape(-1, 8, 8)
     y = torch.tensor(labels)[order]
     return TensorDataset(x[:1400], y[:1400]), TensorDataset(x[1400:], y[1400:])
 
