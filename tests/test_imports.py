@@ -19,8 +19,9 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot",
-    "sites linearize rays weight_rays figures functional",
+    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot "
+    "reentry search brackets",
+    "sites linearize noise walk rays weight_rays figures functional",
     "metric_state mode_metrics basin_metrics metrics report",
     "probe tensorboard callback",
 ]
@@ -35,8 +36,13 @@ DOORS = {
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},
     "linearize": {"sites"},
-    "weight_rays": {"rays"},
-    "functional": {"sites", "linearize", "rays", "weight_rays"},
+    "reentry": {"radii"},
+    "search": {"radii"},
+    "brackets": {"search"},
+    "walk": {"noise"},
+    "rays": {"noise", "walk"},
+    "weight_rays": {"rays", "walk"},
+    "functional": {"sites", "linearize", "walk", "rays", "weight_rays"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
     "metrics": {"mode_metrics", "basin_metrics"},

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
-from netdyn.batches import Inputs, copied, count, finite, take
+from netdyn.batches import Inputs, copied, count, finite, take, tensors
 from netdyn.criteria import Criterion, as_logits, right_class, right_probability
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
 from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
 from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_distribution
-from netdyn.rays import Walk
 from netdyn.sites import choose, discover, read
+from netdyn.walk import Walk
 
 __all__ = [
     "BasinResult",
@@ -141,7 +141,14 @@ def prepare_walk(
         )
     weight = next(model.parameters(), None)
     target = target if weight is None else target.to(weight.device)
-    outputs = model(copied(take(inputs, slice(0, 2))))
+    few = take(inputs, slice(0, 2))
+    outputs, again = model(copied(few)), model(copied(few))
+    if not _same(outputs, again):
+        _checks.warn(
+            "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
+            "are those of the network and its own noise together. Switch off what is random, such as a functional "
+            "dropout without `training=self.training`."
+        )
     if criterion is None:
         logits = as_logits(outputs, min(samples, 2))
         num_classes = max(logits.shape[1], 2)
@@ -151,6 +158,12 @@ def prepare_walk(
     if len(target) != samples:
         raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
     return Walk(model, inputs, target, criterion, _classes(outputs, target), batch_size)
+
+
+def _same(first: object, second: object) -> bool:
+    """Whether all tensors of two outputs are the same, NaN being itself."""
+    pairs = zip(tensors(first), tensors(second), strict=False)
+    return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def _classes(outputs: object, target: Tensor) -> int:
@@ -189,12 +202,13 @@ def sample_basin(
     seed: int = 0,
     batch_size: int | None = None,
     criterion: Criterion | None = None,
+    noise_at: Sequence[str] | None = None,
 ) -> BasinResult:
     """How much noise the inputs bear before the network's predictions stop being right.
 
     Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being
-    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected with one more
-    pass for rays that are right again beyond T.
+    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected for rays that
+    are right again beyond T by measuring accuracy at one or two noise levels of the search next to it.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -210,16 +224,21 @@ def sample_basin(
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
             sign, for a single logit), finite outputs only.
+        noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` where the inputs
+            are token ids), or of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win where a
+            module has the same name. None: all floating inputs.
 
     Returns:
         The radius with its interval, and what stands behind it.
 
     Warns:
-        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, or the inputs are not finite.
+        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, if the radius lies outside of the noise
+            levels, if the inputs are not finite, or if the model puts out other numbers at a second call.
 
     Raises:
-        TypeError: If the labels are not whole numbers, or nothing in ``inputs`` is floating.
-        ValueError: If an argument lies outside its range or the output is not ``[samples, classes]``.
+        TypeError: If the labels are not whole numbers, or there is nothing floating to disturb.
+        ValueError: If an argument lies outside its range, a name is unknown, or the output is not
+            ``[samples, classes]``.
 
     Source:
         P1, attraction basin in sample space. Ray search, correction and interval are netdyn's conventions.
@@ -237,7 +256,9 @@ def sample_basin(
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
     with isolated(model):
         walk = prepare_walk(model, inputs, target, criterion, batch_size)
-        return sample_rays.sample_basin(walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed)
+        return sample_rays.sample_basin(
+            walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed, noise_at=noise_at
+        )
 
 
 def weight_basin(
