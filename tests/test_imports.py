@@ -20,8 +20,8 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 FLOORS = [
     "_checks schedules tags",
     "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "layouts recurrent tasks canvas",
-    "watch sites linearize tails characteristic wiring rays weight_rays batchnorm figures functional",
+    "layouts recurrent tasks canvas reentry search brackets",
+    "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
@@ -42,9 +42,14 @@ DOORS = {
     "tails": {"linearize", "sites", "watch"},
     "wiring": {"linearize", "sites", "tails", "characteristic"},
     "characteristic": {"linearize", "sites", "watch"},
-    "weight_rays": {"rays"},
-    "batchnorm": {"rays"},
-    "functional": {"sites", "linearize", "tails", "wiring", "rays", "weight_rays", "batchnorm"},
+    "reentry": {"radii"},
+    "search": {"radii"},
+    "brackets": {"search"},
+    "walk": {"noise"},
+    "rays": {"noise", "walk"},
+    "weight_rays": {"rays", "walk"},
+    "batchnorm": {"walk"},
+    "functional": {"sites", "linearize", "tails", "wiring", "walk", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
     "network_metrics": {"metric_state"},

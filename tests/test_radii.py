@@ -24,7 +24,6 @@ from netdyn.radii import (
     isotonic,
     median,
     median_interval,
-    sample_radius,
     student_quantile,
     survival,
 )
@@ -46,16 +45,6 @@ def cells(draw, grid=GRID, max_rays=5, max_samples=12):
     found = torch.tensor(draw(st.lists(numbers, min_size=rays, max_size=rays)))
     lost = torch.tensor(draw(st.lists(st.booleans(), min_size=samples, max_size=samples)))
     return found.masked_fill(lost, LOST_CLEAN)
-
-
-def cells_of(radii, grid):
-    """The cells that bisection ends in where the prediction is lost once and for all at these radii."""
-    return (torch.searchsorted(grid.edges(), radii, right=True) - 1).clamp(0, grid.cells - 1)
-
-
-def right_without_return(cells, grid):
-    """Measures at a noise level which rays are right, for rays that never come back."""
-    return lambda sigma: grid.radii(cells) > sigma
 
 
 # Grid
@@ -206,144 +195,6 @@ def test_isotonic_regression_equals_that_of_scikit_learn(values):
 def test_quantile_falls_as_accuracy_rises(cells, a, b):
     curve = survival(cells, GRID)
     assert curve.crossing(min(a, b)) >= curve.crossing(max(a, b))
-
-
-@exactly
-@given(cells(), shares, st.integers(0, 2**32))
-def test_interval_contains_the_radius_whatever_comes_back(cells, accuracy, seed):
-    draw = torch.Generator().manual_seed(seed)
-    right = torch.rand(cells.shape, generator=draw) < 0.7
-    radius, (low, high), _, _ = sample_radius(cells, GRID, accuracy, lambda sigma: right)
-    assert low <= radius <= high
-
-
-@pytest.mark.parametrize("accuracy", [0.01, 0.5, 0.75, 0.99])
-@pytest.mark.parametrize(("cell", "radius"), [(LOST_CLEAN, 0.0), (GRID.cells - 1, math.inf)])
-@pytest.mark.parametrize("rays", [1, 8])
-def test_all_lost_without_noise_is_radius_0_and_all_censored_is_inf(accuracy, cell, radius, rays):
-    cells = torch.full((rays, 20), cell)
-    found, interval, radius_of, reentry = sample_radius(cells, GRID, accuracy, pytest.fail)
-    assert found == radius
-    assert interval == (radius, radius)
-    assert reentry == 0
-    assert float(radius_of(torch.arange(20) < 5)) == radius
-
-
-@pytest.mark.parametrize(("lost", "zero"), [(51, True), (50, True), (49, False)])
-def test_radius_is_0_from_exactly_the_share_lost_without_noise_on(lost, zero):
-    cells = torch.full((1, 100), 7)
-    cells[0, :lost] = LOST_CLEAN
-    radius, *_ = sample_radius(cells, GRID, 0.5, right_without_return(cells, GRID))
-    assert (radius == 0) == zero
-
-
-@pytest.mark.parametrize(("censored", "infinite"), [(51, True), (50, False), (49, False)])
-def test_radius_is_inf_above_exactly_the_share_censored(censored, infinite):
-    cells = torch.full((1, 100), 7)
-    cells[0, :censored] = GRID.cells - 1
-    radius, (low, high), *_ = sample_radius(cells, GRID, 0.5, right_without_return(cells, GRID))
-    assert math.isinf(radius) == infinite
-    assert high == math.inf
-    # The bound is half a sampling error of the share away from 0.5: both ends of the step lie in the interval.
-    assert low <= GRID.edges()[8] * (1 + 1e-9)
-
-
-def test_radius_uses_the_rays_that_come_back():
-    # A tenth of all samples in each of the cells 3 to 12; at the uncorrected radius 0.6 of them are right, not 0.5.
-    cells = torch.arange(3, 13)[None]
-    right = torch.arange(10)[None] < 6
-    asked = []
-    radius, _, _, reentry = sample_radius(cells, GRID, 0.5, lambda sigma: asked.append(sigma) or right)
-    edges = GRID.edges()
-    assert asked == [pytest.approx(float(edges[8]))]
-    assert reentry == pytest.approx(0.1)
-    assert radius == pytest.approx(float(edges[9]))
-
-
-@exactly
-@given(cells(max_rays=4, max_samples=12), shares, st.integers(0, 2**32))
-def test_interval_is_students_over_samples(cells, accuracy, seed):
-    assume(cells.shape[1] >= 4)
-    curve = survival(cells, GRID)
-    raw = curve.crossing(accuracy)
-    assume(0 < raw < math.inf)
-    right = torch.rand(cells.shape, generator=torch.Generator().manual_seed(seed)) < 0.6
-    wrong = (~right).double().numpy().mean(axis=0)
-    radius, (low, high), _, reentry = sample_radius(cells, GRID, accuracy, lambda sigma: right)
-    target = accuracy - (1 - wrong.mean() - accuracy)
-    margin = scipy.stats.t.ppf(0.975, len(wrong) - 1) * wrong.std(ddof=1) / math.sqrt(len(wrong))
-    assert reentry == pytest.approx(accuracy - target)
-    assert radius == pytest.approx(curve.crossing(target), rel=1e-9)
-    # The quantile's series is within 0.1 %; the share that it crosses is what is compared.
-    for found, share in ((low, target + margin), (high, target - margin)):
-        assert curve.crossing(share + 2e-3 * margin) <= found <= curve.crossing(share - 2e-3 * margin)
-
-
-def test_a_single_sample_has_no_finite_interval():
-    cells = torch.tensor([[5], [7], [9]])
-    radius, interval, _, _ = sample_radius(cells, GRID, 0.5, right_without_return(cells, GRID))
-    assert 0 < radius < math.inf
-    assert interval == (0, math.inf)
-
-
-def test_radius_over_all_samples_is_the_radius_and_over_none_is_nan():
-    draw = torch.Generator().manual_seed(3)
-    cells = torch.randint(0, GRID.cells, (3, 40), generator=draw)
-    right = torch.rand(3, 40, generator=draw) < 0.6
-    radius, _, radius_of, _ = sample_radius(cells, GRID, 0.5, lambda sigma: right)
-    assert float(radius_of(torch.ones(40, dtype=torch.bool))) == pytest.approx(radius, rel=1e-9)
-    assert math.isnan(radius_of(torch.zeros(40, dtype=torch.bool)))
-
-
-def test_radius_over_some_samples_is_theirs_where_none_comes_back():
-    draw = torch.Generator().manual_seed(4)
-    middle = torch.randint(2, 7, (2, 60), generator=draw) + 7 * (torch.arange(60) % 2)
-    _, _, radius_of, _ = sample_radius(middle, GRID, 0.5, right_without_return(middle, GRID))
-    for part in (0, 1):
-        chosen = torch.arange(60) % 2 == part
-        own = survival(middle[:, chosen], GRID).crossing(0.5)
-        # One cell: a ray's own noise level is known no better.
-        assert abs(math.log(float(radius_of(chosen)) / own)) <= math.log(1e4) / GRID.cells
-
-
-# Simulated probes: T = exp(m + z/2), m ~ N(0, 0.7) a sample, z ~ N(0, 1) a ray, so that log T ~ N(0, 0.74).
-SPREAD = math.sqrt(0.7**2 + 0.5**2)
-PROBES = 2000
-
-
-def simulate(draw, rays, samples=100):
-    centre = 0.7 * torch.randn(samples, generator=draw, dtype=torch.float64)
-    return (centre + 0.5 * torch.randn(rays, samples, generator=draw, dtype=torch.float64)).exp()
-
-
-def coverage(rays, accuracy, interval_of):
-    """Share of simulated probes whose interval holds the true radius."""
-    truth = math.exp(SPREAD * scipy.stats.norm.ppf(1 - accuracy))
-    draw = torch.Generator().manual_seed(rays)
-    held = 0
-    for _ in range(PROBES):
-        radii = simulate(draw, rays)
-        low, high = interval_of(cells_of(radii, WIDE), radii, accuracy)
-        held += low <= truth <= high
-    return held / PROBES
-
-
-@pytest.mark.parametrize("accuracy", [0.5, 0.75])
-@pytest.mark.parametrize("rays", [1, 8])
-def test_interval_covers_the_true_radius(rays, accuracy):
-    # n = 2000 probes of 100 samples, seed `rays`: standard error 0.005; the bounds are 4 and 6 of them away from 0.95.
-    found = coverage(rays, accuracy, lambda cells, radii, a: sample_radius(cells, WIDE, a, radii.__gt__)[1])
-    assert 0.93 < found < 0.98
-
-
-def test_an_interval_over_pooled_rays_would_not_cover():
-    # The same simulation; the error counts 800 rays as independent where there are 100 samples.
-    def pooled(cells, radii, accuracy):
-        curve = survival(cells, WIDE)
-        margin = 1.96 * math.sqrt(accuracy * (1 - accuracy) / radii.numel())
-        return curve.crossing(accuracy + margin), curve.crossing(accuracy - margin)
-
-    assert coverage(8, 0.5, pooled) < 0.9
 
 
 # Median over rays

@@ -13,6 +13,7 @@ import reference
 from netdyn.functional import sample_basin
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
+SETTING_OUT = 6  # rows asked before a search with a single logit, to see what comes out and where it comes from
 
 
 def generator(seed):
@@ -355,8 +356,9 @@ def test_default_search_sends_each_sample_nine_times_through_the_network(relativ
     network, seen = watched(linear_classifier()[0])
     _, x, target, _ = linear_classifier()
     basin = sample_basin(network, x[:1024], target[:1024], relative=relative)
-    assert sum(seen) / 1024 <= 9.2 + relative
-    assert basin.forwards == pytest.approx(sum(seen) / 1024, abs=0.01)
+    assert sum(seen) / 1024 <= 9 + relative
+    # Two samples are asked twice before, to see what comes out.
+    assert basin.forwards == pytest.approx((sum(seen) - SETTING_OUT) / 1024, abs=1e-9)
 
 
 def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_search():
@@ -366,8 +368,8 @@ def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_searc
     basin = sample_basin(network, x[:1024], torch.where(wrong, 1 - target[:1024], target[:1024]), accuracy=0.7)
     assert (basin.radii[:, wrong] == 0).all()
     assert (basin.radii[:, ~wrong] > 0).all()
-    # Once clean, seven steps for three quarters, once at the uncorrected radius, and a sixteenth at the top.
-    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 + 1 / 16 + 0.01
+    # Once clean, seven steps for three quarters, a sixteenth at the top, and twice near the radius at most.
+    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 / 16 + 2 + 0.03
 
 
 def test_network_without_a_right_answer_costs_no_search():
@@ -433,7 +435,7 @@ def test_accuracy_near_to_what_noise_leaves_is_warned_of():
 @pytest.mark.parametrize("zeros", [32, 48, 58, 60, 63])
 def test_accuracy_that_the_warning_names_is_usable(zeros):
     probe = hill(zeros, 64 - zeros)
-    with pytest.warns(UserWarning, match="so near to it the radius means little") as caught:
+    with pytest.warns(UserWarning, match="the radius (means little|lies beyond)") as caught:
         sample_basin(*probe, high=1e6, accuracy=zeros / 64 - 0.01)
     for named in re.findall(r"accuracy=([\d.]*\d)", str(caught[0].message)):
         with warnings.catch_warnings(action="error"):
@@ -467,7 +469,7 @@ def test_network_that_noise_does_not_touch_is_censored():
         def forward(self, x):
             return torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), 3)
 
-    with pytest.warns(UserWarning, match="noise alone leaves an accuracy of 1.00"):
+    with pytest.warns(UserWarning, match="`high` = 10, leaves an accuracy of 1.00"):
         basin = sample_basin(Deaf(), gaussian(50, 2), torch.ones(50, dtype=torch.int64))
     assert basin.censored == 1
     assert basin.radii.isinf().all()
@@ -641,7 +643,7 @@ def test_whole_number_inputs_are_refused():
     network = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(6, 2))
     text = (
         "`inputs` holds no floating tensor that noise could disturb. "
-        "Give the model floating inputs, for instance the output of its embedding."
+        "Name the modules whose output it is to disturb instead, for instance noise_at=['0']."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         sample_basin(network, torch.arange(20).reshape(10, 2) % 10, torch.arange(10) % 2)

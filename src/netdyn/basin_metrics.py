@@ -19,6 +19,7 @@ from netdyn.functional import check_basin, prepare_walk
 from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
 from netdyn.radii import LOST_CLEAN, BasinResult
+from netdyn.search import UNKNOWN
 from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 
 
@@ -103,6 +104,7 @@ class SampleBasin(_BasinMetric):
         seed: Seed of the noise.
         batch_size: Samples a forward pass; None: an update's.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        noise_at: Names of the modules whose outputs noise falls on, or of inputs; None: all floating inputs.
         kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
 
     Source:
@@ -135,6 +137,7 @@ class SampleBasin(_BasinMetric):
         seed: int = 0,
         batch_size: int | None = None,
         criterion: Criterion | None = None,
+        noise_at: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -149,6 +152,8 @@ class SampleBasin(_BasinMetric):
             criterion=criterion,
             **kwargs,
         )
+        _checks.names("noise_at", noise_at)
+        self.noise_at = noise_at
         for name in ("cells", "target", "top"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.add_state("passed", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
@@ -158,15 +163,14 @@ class SampleBasin(_BasinMetric):
         """Walk the rays of a batch; arguments as in :func:`netdyn.functional.sample_basin`."""
         with isolated(model):
             walk = prepare_walk(model, inputs, target, self.criterion, self.batch_size)
-            sample_rays.check_floating(inputs)
-            alive = walk.all_right().nonzero()[:, 0]
-            cells = torch.full((self.rays, walk.samples), LOST_CLEAN, device=walk.target.device)
-            cells[:, alive] = walk.shared(
-                lambda own: sample_rays.sample_cells(own, self.grid, self.rays, self.seed), alive.cpu()
-            ).to(cells.device)
-            top = sample_rays.at_top(walk, self.grid, self.seed)
+            noise = sample_rays.noise_of(walk, self.noise_at, self.seed)
+            alive = walk.all_right().cpu().nonzero()[:, 0]
+            start = torch.full((self.rays, len(alive)), UNKNOWN)
+            cells = torch.full((self.rays, walk.samples), LOST_CLEAN)
+            cells[:, alive] = walk.shared(lambda own: sample_rays.sample_cells(own, noise, self.grid, start), alive)
+            top = sample_rays.at_top(walk, noise, self.grid)
         self._saw(walk.num_classes)
-        self._kept.append(walk)
+        self._kept.append((walk, noise))
         self.cells.append(self._flat(cells.t()))
         self.target.append(self._flat(walk.labels))
         self.top.append(self._flat(top.t()))
@@ -189,20 +193,35 @@ class SampleBasin(_BasinMetric):
             relative=self.relative,
             top=dim_zero_cat(self.top).reshape(-1, 2).t().long(),
             right_at=self._right_at,
-            forwards=lambda: float(self.passed) / len(labels) + self.rays,
+            forwards=lambda: float(self.passed) / len(labels),
         )
         return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)
 
-    def _right_at(self, sigma: float) -> Tensor:
+    def _right_at(self, sigma: Tensor) -> Tensor:
         """Which rays are right at ``sigma``, of all processes: each one asks its own model about its own batches."""
-        own = [torch.zeros(0, dtype=torch.float64, device=self.device)]
-        for walk in self._kept:
+        own, place = [torch.zeros(0, dtype=torch.float64, device=self.device)], self._first()
+        for walk, noise in self._kept:
             with isolated(walk.model):
-                own.append(self._flat(sample_rays.right_at(walk, self.rays, self.seed, sigma).t()))
+                right = sample_rays.right_at(walk, noise, sigma[:, place : place + walk.samples])
+            own.append(self._flat(right.t()))
+            place += walk.samples
         right = torch.cat(own)
-        if self._is_synced:
-            right = torch.cat((self.dist_sync_fn or gather_all_tensors)(right, group=self.process_group))
-        return right.reshape(-1, self.rays).t().bool()
+        return torch.cat(self._gathered(right)).reshape(-1, self.rays).t().bool().cpu()
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        """One tensor of each process whose samples are here, in their order."""
+        if not self._is_synced:
+            return [own]
+        gather = self.dist_sync_fn or gather_all_tensors
+        return gather(own, group=self.process_group)
+
+    def _first(self) -> int:
+        """How many samples of other processes stand before this one's own."""
+        own = torch.tensor([float(sum(walk.samples for walk, _ in self._kept))], device=self.device)
+        counts = self._gathered(own)
+        # Gathering leaves this process's own tensor in its place.
+        place = next(i for i, count in enumerate(counts) if count is own)
+        return int(sum(float(count.sum()) for count in counts[:place]))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update, and the radius of this batch alone."""

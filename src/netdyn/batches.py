@@ -8,7 +8,7 @@ tensors only: token ids and masks stay as they are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,22 @@ def tensors(inputs: Inputs) -> list[Tensor]:
     found: list[Tensor] = []
     map_tensors(lambda tensor: found.append(tensor), inputs)
     return found
+
+
+def leaf_names(inputs: Inputs, path: str = "") -> list[str]:
+    """The path to each tensor, in order: keys and positions, joined by dots; empty for a tensor alone.
+
+    >>> leaf_names({"a": torch.zeros(1), "b": [torch.zeros(1), torch.ones(1)]})
+    ['a', 'b.0', 'b.1']
+    """
+    if isinstance(inputs, Tensor):
+        return [path]
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(inputs, Mapping):
+        items = inputs.items()
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+        items = enumerate(inputs)
+    return [name for key, value in items for name in leaf_names(value, f"{path}.{key}" if path else str(key))]
 
 
 def count(inputs: Inputs) -> int:
@@ -133,19 +149,21 @@ def seeded(generator: torch.Generator, *parts: bytes | int | str) -> torch.Gener
 
 
 def standard_noise(
-    inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int, cut: Sequence[bool] | None = None
+    inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int | Sequence[int], cut: Sequence[bool] | None = None
 ) -> Inputs:
     """Standard normal noise for every floating tensor, seeded by (seed, ray, the sample's content).
 
     It is drawn on the CPU sample by sample, so that neither the order of the samples, nor how they are batched, nor the
-    device changes it. Other tensors have None in their place.
+    device changes it. Other tensors, and those that ``cut`` leaves out, have None in their place. ``ray`` is one for
+    all, or one for each sample.
     """
     cut = sample_tensors(inputs) if cut is None else cut
+    rays = [ray] * len(prints) if isinstance(ray, int) else ray
     generator = torch.Generator()
     templates = [t for t, own in zip(tensors(inputs), cut, strict=True) if own and t.is_floating_point()]
     drawn = [torch.empty(t.shape, dtype=torch.float32) for t in templates]
-    for row, digest in enumerate(prints):
-        seeded(generator, digest, seed, ray)
+    for row, (digest, own_ray) in enumerate(zip(prints, rays, strict=True)):
+        seeded(generator, digest, seed, own_ray)
         for noise in drawn:
             torch.randn(noise.shape[1:], generator=generator, dtype=torch.float32, out=noise[row])
     supply = iter([noise.to(t.device) for noise, t in zip(drawn, templates, strict=True)])

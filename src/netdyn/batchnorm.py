@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from netdyn.rays import Walk
+from netdyn.walk import Walk
 
 
 class _BatchStatistics(TorchFunctionMode):

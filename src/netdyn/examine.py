@@ -21,11 +21,12 @@ from netdyn.crew import Crew
 from netdyn.functional import check_basin, prepare_walk
 from netdyn.layer_reader import LayerReader, LayerReport
 from netdyn.radii import BasinResult
-from netdyn.rays import Walk, chance
+from netdyn.rays import chance
 from netdyn.results import Report
 from netdyn.settings import Settings
 from netdyn.sites import Choice, choose, discover
 from netdyn.tails import functional_depth
+from netdyn.walk import Walk
 
 T = TypeVar("T")
 #: Taken for the training batch size where nobody has told it.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from netdyn import _checks, batchnorm, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.activations import register_activation
-from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take
+from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
 from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
@@ -23,10 +23,10 @@ from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_or
 from netdyn.phases import Phase, phase
 from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
-from netdyn.rays import Walk
 from netdyn.sites import choose, discover, read
 from netdyn.tails import functional_depth
 from netdyn.tasks import find_task
+from netdyn.walk import Walk
 from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 
 __all__ = [
@@ -164,6 +164,14 @@ def prepare_walk(
         )
     weight = next(model.parameters(), None)
     target = target if weight is None else target.to(weight.device)
+    few = take(inputs, slice(0, 2))
+    outputs, again = model(copied(few)), model(copied(few))
+    if not _same(outputs, again):
+        _checks.warn(
+            "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
+            "are those of the network and its own noise together. Switch off what is random, such as a functional "
+            "dropout without `training=self.training`."
+        )
 
     def everything() -> Tensor:
         parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
@@ -171,7 +179,7 @@ def prepare_walk(
 
     cut = sample_tensors(inputs)
     task = find_task(
-        model(copied(take(inputs, slice(0, 2)))),
+        outputs,
         target,
         samples,
         criterion,
@@ -180,6 +188,12 @@ def prepare_walk(
         tolerance=tolerance,
     )
     return Walk(model, inputs, task.target, task.criterion, task.num_classes, batch_size, numbers=task.numbers)
+
+
+def _same(first: object, second: object) -> bool:
+    """Whether all tensors of two outputs are the same, NaN being itself."""
+    pairs = zip(tensors(first), tensors(second), strict=False)
+    return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
@@ -210,12 +224,13 @@ def sample_basin(
     seed: int = 0,
     batch_size: int | None = None,
     criterion: Criterion | None = None,
+    noise_at: Sequence[str] | None = None,
 ) -> BasinResult:
     """How much noise the inputs bear before the network's predictions stop being right.
 
     Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being
-    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected with one more
-    pass for rays that are right again beyond T.
+    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected for rays that
+    are right again beyond T by measuring accuracy at one or two noise levels of the search next to it.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -231,16 +246,21 @@ def sample_basin(
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
             sign, for a single logit), finite outputs only.
+        noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` where the inputs
+            are token ids), or of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win where a
+            module has the same name. None: all floating inputs.
 
     Returns:
         The radius with its interval, and what stands behind it.
 
     Warns:
-        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, or the inputs are not finite.
+        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, if the radius lies outside of the noise
+            levels, if the inputs are not finite, or if the model puts out other numbers at a second call.
 
     Raises:
-        TypeError: If the labels are not whole numbers, or nothing in ``inputs`` is floating.
-        ValueError: If an argument lies outside its range or the output is not ``[samples, classes]``.
+        TypeError: If the labels are not whole numbers, or there is nothing floating to disturb.
+        ValueError: If an argument lies outside its range, a name is unknown, or the output is not
+            ``[samples, classes]``.
 
     Source:
         P1, attraction basin in sample space. Ray search, correction and interval are netdyn's conventions.
@@ -258,7 +278,9 @@ def sample_basin(
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
     with isolated(model):
         walk = prepare_walk(model, inputs, target, criterion, batch_size)
-        return sample_rays.sample_basin(walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed)
+        return sample_rays.sample_basin(
+            walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed, noise_at=noise_at
+        )
 
 
 def weight_basin(

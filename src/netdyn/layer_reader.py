@@ -26,10 +26,10 @@ from netdyn.ranks import (
     rank_correlation,
     tuning_from_ranks,
 )
-from netdyn.rays import Walk
 from netdyn.settings import Settings
 from netdyn.sites import Choice, Survey, choose, discover, read
 from netdyn.tails import TailReader, Tails, must_run, run_tails, share, whole_choice
+from netdyn.walk import Walk
 
 #: Bins of a layer's rank probability distribution.
 BINS = 20

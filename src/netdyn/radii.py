@@ -8,7 +8,7 @@ up to a cell of a grid that is regular in log σ: ``cells [rays, samples]`` hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 LOST_CLEAN = -1
-#: A class's radius is corrected for rays that come back where it is within this factor of the common one.
-NEAR = 1.5
 #: Confidence level of the intervals.
 LEVEL = 0.95
 
@@ -53,6 +51,10 @@ class Grid:
         """The cells' edges, float64 ``[cells + 1]``; edge j is the lower edge of cell j."""
         ratio = math.log(self.high / self.low) / self.cells
         return self.low * torch.exp(ratio * torch.arange(self.cells + 1, dtype=torch.float64))
+
+    def position(self, sigma: float) -> float:
+        """Where ``sigma`` lies between edges, in cells from ``low``."""
+        return self.cells * math.log(sigma / self.low) / math.log(self.high / self.low)
 
     def radii(self, cells: Tensor) -> Tensor:
         """T for each ray: the geometric middle of its cell, 0 where lost without noise, inf where censored."""
@@ -205,6 +207,7 @@ class BasinResult:
             measured).
         censored: Share of rays that are right at every σ visited.
         reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
+        class_curves: For each class the curve of its samples, as :attr:`curve` is that of all; None where absent.
         per_class: Radius of each class ``[classes]``, NaN where the class is absent.
         per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
@@ -230,6 +233,7 @@ class BasinResult:
     per_sample: Tensor | None = None
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
+    class_curves: tuple[Curve | None, ...] = field(default=(), repr=False)
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
         """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
@@ -243,61 +247,3 @@ class BasinResult:
 def default_accuracy(num_classes: int) -> float:
     """One half, as in P1; three quarters for two classes, where one half is what guessing gives."""
     return 0.75 if num_classes == 2 else 0.5
-
-
-def sample_radius(
-    cells: Tensor, grid: Grid, accuracy: float, right_at: Callable[[float], Tensor]
-) -> tuple[float, tuple[float, float], Callable[[Tensor], Tensor], float]:
-    """Corrected radius of a sample basin and its interval.
-
-    Rays can re-enter: at r̂ = F̂⁻¹(1 − a) the true accuracy A exceeds a, because some of the rays already counted as
-    lost are right again. One more pass measures A, and the radius is F̂⁻¹(1 − a + A − a). Samples are the independent
-    units of the interval: with F_s the share of sample s's rays wrong at r̂, se = sd(F_s)/√S.
-
-    Args:
-        cells: ``[rays, samples]``.
-        grid: The cells' grid.
-        accuracy: The accuracy a that defines the radius.
-        right_at: Measures which rays are right at a noise level, bool ``[rays, samples]``.
-
-    Returns:
-        The radius, its interval, a function from a subset of the cells (columns, bool ``[samples]``) to its radius,
-        and A − a.
-    """
-    samples = cells.shape[1]
-    curve = survival(cells, grid)
-    raw = curve.crossing(accuracy)
-    if 0 < raw < math.inf:
-        wrong = (~right_at(raw)).double().cpu()
-        reentry = 1 - float(wrong.mean()) - accuracy
-    else:
-        # Nothing to come back from at σ = 0, and no finite level to measure at: what the rays say stands.
-        wrong = (cells == LOST_CLEAN if raw == 0 else cells != grid.cells - 1).double().cpu()
-        reentry = 0.0
-    target = accuracy - reentry
-    share = wrong.mean(dim=0)
-    error = float(share.std()) / math.sqrt(samples) if samples > 1 else math.inf
-    margin = student_quantile((1 + LEVEL) / 2, samples - 1) * error if error > 0 else 0.0
-    interval = (curve.crossing(target + margin), curve.crossing(target - margin))
-    returned = _returned(cells, wrong, grid, raw) if 0 < raw < math.inf else torch.zeros_like(wrong)
-
-    def radius_of(chosen: Tensor) -> Tensor:
-        if not bool(chosen.any()):
-            return torch.tensor(torch.nan, dtype=torch.float64)
-        own = survival(cells[:, chosen], grid)
-        # What came back was measured at r̂, and says nothing of rays much nearer or farther than that.
-        near = raw / NEAR < own.crossing(accuracy) < raw * NEAR
-        back = float(returned[:, chosen].mean()) if near else 0.0
-        return torch.tensor(own.crossing(accuracy - back), dtype=torch.float64)
-
-    return curve.crossing(target), interval, radius_of, reentry
-
-
-def _returned(cells: Tensor, wrong: Tensor, grid: Grid, sigma: float) -> Tensor:
-    """What measuring at ``sigma`` adds to F̂'s share of rays still right, ray by ray: right now, minus not yet lost."""
-    edges = grid.edges()
-    j = int(torch.searchsorted(edges, torch.tensor(sigma, dtype=torch.float64))) - 1
-    part = (math.log(sigma) - math.log(edges[j])) / (math.log(edges[j + 1]) - math.log(edges[j]))
-    cells = cells.cpu()
-    kept = (cells > j).double() + (cells == j).double() * (1 - part)
-    return (1 - wrong) - kept

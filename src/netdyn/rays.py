@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from netdyn import _checks
-from netdyn.batches import (
-    Inputs,
-    blocks,
-    copied,
-    disturb,
-    fingerprints,
-    has_floating,
-    sample_tensors,
-    standard_noise,
-    take,
-    tensors,
-)
-from netdyn.crew import Crew
-from netdyn.criteria import Criterion, checked, predictions
-from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, sample_radius, survival
+from netdyn.batches import blocks
+from netdyn.brackets import Brackets
+from netdyn.criteria import checked, predictions
+from netdyn.noise import Noise, Rows
+from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, survival
+from netdyn.reentry import Rungs, correct
+from netdyn.search import UNKNOWN, Search
+from netdyn.walk import Walk as Walk
 
 #: Rays from which on a radius of its own is given for every sample.
 PER_SAMPLE_RAYS = 8
@@ -31,156 +24,73 @@ PER_SAMPLE_RAYS = 8
 FLOOR_MARGIN = 0.05
 
 
-@dataclass
-class Walk:
-    """A network, a probe and a criterion; counts the samples that it sends through the network.
+def noise_of(walk: Walk, names: Sequence[str] | None, seed: int) -> Noise:
+    """The noise of a walk, see :meth:`netdyn.noise.Noise.at`."""
+    return Noise.at(walk.model, walk.inputs, walk.cut, names, seed)
 
-    Attributes:
-        model: The network, in eval mode.
-        inputs: The probe's inputs.
-        target: Their targets ``[samples]``.
-        criterion: Says which outputs are still right.
-        num_classes: Number of classes; 1 where the targets are no labels.
-        batch_size: Samples a forward pass (None: all).
-        crew: The processes that share the work.
-        passed: Samples sent through the network so far.
-        digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
-        cut: Which of the inputs' tensors have the samples first; the others travel whole.
-        numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
+
+def points(walk: Walk, names: Sequence[str] | None = None) -> Tensor:
+    """What noise falls on, ``[samples, components]``; see :func:`netdyn.functional.coverage`."""
+    noise = noise_of(walk, names, 0)
+    parts = [noise.points(walk.model, walk.batch(part)[0]) for part in blocks(walk.samples, walk.batch_size)]
+    return torch.cat(parts)
+
+
+def sample_cells(walk: Walk, noise: Noise, grid: Grid, start: Tensor) -> Tensor:
+    """Close the bracket of every ray of every sample, all right without noise: cells int64 ``[rays, samples]``.
+
+    ``start`` holds the cells to begin with. As many rows as there are samples in a batch are under way at a time; one
+    whose bracket is closed makes room for the next.
     """
-
-    model: nn.Module
-    inputs: Inputs
-    target: Tensor
-    criterion: Criterion
-    num_classes: int
-    batch_size: int | None = None
-    crew: Crew = field(default_factory=Crew)
-    passed: float = 0
-    digests: list[bytes] | None = None
-    cut: tuple[bool, ...] = ()
-    numbers: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        self.cut = self.cut or sample_tensors(self.inputs)
-
-    @property
-    def samples(self) -> int:
-        """Number of samples."""
-        return len(self.target)
-
-    @property
-    def prints(self) -> list[bytes]:
-        """The digests."""
-        if self.digests is None:
-            self.digests = fingerprints(self.inputs, self.cut)
-        return self.digests
-
-    @property
-    def labels(self) -> Tensor:
-        """Class labels int64 ``[samples]``; all zero where the targets are no labels."""
-        none = torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
-        return self.target if self.num_classes > 1 else none
-
-    def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
-        """The network's outputs for a batch."""
-        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.cut, strict=True) if cut))
-        return (model or self.model)(inputs)
-
-    def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
-        """Which samples of a batch are right, bool ``[batch]``."""
-        return checked(self.criterion, self.outputs(inputs, model), target)
-
-    def all_right(self, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
-        """Which samples of the probe are right, bool ``[samples]``."""
-        right = torch.empty(self.samples, dtype=torch.bool, device=self.target.device)
-        for part in blocks(self.samples, self.batch_size):
-            right[part] = self.right(*self.batch(part), model)
-        return right
-
-    def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and targets of some samples: copies, since a network may write over its input."""
-        return copied(take(self.inputs, part, self.cut)), self.target[part]
-
-    def noise(self, part: slice, seed: int, ray: int) -> Inputs:
-        """The noise of some samples on a ray."""
-        return standard_noise(take(self.inputs, part, self.cut), self.prints[part], seed, ray, self.cut)
-
-    def only(self, index: Tensor) -> Walk:
-        """The same walk on some of the samples, by this process alone."""
-        inputs, target = self.batch(index.to(self.target.device))
-        digests = [self.prints[i] for i in index.tolist()]
-        return replace(self, inputs=inputs, target=target, crew=Crew(), passed=0, digests=digests)
-
-    def shared(self, work: Callable[[Walk], Tensor], index: Tensor | None = None) -> Tensor:
-        """Let each process do its part of the samples (of ``index``); the results side by side, ``[..., samples]``."""
-        index = torch.arange(self.samples) if index is None else index
-        part, counted = self.crew.samples(index)
-        own = self.only(part)
-        results = self.crew.share(lambda: (work(own)[..., :counted].cpu(), own.passed * counted / max(len(part), 1)))
-        self.passed += sum(passed for _, passed in results)
-        return torch.cat([result for result, _ in results], dim=-1)
-
-    @property
-    def forwards(self) -> float:
-        """Forward passes a sample so far."""
-        return self.passed / max(self.samples, 1)
+    rays, samples = start.shape
+    edges = grid.edges().float()
+    search = Search(grid, start.reshape(-1))
+    size, waiting = walk.batch_size or max(samples, 1), 0
+    under_way, rows = torch.zeros(0, dtype=torch.int64), list[Tensor | None]()
+    while True:
+        if len(under_way) < size and waiting < rays * samples:
+            new = torch.arange(waiting, min(rays * samples, waiting + size - len(under_way)))
+            rows = _joined(rows, walk.draw(noise, new // samples, new % samples))
+            under_way, waiting = torch.cat([under_way, new]), int(new[-1]) + 1
+        if not len(under_way):
+            return search.low.reshape(rays, samples)
+        outputs, target = walk.noisy(noise, rows, under_way % samples, edges[search.question(under_way)])
+        search.answer(under_way, checked(walk.criterion, outputs, target).cpu())
+        going = torch.isin(under_way, search.open())
+        under_way, rows = under_way[going], _chosen(rows, going)
 
 
-def check_floating(inputs: Inputs) -> None:
-    """Check that noise can disturb something.
-
-    Raises:
-        TypeError: If no tensor is floating.
-    """
-    if not has_floating(inputs):
-        raise TypeError(
-            "`inputs` holds no floating tensor that noise could disturb. "
-            "Give the model floating inputs, for instance the output of its embedding."
-        )
+def _joined(rows: Rows, others: Rows) -> Rows:
+    both = zip(rows or [None] * len(others), others, strict=True)
+    return [new if old is None or new is None else torch.cat([old, new]) for old, new in both]
 
 
-def sample_cells(walk: Walk, grid: Grid, rays: int, seed: int) -> Tensor:
-    """Bisect every ray of every sample, all of them right without noise: cells int64 ``[rays, samples]``."""
-    device = walk.target.device
-    edges = grid.edges().to(device=device, dtype=torch.float32)
-    cells = torch.zeros(rays, walk.samples, dtype=torch.int64, device=device)
-    for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = walk.batch(part)
-        for ray in range(rays):
-            noise = walk.noise(part, seed, ray)
-            low = torch.zeros(len(target), dtype=torch.int64, device=device)
-            high = torch.full_like(low, grid.cells)
-            for _ in range(grid.levels):
-                middle = (low + high) // 2
-                right = walk.right(disturb(inputs, noise, edges[middle]), target)
-                low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-            cells[ray, part] = low
-    return cells
+def _chosen(rows: Rows, index: Tensor) -> Rows:
+    return [None if drawn is None else drawn[index.to(drawn.device)] for drawn in rows]
 
 
-def right_at(walk: Walk, rays: int, seed: int, sigma: float) -> Tensor:
-    """Which rays are right at one noise level, bool ``[rays, samples]``."""
-    right = torch.empty(rays, walk.samples, dtype=torch.bool, device=walk.target.device)
-    for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = walk.batch(part)
-        level = torch.full((len(target),), sigma, dtype=torch.float32, device=walk.target.device)
-        for ray in range(rays):
-            noise = walk.noise(part, seed, ray)
-            right[ray, part] = walk.right(disturb(inputs, noise, level), target)
+def right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
+    """Which rays are right at their noise levels ``sigma [rays, samples]``, NaN for not to be asked; bool likewise."""
+    right = torch.zeros(sigma.shape, dtype=torch.bool)
+    asked = (~sigma.isnan()).nonzero()
+    for part in blocks(len(asked), walk.batch_size or walk.samples):
+        rays, index = asked[part].t()
+        if len(rays):
+            outputs, target = walk.noisy(noise, walk.draw(noise, rays, index), index, sigma[rays, index])
+            right[rays, index] = checked(walk.criterion, outputs, target).cpu()
     return right
 
 
-def at_top(walk: Walk, grid: Grid, seed: int) -> Tensor:
+def at_top(walk: Walk, noise: Noise, grid: Grid) -> Tensor:
     """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none)."""
-    outcome = torch.full((2, walk.samples), -1, dtype=torch.int64, device=walk.target.device)
+    outcome = torch.full((2, walk.samples), -1, dtype=torch.int64)
     for part in blocks(walk.samples, walk.batch_size):
-        inputs, target = walk.batch(part)
-        level = torch.full((len(target),), grid.high, dtype=torch.float32, device=target.device)
-        outputs = walk.outputs(disturb(inputs, walk.noise(part, seed, 0), level))
-        outcome[0, part] = checked(walk.criterion, outputs, target).long()
+        index = torch.arange(walk.samples)[part]
+        rows = walk.draw(noise, torch.zeros_like(index), index)
+        outputs, target = walk.noisy(noise, rows, index, torch.full((len(index),), grid.high))
+        outcome[0, part] = checked(walk.criterion, outputs, target).long().cpu()
         if walk.num_classes > 1:
-            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
+            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
     return outcome
 
 
@@ -201,12 +111,32 @@ def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor:
 def warn_of_floor(accuracy: float, floor: float) -> None:
     """Warn if the accuracy that defines a radius is too near to what noise alone leaves."""
     if accuracy < floor + FLOOR_MARGIN:
-        usable = round((1 + floor) / 2, 2)
-        absolute = f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
         _checks.warn(
             f"`accuracy` is {accuracy:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
-            f"means little. Use {absolute}relative=True."
+            f"means little. Use {_usable(floor)}relative=True."
         )
+
+
+def _usable(floor: float) -> str:
+    """An accuracy well above what noise leaves, as part of an advice; empty if there is none."""
+    usable = round((1 + floor) / 2, 2)
+    return f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
+
+
+def warn_of_range(radius: float, accuracy: float, grid: Grid, top: float) -> bool:
+    """Warn if the radius lies outside the noise levels searched; whether it does."""
+    if radius == math.inf:
+        _checks.warn(
+            f"The largest noise level, `high` = {grid.high:g}, leaves an accuracy of {top:.2f}, and `accuracy` is "
+            f"{accuracy:.2f}: the radius lies beyond it. Set a larger `high` if noise of that level is small beside "
+            f"the inputs, else use {_usable(top)}relative=True."
+        )
+    elif 0 < radius < float(grid.edges()[1]):
+        _checks.warn(
+            f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, "
+            f"got {grid.low:g}."
+        )
+    return not float(grid.edges()[1]) <= radius < math.inf and radius != 0
 
 
 def sample_basin(
@@ -217,35 +147,58 @@ def sample_basin(
     relative: bool = False,
     rays: int = 1,
     seed: int = 0,
+    noise_at: Sequence[str] | None = None,
     clean: Tensor | None = None,
     quiet: bool = False,
+    memory: Brackets | None = None,
 ) -> BasinResult:
     """Ray search in sample space, see :func:`netdyn.functional.sample_basin`.
 
-    ``clean`` says who is right without noise, if that is known; ``quiet`` leaves out the warning of the floor.
+    ``clean`` says who is right without noise, if that is known; ``quiet`` leaves out the warnings of floor and range.
+    ``memory`` holds the last evaluation's cells, where the search begins, and takes this one's. A ray that is lost once
+    and for all ends in the same cell with and without it; one that comes back may end in another of the cells in
+    which it is lost. The accuracy that the radius crosses is measured at the same noise levels either way.
     """
-    check_floating(walk.inputs)
+    noise = noise_of(walk, noise_at, seed)
     before = walk.forwards
     clean = walk.shared(Walk.all_right) if clean is None else clean
-    lost = torch.full((rays, walk.samples), LOST_CLEAN)
     alive = clean.cpu().nonzero()[:, 0]
-    lost[:, alive] = walk.shared(lambda own: sample_cells(own, grid, rays, seed), alive)
+    cells, start = torch.full((rays, walk.samples), LOST_CLEAN), torch.full((rays, walk.samples), UNKNOWN)
+    key = f"{grid.low}|{grid.high}|{grid.levels}|{noise.key}"
+    # Processes that keep step with each other must ask equally often, which only a search from the start does.
+    if memory is not None and not walk.crew.lockstep:
+        start = memory.samples(key, walk.prints, rays)
+    cells[:, alive] = walk.divided(lambda own, part: sample_cells(own, noise, grid, start[:, part]), alive)
+    if memory is not None:
+        memory.keep_samples(key, walk.prints, cells)
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
     # Those with the smallest digests are asked, so that the probe's order does not matter.
     wanted = walk.samples if relative else max(64, walk.samples // 16)
     asked = torch.tensor(sorted(range(walk.samples), key=walk.prints.__getitem__)[:wanted])
     return summarize_samples(
-        lost,
+        cells,
         grid,
         walk.labels,
         walk.num_classes,
         accuracy=accuracy,
         relative=relative,
-        top=walk.shared(lambda own: at_top(own, grid, seed), asked),
-        right_at=lambda sigma: walk.shared(lambda own: right_at(own, rays, seed, sigma)),
+        top=walk.shared(lambda own: at_top(own, noise, grid), asked),
+        right_at=lambda sigma: _shared_right_at(walk, noise, sigma),
         forwards=lambda: walk.forwards - before,
         quiet=quiet,
+        bisected=(start < 0),
     )
+
+
+def _shared_right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
+    """:func:`right_at` by all processes together."""
+    if walk.crew.lockstep:
+        # All must run the network equally often: everybody's rays are asked, somewhere.
+        sigma = torch.where(sigma.isnan(), float(sigma.nan_to_num().max()), sigma)
+    index = (~sigma.isnan()).any(dim=0).nonzero()[:, 0]
+    right = torch.zeros(sigma.shape, dtype=torch.bool)
+    right[:, index] = walk.divided(lambda own, part: right_at(own, noise, sigma[:, part]), index)
+    return right
 
 
 def summarize_samples(
@@ -257,41 +210,51 @@ def summarize_samples(
     accuracy: float | None,
     relative: bool,
     top: Tensor,
-    right_at: Callable[[float], Tensor],
+    right_at: Callable[[Tensor], Tensor],
     forwards: Callable[[], float],
     quiet: bool = False,
+    bisected: Tensor | None = None,
 ) -> BasinResult:
     """From cells ``[rays, samples]`` to the result.
 
-    ``top`` is what :func:`at_top` gives for some of the samples; ``right_at`` makes the one more pass that the
-    correction needs.
+    ``top`` is what :func:`at_top` gives for some of the samples; ``right_at`` asks rays at the noise levels that the
+    correction needs. ``bisected`` says which rays' searches began with the whole grid (None: all).
     """
     cells, labels = cells.cpu(), labels.cpu()
+    edges = grid.edges()
     clean = float((cells[0] != LOST_CLEAN).double().mean())
-    floor = max(chance(num_classes), float(top[0].double().mean()))
+    at_high = float(top[0].double().mean())
+    floor = max(chance(num_classes), at_high)
     absolute = target_accuracy(accuracy, relative, clean, floor, num_classes)
-    if not (relative or quiet):
+    rungs = Rungs(
+        cells,
+        grid,
+        look=lambda asked: right_at(torch.where(asked >= 0, edges[asked.clamp(min=0)], math.nan)),
+        bisected=torch.ones_like(cells, dtype=torch.bool) if bisected is None else bisected,
+    )
+    members = [labels == k for k in range(num_classes)] if num_classes > 1 else []
+    found = correct(rungs, absolute, members)
+    if not (quiet or warn_of_range(found.radius, absolute, grid, at_high) or relative):
         warn_of_floor(absolute, floor)
-    radius, interval, radius_of, reentry = sample_radius(cells, grid, absolute, right_at)
-    classes = range(num_classes) if num_classes > 1 else ()
     per_sample = None
     if len(cells) >= PER_SAMPLE_RAYS:
         per_sample = torch.tensor([survival(rays, grid).crossing(absolute) for rays in cells.t()], dtype=torch.float64)
     votes = torch.bincount(top[1].cpu(), minlength=num_classes).double() / top.shape[1] if num_classes > 1 else None
     return BasinResult(
         radii=grid.radii(cells),
-        radius=radius,
-        interval=interval,
+        radius=found.radius,
+        interval=found.interval,
         level=LEVEL,
         accuracy=absolute,
         clean=clean,
         floor=floor,
         censored=float((cells == grid.cells - 1).double().mean()),
-        reentry=reentry,
-        per_class=torch.tensor([radius_of(labels == k) for k in classes], dtype=torch.float64),
+        reentry=found.reentry,
+        per_class=found.groups,
         per_sample=per_sample,
         noise_classes=votes,
         high=grid.high,
         forwards=forwards(),
         curve=survival(cells, grid),
+        class_curves=tuple(survival(cells[:, own], grid) if bool(own.any()) else None for own in members),
     )

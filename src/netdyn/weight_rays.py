@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from netdyn import _checks
 from netdyn.batches import Inputs, seeded
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
-from netdyn.rays import Walk, chance, target_accuracy, warn_of_floor
+from netdyn.rays import chance, target_accuracy, warn_of_floor
 from netdyn.shards import is_shard, local, own_part, reshard, whole
+from netdyn.walk import Walk
 
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
