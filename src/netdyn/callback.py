@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from netdyn import _checks
 from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
+from netdyn.brackets import Brackets
 from netdyn.canvas import available
 from netdyn.crew import Crew
 from netdyn.examine import examine, raise_it
@@ -204,6 +205,7 @@ class DynamicsMonitor(Callback):
         self._trained_before = 0.0
         self._history = History()
         self._drawn_step = -1
+        self._brackets = Brackets()
 
     def _forget_probe(self) -> None:
         self._probe: Probe | None = None
@@ -413,6 +415,7 @@ class DynamicsMonitor(Callback):
                     progress=False,
                     held_out=None if held_out is None else (held_out.inputs, held_out.target),
                     on_failure=raise_it if self._strict else self._left_undone,
+                    memory=self._brackets,
                 )
                 found.append(report)
 
@@ -582,6 +585,7 @@ class DynamicsMonitor(Callback):
             "last_cost": self._last_cost,
             "trained": trained,
             "history": self._history.state(),
+            "brackets": self._brackets.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -594,6 +598,7 @@ class DynamicsMonitor(Callback):
         self._last_cost = state_dict["last_cost"]
         self._trained_before = state_dict["trained"]
         self._history.load(state_dict["history"])
+        self._brackets.load_state_dict(state_dict["brackets"])
 
 
 def _is_dev_run(trainer: Trainer) -> bool:

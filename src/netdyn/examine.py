@@ -16,6 +16,7 @@ from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.batches import Inputs
 from netdyn.batchnorm import right_answers_gained
+from netdyn.brackets import Brackets
 from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
 from netdyn.functional import check_basin, prepare_walk
@@ -73,6 +74,7 @@ def examine(
     *,
     held_out: Given | None = None,
     on_failure: OnFailure = raise_it,
+    memory: Brackets | None = None,
 ) -> Report:
     """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
 
@@ -84,15 +86,18 @@ def examine(
         progress: Show a progress bar; None: where it takes long and a person is watching.
         held_out: Inputs and targets of a held-out probe.
         on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
+        memory: Where rays were lost in the last evaluation; this one begins there.
     """
     with _progress(len(settings.measure) + 1, progress) as step:
-        examination = _Examination(network, probe, settings, crew)
+        examination = _Examination(network, probe, settings, crew, memory)
         return examination.report(_Attempts(crew, on_failure, step), held_out)
 
 
 class _Examination:
-    def __init__(self, network: nn.Module, probe: Given, settings: Settings, crew: Crew) -> None:
-        self.network, self.settings = network, settings
+    def __init__(
+        self, network: nn.Module, probe: Given, settings: Settings, crew: Crew, memory: Brackets | None
+    ) -> None:
+        self.network, self.settings, self.memory = network, settings, memory
         self.grid = check_basin(
             settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
         )
@@ -154,7 +159,9 @@ class _Examination:
             accuracy=self.settings.accuracy,
             rays=self.settings.sample_rays,
             seed=self.settings.seed,
+            noise_at=self.settings.noise_at,
             clean=clean,
+            memory=self.memory,
             # Of a probe with a single class it has been said that classes are missing.
             quiet=walk.num_classes > 1 and bool((walk.labels == walk.labels[0]).all()),
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from netdyn.characteristic import Subnetwork
@@ -104,6 +105,8 @@ class Report:
         tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
         if tails:
             drawn["linear/tail"] = figures.tail(tails, self.accuracy, self.functional_depth)
+        if (basin := self.sample_basin) is not None:
+            drawn["basin/curves"] = _curves(basin)
         if self.characteristic_maps is not None:
             drawn["wpa/characteristic_maps"] = figures.characteristic_maps(self.characteristic_maps)
         if (part := self.subnetwork) is not None:
@@ -130,7 +133,9 @@ class Report:
         layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
             f"{space}_basin": {
-                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
+                name: _plain(getattr(basin, name))
+                for name in basin.__dataclass_fields__
+                if name not in ("curve", "class_curves")
             }
             for space, basin in self._basins()
         }
@@ -187,6 +192,23 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
     values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(basin.per_class.tolist())}
     values |= {f"{prefix}/layer_radius/{name}": shown(radius) for name, radius in (basin.per_layer or {}).items()}
     return values
+
+
+def _curves(basin: BasinResult) -> Figure:
+    """Accuracy against noise, over all samples and over each class."""
+    from netdyn import figures
+
+    sigma = basin.curve.sigma
+    none = torch.full_like(sigma, math.nan)
+    per_class = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
+    return figures.basin_curves(
+        sigma,
+        basin.curve.at(sigma),
+        torch.stack(per_class) if per_class else None,
+        basin.accuracy,
+        basin.radius,
+        basin.interval,
+    )
 
 
 def _plain(value: Any) -> Any:
