@@ -20,7 +20,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 FLOORS = [
     "_checks schedules tags",
     "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "layouts recurrent tasks canvas reentry search brackets",
+    "layouts naming recurrent tasks canvas reentry search brackets",
     "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",

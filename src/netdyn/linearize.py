@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from netdyn.batches import Inputs, count, map_tensors, spread, take
 from netdyn.criteria import as_logits
+from netdyn.naming import is_quantised
 from netdyn.sites import Choice
-from netdyn.watch import Site, Watch, is_quantised, watching
+from netdyn.watch import Site, Watch, watching
 
 #: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
 MAP_SAMPLES = 64

@@ -93,15 +93,27 @@ def _weights(group: list[Tensor], biases: bool) -> Weights:
     return Weights(ih, hh, bias_ih, bias_hh, rest[0] if rest else None)
 
 
-def results(call: Recurrent, outputs: Tensor, states: Sequence[State]) -> Any:
-    """What PyTorch's function would have returned."""
+Layer = Callable[[str, Tensor, State, Weights, bool], tuple[Tensor, State]]
+"""``layer(kind, x, state, weights, reverse)`` → outputs and last state, as :func:`steps` gives them."""
+
+
+def run(call: Recurrent, layer: Layer) -> Any:
+    """Run all layers and directions in order; what PyTorch's function would have returned."""
+    x, states = call.x, []
+    parts: list[Tensor] = []
+    for number, (state, weights) in enumerate(zip(call.states, call.weights, strict=True)):
+        outputs, last = layer(call.kind, x, state, weights, number % call.directions == 1)
+        parts.append(outputs)
+        states.append(last)
+        if len(parts) == call.directions:
+            x, parts = torch.cat(parts, dim=2), []
     if call.cell:
         return states[0] if call.kind == "lstm" else states[0][0]
-    final = tuple(torch.stack(parts) for parts in zip(*states, strict=True))
-    return (outputs.transpose(0, 1) if call.batch_first else outputs, *final)
+    final = tuple(torch.stack(each) for each in zip(*states, strict=True))
+    return (x.transpose(0, 1) if call.batch_first else x, *final)
 
 
-def walk(
+def steps(
     kind: str, x: Tensor, state: State, weights: Weights, reverse: bool, activate: Activate
 ) -> tuple[Tensor, State]:
     """Run one layer in one direction, step by step: outputs ``[time, batch, hidden]`` and the last state."""

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
 from netdyn.layouts import Layout, Seen, find
-from netdyn.watch import Key, Site, Watch, clean_name, is_quantised, numbered, watching
+from netdyn.naming import clean_name, is_quantised, numbered
+from netdyn.watch import Key, Site, Watch, watching
 
 __all__ = ["Choice", "Site", "Survey", "choose", "discover", "read", "run"]
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +30,13 @@ from netdyn.activations import (
     Carry,
     is_activation,
     overwrites,
+    own_functions,
     shared_pool,
     straight_through,
 )
 from netdyn.batches import Inputs, map_tensors
 from netdyn.layouts import Layout, Seen
-
-ROOT = "model"
-"""Name of a local field that no submodule made."""
+from netdyn.naming import Makers, is_quantised, numbered
 
 Key = tuple[Literal["call", "module", "output"], str, int]
 """A tensor of a run: what it is, a module's name, and how many of that kind and name came before it."""
@@ -66,26 +64,6 @@ class Site:
     output: Tensor
     edge: GradientEdge | None = None
     output_edge: GradientEdge | None = None
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A tensor that a module returned; no longer so once somebody wrote over it."""
-
-    name: str
-    tensor: weakref.ref[Tensor]
-    version: int
-
-    @classmethod
-    def by(cls, name: str, tensor: Tensor) -> _Made:
-        return cls(name, weakref.ref(tensor), _version(tensor))
-
-    def is_still(self, tensor: Tensor) -> bool:
-        return self.tensor() is tensor and self.version == _version(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True)
@@ -137,11 +115,9 @@ class Watch(TorchFunctionMode):
         linear: Iterable[Key] = (),
     ) -> None:
         super().__init__()
-        self.names = {module: clean_name(name) for name, module in model.named_modules()}
+        self.makers = Makers(model)
         self.samples, self.on_site, self.straight = samples, on_site, straight
         self.promoted, self.layouts, self.linear = frozenset(promoted), layouts, frozenset(linear)
-        self.running: list[str] = []
-        self.makers: dict[int, _Made] = {}
         self.calls: Counter[tuple[str, str]] = Counter()
         self.runs: Counter[str] = Counter()
         self.seen: dict[Key, Seen] = {}
@@ -202,20 +178,10 @@ class Watch(TorchFunctionMode):
             return self.layouts[key]
         return Layout() if len(value) == self.samples else None
 
-    def _maker(self, field: Tensor) -> str:
-        made = self.makers.get(id(field))
-        if made is not None and made.is_still(field):
-            return made.name
-        return self._innermost
-
-    @property
-    def _innermost(self) -> str:
-        return self.running[-1] if self.running else ROOT
-
     # --- one activation ---
 
     def _activation(self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str | None = None) -> Tensor:
-        name = name or self._maker(subject)
+        name = name or self.makers.of(subject)
         key = self._key("call", name)
         layout = self._layout(key, subject)
         if layout is None:
@@ -240,32 +206,22 @@ class Watch(TorchFunctionMode):
     def _gate(self, subject: Tensor, dim: int = -1) -> Tensor:
         """GLU: a·σ(b), whose local field is b."""
         value, gate = subject.chunk(2, dim=dim)
-        return value * self._activation(torch.sigmoid, gate, (gate,), {}, name=self._maker(subject))
+        return value * self._activation(torch.sigmoid, gate, (gate,), {}, name=self.makers.of(subject))
 
     def _recurrent(self, func: Any, args: Any) -> Any:
         call = recurrent.parse(func, args)
         if call is None:
-            self.packed.append(self._innermost)
+            self.packed.append(self.makers.innermost)
             # cuDNN has no backward pass for a recurrent network in eval mode.
             with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self._carries):
                 return func(*args)
-        x, states = call.x, []
-        for number, (state, weights) in enumerate(zip(call.states, call.weights, strict=True)):
-            if number % call.directions == 0:
-                below, x_parts = x, []
-            reverse = number % call.directions == 1
-            outputs, last = self._recurrent_layer(call.kind, below, state, weights, reverse)
-            x_parts.append(outputs)
-            states.append(last)
-            if len(x_parts) == call.directions:
-                x = torch.cat(x_parts, dim=2)
-        return recurrent.results(call, x, states)
+        return recurrent.run(call, self._recurrent_layer)
 
     def _recurrent_layer(
         self, kind: str, x: Tensor, state: recurrent.State, weights: recurrent.Weights, reverse: bool
     ) -> tuple[Tensor, recurrent.State]:
         """One layer in one direction; its local fields are gathered over time."""
-        name, size = self._innermost, recurrent.hidden(kind, weights)
+        name, size = self.makers.innermost, recurrent.hidden(kind, weights)
         shapes = [(x.shape[1], len(x), width * size) for width in recurrent.SLOTS[kind]]
         keys = [self._key("call", name) for _ in shapes]
         fields, outputs = [x.new_empty(shape) for shape in shapes], [x.new_empty(shape) for shape in shapes]
@@ -281,7 +237,7 @@ class Watch(TorchFunctionMode):
             fields[slot][:, time, columns], outputs[slot][:, time, columns] = field.detach(), value.detach()
             return value
 
-        result = recurrent.walk(kind, x, state, weights, reverse, activate)
+        result = recurrent.steps(kind, x, state, weights, reverse, activate)
         for slot, key in enumerate(keys):
             layout = self._layout(key, fields[slot])
             if layout is not None and key not in self.linear:
@@ -289,53 +245,29 @@ class Watch(TorchFunctionMode):
                 self._hold(Site(name, key, layout, fields[slot], outputs[slot], edge, edge))
         return result
 
-    @contextmanager
-    def own_functions(self) -> Iterator[None]:
-        """Within, the registered autograd functions are activations: also those whose ``apply`` somebody has kept."""
-        with ExitStack() as undo:
-            for function in REGISTERED.autograd:
-                for name, replacement in self._own_function(function).items():
-                    undo.enter_context(patch.object(function, name, staticmethod(replacement)))
-            yield
-
-    def _own_function(self, function: Any) -> dict[str, Callable[..., Any]]:
-        original = function.forward, function.backward
-        places: list[int] = [0]
-
-        def forward(*args: Any) -> Any:
-            # Functions of the older kind are handed their context first.
-            own = args if function.setup_context is not torch.autograd.Function.setup_context else args[1:]
-            places[0] = next(i for i, value in enumerate(own) if isinstance(value, Tensor))
-            subject = own[places[0]]
-            name = self._maker(subject)
-            key = self._key("call", name)
-            layout = self._layout(key, subject)
-            if layout is not None and key in self.linear:
-                return subject.clone()
-            field = subject.detach().clone()
-            self._paused = True
-            try:
-                output = original[0](*args)
-            finally:
-                self._paused = False
-            if layout is not None:
-                edge = get_gradient_edge(subject) if self.straight and subject.requires_grad else None
-                self._hold(Site(name, key, layout, field, output.detach(), edge, edge))
-            return output
-
-        def backward(context: Any, *gradients: Any) -> Any:
-            if not self.straight:
-                return original[1](context, *gradients)
-            return tuple(gradients[0] if i == places[0] else None for i in range(len(context.needs_input_grad)))
-
-        return {"forward": forward, "backward": backward}
+    def own_function(self, subject: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """A registered autograd function, seen from within its forward: no copy of its input can be put in its way."""
+        name = self.makers.of(subject)
+        key = self._key("call", name)
+        layout = self._layout(key, subject)
+        if layout is not None and key in self.linear:
+            return subject.clone()
+        field = subject.detach().clone()
+        self._paused = True
+        try:
+            output = compute()
+        finally:
+            self._paused = False
+        if layout is not None:
+            edge = get_gradient_edge(subject) if self.straight and subject.requires_grad else None
+            self._hold(Site(name, key, layout, field, output.detach(), edge, edge))
+        return output
 
     # --- modules ---
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
-        name = self.names[module] or ROOT
-        self.running.append(name)
+        name = self.makers.enter(module)
         registered = isinstance(module, tuple(REGISTERED.modules))
         if not args or not isinstance(args[0], Tensor) or not (registered or (len(args) == 1 and _may_be(module))):
             return
@@ -344,12 +276,12 @@ class Watch(TorchFunctionMode):
         if (layout := self._layout(key, argument)) is None:
             return
         copied, edge = _with_edge(argument) if self._carries else (argument.clone(), None)
-        site = Site(self._maker(argument), key, layout, copied.detach(), copied.detach(), edge)
+        site = Site(self.makers.of(argument), key, layout, copied.detach(), copied.detach(), edge)
         self.candidates.append(_Candidate(module, site, argument, copied, len(self.held)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook."""
-        name = self.running.pop()
+        name = self.makers.leave()
         if self.candidates and self.candidates[-1].module is module:
             output = self._leave_candidate(self.candidates.pop(), output)
         if self._carries and is_quantised(module) and isinstance(output, Tensor):
@@ -366,10 +298,7 @@ class Watch(TorchFunctionMode):
                     output = parts[first] if isinstance(output, Tensor) else _like(output, parts)
                 value = parts[first].detach()
                 self._hold(Site(name, key, layout, value, value, edge, edge))
-        for value in parts:
-            known = self.makers.get(id(value))
-            if isinstance(value, Tensor) and (known is None or not known.is_still(value)):
-                self.makers[id(value)] = _Made.by(name, value)
+        self.makers.returned(name, parts)
         return output
 
     def _leave_candidate(self, candidate: _Candidate, output: Any) -> Any:
@@ -433,11 +362,6 @@ class Watch(TorchFunctionMode):
         return logits.reshape(output.shape)
 
 
-def numbered(name: str, again: int) -> str:
-    """Name of a layer that was there ``again`` times before."""
-    return f"{name}:{again}" if again else name
-
-
 def _like(container: Any, parts: list[Any]) -> Any:
     return type(container)(*parts) if hasattr(container, "_fields") else type(container)(parts)
 
@@ -469,16 +393,6 @@ def _may_be(module: nn.Module) -> bool:
     return own and not (module._modules or module._parameters or module._buffers)
 
 
-def is_quantised(module: nn.Module) -> bool:
-    """Whether a module is one of torch's quantised layers."""
-    return ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch.")
-
-
-def clean_name(name: str) -> str:
-    """A module's name without what compiling put into it."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
-
-
 @contextmanager
 def watching(watch: Watch, model: nn.Module, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
     """Run the network under watch; within, gradients may be taken.
@@ -486,9 +400,9 @@ def watching(watch: Watch, model: nn.Module, inputs: Inputs) -> Iterator[tuple[A
     Yields:
         The model's output, and the logits: another tensor where a sigmoid, softmax or log_softmax ends the network.
     """
-    with watch.own_functions():
+    with own_functions(watch.own_function, straight=watch.straight):
         with ExitStack() as undo:
-            for module in watch.names:
+            for module in watch.makers.names:
                 if not isinstance(module, torch.jit.ScriptModule):
                     undo.callback(module.register_forward_pre_hook(watch.enter).remove)
                     # Also when it raises: the network may catch that.
