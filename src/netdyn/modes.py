@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from netdyn._checks import matrix, same_units, share
-from netdyn.ranks import centre_pathway, rows_fit, statistic_dtype, tie_groups
+from netdyn.ranks import centre_pathway, rows_fit, sort_rows, sortable, statistic_dtype, tie_groups
 
 #: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
 SIGN_FLIP_CLASSES = 5
@@ -263,7 +263,7 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
         )
     dtype = statistic_dtype(fields.device)
     samples = len(fields)
-    ordered, order = fields.t().sort(dim=1)
+    ordered, order = sort_rows(sortable(fields).t().contiguous())
     carried = outputs.t().gather(1, order)
     monotone = (carried[:, 1:] >= carried[:, :-1]).all(dim=1)
     # Equal fields must have equal outputs, or the outputs' ties cannot be counted by neighbours.

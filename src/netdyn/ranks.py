@@ -22,7 +22,7 @@ def statistic_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sort each row. NumPy's vectorised sort is several times faster than torch's on a CPU."""
     if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
         values, order = torch.sort(rows, dim=1)
@@ -31,7 +31,7 @@ def _sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows.gather(1, order), order
 
 
-def _sortable(x: Tensor) -> Tensor:
+def sortable(x: Tensor) -> Tensor:
     """Half precision widened exactly to float32, which sorts faster and can be handed to NumPy."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -64,8 +64,8 @@ def doubled_midranks(fields: Tensor) -> Tensor:
     Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
     (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
     """
-    rows = _sortable(fields).t().contiguous()
-    ordered, order = _sort_rows(rows)
+    rows = sortable(fields).t().contiguous()
+    ordered, order = sort_rows(rows)
     ranks = torch.arange(2, 2 * rows.shape[1] + 2, 2, device=rows.device).repeat(len(rows), 1)
     # Most units have no ties, and need no groups.
     tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
