@@ -1,7 +1,8 @@
 """How long one evaluation takes, by depth and by the size of the probe.
 
 Prints Markdown tables: for each depth or number of samples the median of some repeats, with the smallest and the
-largest, and below them the exponent p of seconds ∝ depth^p, fitted by least squares to the logarithms of the medians.
+largest, and below them the exponent p of seconds ∝ depth^p, fitted by least squares to the logarithms of the medians
+(not for the CNNs, whose later layers are smaller).
 Everything runs on one thread, and the seconds are those of the processor, so that what else the machine does counts
 for little. About five minutes on one core.
 
@@ -120,7 +121,13 @@ def exponent(sizes: Sequence[float], medians: Sequence[float]) -> float:
     return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
-def table(title: str, sizes: Sequence[int], run: Callable[[int, list[str] | None], list[float]], unit: str) -> None:
+def table(
+    title: str,
+    sizes: Sequence[int],
+    run: Callable[[int, list[str] | None], list[float]],
+    unit: str,
+    fit: bool = True,
+) -> None:
     """Measure and print one table; `run(i, measure)` gives the seconds at the i-th size."""
     print(f"\n**{title}**\n")
     print(f"| {unit} | " + " | ".join(f"{kind}, s (smallest to largest)" for kind in KINDS) + " |")
@@ -133,8 +140,8 @@ def table(title: str, sizes: Sequence[int], run: Callable[[int, list[str] | None
             medians[kind].append(statistics.median(taken))
             cells.append(f"{medians[kind][-1]:.3f} ({min(taken):.3f} to {max(taken):.3f})")
         print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
-    fitted = " | ".join(f"{exponent(sizes, values):.2f}" for values in medians.values())
-    print(f"| exponent | {fitted} |")
+    if fit:
+        print("| exponent | " + " | ".join(f"{exponent(sizes, values):.2f}" for values in medians.values()) + " |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [1 + 3 * sum(stages) for stages in STAGES],
         lambda i, measure: seconds(resnet(STAGES[i]), images, measure, options.repeats),
         "layers",
+        fit=False,
     )
 
 

@@ -14,6 +14,9 @@ from families import (
     STEPS,
     Family,
     affine,
+    convolved,
+    draw,
+    features,
     gelu,
     images,
     layer_norm,
@@ -23,6 +26,7 @@ from families import (
     silu,
     tokens,
 )
+from reference import normalised
 
 
 def heads_of(x, heads):
@@ -224,6 +228,88 @@ class TimeDistributed(nn.Module):
         return affine(self.head, tape.act("fc2", affine(self.fc2, y), torch.tanh).flatten(1))
 
 
+class StepsFirstMerged(nn.Module):
+    """As above, the steps slowest: [steps · samples, features]."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.head = nn.Linear(FEATURES, 9), nn.Linear(9, CLASSES)
+
+    def forward(self, x):
+        y = F.relu(self.fc(x.transpose(0, 1).reshape(-1, FEATURES)))
+        return self.head(y.reshape(STEPS, len(x), -1).mean(dim=0))
+
+    def explicit(self, tape, x):
+        return affine(self.head, tape.act("fc", affine(self.fc, x), positive_part).mean(dim=1))
+
+
+class HeadsMerged(nn.Module):
+    """Heads are samples of their own to the activation: [samples · heads, steps, features]."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.ModuleDict({"queries": nn.Linear(FEATURES, 8)})
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        y = F.gelu(heads_of(self.part["queries"](x), 2).flatten(0, 1))
+        return self.head(y.unflatten(0, (len(x), 2)).transpose(1, 2).flatten(2).mean(dim=1))
+
+    def explicit(self, tape, x):
+        y = tape.act("model", heads_of(affine(self.part["queries"], x), 2), gelu)
+        return affine(self.head, y.transpose(1, 2).flatten(2).mean(dim=1))
+
+
+class Frames(nn.Module):
+    """Convolutions on the frames of a film, [samples · frames, 1, 8, 8]."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Linear(3, CLASSES)
+
+    def forward(self, x):
+        y = F.relu(self.bn(self.conv(x.flatten(0, 1)[:, None])), inplace=True)
+        return self.head(y.mean((2, 3)).unflatten(0, x.shape[:2]).mean(dim=1))
+
+    def explicit(self, tape, x):
+        y = tape.act("bn", normalised(self.bn, convolved(self.conv, x[0][:, None])), positive_part)
+        return affine(self.head, y.mean((0, 2, 3))[None])
+
+
+class SamplesLast(nn.Module):
+    """Columns are samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.zeros(9, FEATURES)), nn.Linear(9, CLASSES)
+
+    def forward(self, x):
+        return self.head(F.relu(self.weight @ x.T).T)
+
+    def explicit(self, tape, x):
+        return affine(self.head, tape.act("model", x @ self.weight.T, positive_part))
+
+
+class OfItsOwn(nn.Module):
+    """Activations on parameters alone, even with a row for each sample of the probe, are no local fields."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Parameter(torch.zeros(SAMPLES, 2))
+        self.bias = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, FEATURES))
+        self.gate, self.temperature = nn.Parameter(torch.zeros(SAMPLES)), nn.Parameter(torch.zeros(()))
+        self.fc, self.head = nn.Linear(FEATURES, SAMPLES), nn.Linear(SAMPLES, CLASSES)
+
+    def forward(self, x):
+        y = torch.sigmoid(self.gate) * torch.tanh(self.fc(x + self.bias(self.places).mean(dim=0)))
+        return self.head(y) / F.softplus(self.temperature)
+
+    def explicit(self, tape, x):
+        bias = affine(self.bias[2], positive_part(affine(self.bias[0], self.places))).mean(dim=0)
+        y = sigmoid(self.gate) * tape.act("fc", affine(self.fc, x + bias), torch.tanh)
+        return affine(self.head, y) / torch.log1p(torch.exp(self.temperature))
+
+
 TRANSFORMERS = {
     "vision transformer": Family(VisionTransformer, images),
     "text encoder, relu": Family(TextEncoder, tokens),
@@ -237,6 +323,13 @@ TRANSFORMERS = {
     "own attention block": Family(AttentionBlock, sequences),
     "windows": Family(Windows, images),
     "time-distributed": Family(TimeDistributed, sequences),
+}
+AXES = {
+    "steps and samples merged": Family(StepsFirstMerged, sequences),
+    "samples and heads merged": Family(HeadsMerged, sequences),
+    "frames of a film": Family(Frames, lambda: draw(SAMPLES, 4, 8, 8)),
+    "samples last": Family(SamplesLast, features),
+    "activations on parameters": Family(OfItsOwn, features),
 }
 
 
