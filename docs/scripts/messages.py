@@ -46,7 +46,8 @@ def _of(path: Path) -> Iterator[Message]:
         else:
             continue
         message = Message(kind, "".join(map(template, texts)), path.stem)
-        if kind and message.text.strip("… ") and message not in seen:
+        # What begins small is a reason that another message carries, or Python's own sentence.
+        if kind and message.text.strip("… ") and not message.text[0].islower() and message not in seen:
             seen.add(message)
             yield message
 

@@ -34,9 +34,10 @@ def cli(folder: Path, config: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole configuration, as the example prints it."""
+    """The whole configuration, as the example prints it, one argument overridden on the line."""
     path = tmp_path_factory.mktemp("printed") / "all.yaml"
-    path.write_text(cli(path.parent, EXAMPLES / "cli.yaml", "--print_config"), encoding="utf-8")
+    line = ("--trainer.callbacks.weight_rays", "8", "--print_config")
+    path.write_text(cli(path.parent, EXAMPLES / "cli.yaml", *line), encoding="utf-8")
     return path
 
 
@@ -52,17 +53,11 @@ def test_the_file_names_only_what_it_changes():
 
 def test_the_printed_configuration_holds_every_argument(printed):
     defaults = {name: p.default for name, p in inspect.signature(DynamicsMonitor).parameters.items()}
-    assert monitor(printed) == defaults | {"measure": list(defaults["measure"])} | GIVEN
+    assert monitor(printed) == defaults | {"measure": list(defaults["measure"])} | GIVEN | {"weight_rays": 8}
 
 
 def test_the_printed_configuration_prints_itself(printed, tmp_path):
     assert cli(tmp_path, printed, "--print_config") == printed.read_text(encoding="utf-8")
-
-
-def test_an_argument_on_the_line_overrides_the_file(tmp_path):
-    line = ("--trainer.callbacks.weight_rays", "8", "--print_config")
-    (tmp_path / "other.yaml").write_text(cli(tmp_path, EXAMPLES / "cli.yaml", *line), encoding="utf-8")
-    assert monitor(tmp_path / "other.yaml")["weight_rays"] == 8
 
 
 def test_an_epoch_from_the_printed_configuration_is_logged(printed, tmp_path):
