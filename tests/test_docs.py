@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # A comment that readers do not see gives a block what it needs; one that says "fragment" keeps it from being run.
-BLOCK = re.compile(r"(?:<!-- given\n(?P<given>.*?)\n-->|(?P<fragment><!-- fragment -->\n+)?```python\n(?P<code>.*?)```)", re.S)
+BLOCK = re.compile(
+    r"(?:<!-- given\n(?P<given>.*?)\n-->|(?P<fragment><!-- fragment -->\n+)?```python\n(?P<code>.*?)```)", re.S
+)
 
 
 def blocks(page: Path) -> list[tuple[str, bool, int]]:
@@ -37,7 +39,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     for code, runs, line in blocks(page):
         tree = compile("\n" * (line - 1) + code, str(page), "exec", ast.PyCF_ONLY_AST)
         if runs:
-            exec(compile(tree, str(page), "exec"), names)  # noqa: S102 - our own pages
+            exec(compile(tree, str(page), "exec"), names)
 
 
 def test_code_is_found_in_the_pages_where_it_must_be():
@@ -90,7 +92,7 @@ def test_words_that_fit_no_message_stop_the_building():
         hooks.filled("<!-- says gone with the wind -->")
 
 
-SOURCE = '''
+SOURCE = """
 def f(x, error):
     if x:
         raise ValueError(f"`x` must be small, got {x!r}. " "Take another.")
@@ -103,7 +105,7 @@ def f(x, error):
     except TypeError:
         raise
     raise error
-'''
+"""
 
 
 def test_messages_are_read_from_a_source(tmp_path):
@@ -120,7 +122,12 @@ def test_no_call_that_warns_escapes_the_reading():
     """Counted by plain search: each line that warns is one message of that room, or hands on a text made elsewhere."""
     handed_on = {"_checks": 1, "callback": 2}
     for path in messages.SOURCES.glob("*.py"):
-        calls = len(re.findall(r"\b(?:warn|rank_zero_warn|rank_zero_info|_say_once)\((?!text: str|self)", path.read_text(encoding="utf-8")))
+        calls = len(
+            re.findall(
+                r"\b(?:warn|rank_zero_warn|rank_zero_info|_say_once)\((?!text: str|self)",
+                path.read_text(encoding="utf-8"),
+            )
+        )
         found = sum(m.kind in ("warning", "notice") for m in messages.messages() if m.room == path.stem)
         assert found == calls - handed_on.get(path.stem, 0), path.stem
 
@@ -128,8 +135,14 @@ def test_no_call_that_warns_escapes_the_reading():
 @pytest.mark.parametrize(
     ("text", "linked"),
     [
-        ("see :func:`netdyn.diagnose`.", 'see <autoref identifier="netdyn.diagnose" optional><code>netdyn.diagnose</code></autoref>.'),
-        ("a :class:`~torchmetrics.Metric`", 'a <autoref identifier="torchmetrics.Metric" optional><code>Metric</code></autoref>'),
+        (
+            "see :func:`netdyn.diagnose`.",
+            'see <autoref identifier="netdyn.diagnose" optional><code>netdyn.diagnose</code></autoref>.',
+        ),
+        (
+            "a :class:`~torchmetrics.Metric`",
+            'a <autoref identifier="torchmetrics.Metric" optional><code>Metric</code></autoref>',
+        ),
         (
             ":meth:`reset`",
             '<autoref identifier="netdyn.room.Thing.reset" optional><autoref identifier="netdyn.room.reset" optional>'

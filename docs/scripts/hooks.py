@@ -24,7 +24,7 @@ FETCHED = re.compile(
 
 
 def all_tags() -> list[tuple[str, tags.Tag]]:
-    """Every tag of the tables in :mod:`netdyn.tags`, with the table's name: scalars, histograms, …"""
+    """Every tag of the tables in :mod:`netdyn.tags`, with the name of its table, such as ``scalars``."""
     tables = {name.lower(): value for name, value in vars(tags).items() if name.isupper() and isinstance(value, tuple)}
     return [(name, tag) for name, table in tables.items() for tag in table]
 

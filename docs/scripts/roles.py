@@ -1,4 +1,4 @@
-"""Sphinx's roles in docstrings, such as :func:`netdyn.diagnose`, become links where the documentation has the target."""
+"""Roles in docstrings, such as :func:`netdyn.diagnose`, become links where the documentation has the target."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ CARDS = {
     "custom_scalars": "tf-custom-scalar-margin-chart-card, tf-custom-scalar-multi-line-chart-card",
 }
 
-# Cards that are visible, in order: how far down each is, the words in it, the titles of its elements, and the numbers of curves, of
-# histograms' outlines, of filled areas, of canvases and of loaded pictures.
+# Cards that are visible, in order: how far down each is, the words in it, the titles of its elements, and the numbers
+# of curves, of histograms' outlines, of filled areas, of canvases and of loaded pictures.
 LOOK = """
 const inside = (root, visit) => {
   if (root.nodeType === Node.ELEMENT_NODE && ["STYLE", "SCRIPT", "TEMPLATE"].includes(root.tagName)) return;
@@ -80,7 +80,8 @@ def tensorboard(logs: Path, journal: Path, patience: float = 60.0) -> Iterator[s
     try:
         deadline = time.monotonic() + patience
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/", journal.read_text(encoding="utf-8"))):
-            assert server.poll() is None and time.monotonic() < deadline, journal.read_text(encoding="utf-8")
+            waiting = server.poll() is None and time.monotonic() < deadline
+            assert waiting, journal.read_text(encoding="utf-8")
             time.sleep(0.1)
         yield found[0]
     finally:
