@@ -9,6 +9,7 @@ import messages
 import pytest
 import roles
 
+import netdyn
 from netdyn import tags
 
 ROOT = Path(__file__).parents[1]
@@ -49,11 +50,27 @@ def test_code_is_found_in_the_pages_where_it_must_be():
     assert any("diagnose(" in code for code in run)
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_into_the_repository_lead_somewhere(name):
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_a_block_that_fails_is_noticed(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text("text\n\n<!-- given\nx = 1\n-->\n\n```python\nassert x == 2\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError):
         test_the_code_of_a_page_runs(page, tmp_path, monkeypatch)
+
+
+def test_every_public_name_stands_on_a_page_of_the_reference():
+    shown = {
+        line[4:].strip() for p in PAGES for line in p.read_text(encoding="utf-8").splitlines() if line[:4] == "::: "
+    }
+    public = {f"netdyn.{name}" for name in netdyn.__all__ if name not in ("functional", "tags")}
+    public |= {f"netdyn.functional.{name}" for name in netdyn.functional.__all__}
+    public.remove("netdyn.BasinResult")  # under its other address
+    assert public - shown == set()
 
 
 def page(name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import netdyn
@@ -28,9 +29,10 @@ class Message:
     room: str
 
 
-def messages(folder: Path = SOURCES) -> list[Message]:
+@cache
+def messages(folder: Path = SOURCES) -> tuple[Message, ...]:
     """All of them, by module and in the order of the source; a text that is only handed on is none."""
-    return [message for path in sorted(folder.glob("*.py")) for message in _of(path)]
+    return tuple(message for path in sorted(folder.glob("*.py")) for message in _of(path))
 
 
 def _of(path: Path) -> Iterator[Message]:

@@ -37,7 +37,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 # Eight steps a decade.
 SCHEDULE = sorted({round(10 ** (k / 8)) for k in range(40)})
 PROBES = {"probe/accuracy": "training probe", "probe/val_accuracy": "validation probe"}
-SPACES = {"sample": "per input component", "weight": "of each weight tensor"}
+SPACES = {"sample": "σ per input component", "weight": "σ per weight tensor"}
 LAYERED = {
     "modes/opt_fraction": "OPT share",
     "modes/rpd_gradient": "RPD gradient",
@@ -194,11 +194,11 @@ def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figur
     basin = panels[1]
     for colour, (space, unit) in zip(COLOURS, SPACES.items(), strict=False):
         steps, radius = curves[f"basin/{space}/radius"]
-        basin.plot(steps, radius, color=colour, label=f"{space} basin (σ {unit})")
+        basin.plot(steps, radius, color=colour, label=f"{space} basin, {unit}")
         ends = [curves[f"basin/{space}/{end}"] for end in ("low", "high")]
         if all(found[0] == steps for found in ends):
             basin.fill_between(steps, *(found[1] for found in ends), color=colour, alpha=0.25, linewidth=0)
-    basin.set(ylabel="radius", ylim=(0, max(0.1, basin.get_ylim()[1])))
+    basin.set(ylabel="radius", ylim=(0, 1.3 * max(0.1, basin.get_ylim()[1])))
 
     for axes, (name, tags) in zip(panels[2:], layered.items(), strict=False):
         for colour, tag in zip(COLOURS, tags, strict=False):
@@ -217,7 +217,7 @@ def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figur
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, loc="best")
+        axes.legend(fontsize=8, loc="upper left" if axes is basin else "best")
     for axes in panels[3 : len(layered) + 2]:
         axes.set_xlabel("optimiser steps")
     return figure
