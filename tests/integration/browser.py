@@ -139,6 +139,10 @@ class Browser:
                 reload = time.monotonic() + 8
             time.sleep(0.2)
 
+    def close_settings(self) -> None:
+        """Close the pane of settings beside the time series, so that the charts have its room."""
+        self.driver.find_element("xpath", "//button[normalize-space()='Settings']").click()
+
     def settled(self, drawn: str, patience: float = 25.0) -> None:
         """Wait until every visible card has something drawn on it, and two looks in a row find the same."""
         deadline, before = time.monotonic() + patience, None
