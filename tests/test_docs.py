@@ -1,6 +1,7 @@
 """The documentation: its code runs, and what is made from the sources leaves nothing out."""
 
 import ast
+import doctest
 import re
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for code, runs, line in blocks(page):
+        if code.startswith(">>>"):
+            session = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line)
+            failed = doctest.DocTestRunner().run(session, clear_globs=False).failed
+            assert not failed, f"{page.name}, line {line}"
+            continue
         tree = compile("\n" * (line - 1) + code, str(page), "exec", ast.PyCF_ONLY_AST)
         if runs:
             exec(compile(tree, str(page), "exec"), names)
