@@ -112,7 +112,7 @@ class Browser:
     def open(self, address: str, tab: str, **query: str) -> None:
         """Open a tab of TensorBoard; ``tagFilter`` and the like go where that tab looks for them."""
         words = "&".join(f"{name}={quote(value)}" for name, value in query.items())
-        where = f"?{words}#{tab}" if tab == "timeseries" else f"#{tab}&{words}"
+        where = f"?{words}#{tab}" if tab == "timeseries" else "#" + "&".join(filter(None, (tab, words)))
         # Another fragment alone would leave the page as it is.
         self.driver.get("about:blank")
         self.driver.get(address + where)
