@@ -34,7 +34,7 @@ DOORS = {
     "modes": {"ranks"},
     "adapter": {"batches"},
     "findings": {"radii"},
-    "tasks": {"criteria"},
+    "tasks": {"criteria", "ranks"},
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},
     "sites": {"watch"},

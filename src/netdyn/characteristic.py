@@ -16,6 +16,7 @@ from torch.autograd.graph import GradientEdge
 from netdyn.batches import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
 from netdyn.criteria import as_logits
 from netdyn.linearize import MAP_SAMPLES, differentiable, substitute
+from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice, read
 from netdyn.watch import Site, Watch, watching
 
@@ -129,6 +130,6 @@ def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:
     Source:
         P2 speaks of subnetworks of weight pathways; the measure is netdyn's convention.
     """
-    wide = outputs.double() - outputs.double().mean(dim=0)
-    z = logits.double() - logits.double().mean(dim=0)
-    return pathway.double() * (z.t() @ wide) / z.square().sum(dim=0)[:, None]
+    dtype = statistic_dtype(outputs.device)
+    wide, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, logits))
+    return pathway.to(dtype) * (z.t() @ wide) / z.square().sum(dim=0)[:, None]

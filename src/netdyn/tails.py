@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netdyn.batches import Inputs, blocks, count, sample_tensors, take
 from netdyn.criteria import as_logits
 from netdyn.linearize import LinearMap, substitute
+from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice, Survey, run
 from netdyn.watch import Site
 
@@ -160,7 +161,7 @@ def share(true: Tensor, linear: Tensor) -> float:
 
 
 def _freed(logits: Tensor) -> Tensor:
-    wide = logits.double()
+    wide = logits.to(statistic_dtype(logits.device))
     if wide.shape[1] > 1:
         wide = wide - wide.mean(dim=1, keepdim=True)
     return wide - wide.mean(dim=0)

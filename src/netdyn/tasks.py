@@ -9,6 +9,7 @@ from torch import Tensor
 
 from netdyn import _checks
 from netdyn.criteria import Criterion, Within, as_logits, right_class, right_probability
+from netdyn.ranks import statistic_dtype
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_task(
         if _binary(numbers):
             target = numbers[:, 0].long()
         else:
-            scale = numbers.double().std(dim=0, correction=0)
+            scale = numbers.to(statistic_dtype(numbers.device)).std(dim=0, correction=0)
             return Task(as_logits(everything(), samples), Within(tolerance * scale), 1, numbers)
     num_classes = max(logits.shape[1], 2)
     target = _checks.labels(target, num_classes, samples)
