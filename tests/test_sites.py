@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import networks
+from netdyn import diagnose
 from netdyn.activations import ACTIVATIONS
 from netdyn.adapter import Adapter
 from netdyn.functional import linear_substitution_map, local_fields
@@ -654,7 +655,10 @@ def test_samples_are_found_wherever_they_are(how, number):
 
 def test_layers_that_mix_the_samples_are_named_and_left_out():
     said = re.escape("the modules ['model'] mix the samples of a batch")
-    with pytest.warns(UserWarning, match=said), pytest.raises(ValueError, match="No activation function was seen"):
+    with (
+        pytest.warns(UserWarning, match=said),
+        pytest.raises(ValueError, match=re.escape("In the activations of ['model'] samples")),
+    ):
         local_fields(fill(Moved("mixed")), samples())
 
 
@@ -685,3 +689,27 @@ def test_the_table_of_forms_covers_every_family_of_activations():
     known = {function.__name__.rstrip("_") for function in ACTIVATIONS}
     assert families <= tried
     assert families <= known | {"logsigmoid"}
+
+
+class Trimmed(nn.Module):
+    """Steps beyond the batch's longest sample are cut away; steps first."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out = nn.Linear(2, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        longest = int((x != 0).any(dim=2).sum(dim=1).max())
+        return self.out(torch.relu(self.fc(x[:, :longest].transpose(0, 1))).mean(dim=0))
+
+
+def test_a_batch_cut_to_its_longest_sample_is_read():
+    x = samples(9, shape=(6, 2))
+    for row, length in enumerate((2, 3, 4, 5, 4, 3, 6, 2, 1)):
+        x[row, length:] = 0
+    network = fill(Trimmed())
+    with torch.no_grad():
+        expected = network.fc(x).reshape(9, -1)
+    torch.testing.assert_close(local_fields(network, x)["fc"], expected)
+    with pytest.raises(ValueError, match="Layer 'fc' has 25 units in one batch and 30 in another"):
+        diagnose(network, x, torch.arange(9) % CLASSES, batch_size=4, measure=["modes"])

@@ -155,7 +155,11 @@ class LayerReader:
             self.tail.add(name, fields, outputs)
         if not self._is_wanted(name):
             return
-        self.units[name] = fields.shape[1]
+        if self.units.setdefault(name, fields.shape[1]) != fields.shape[1]:
+            raise ValueError(
+                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: a network "
+                "that cuts its batches to their longest sample. Pad all samples alike, or leave `batch_size` None."
+            )
         if not self.modes:
             self.reports[name] = LayerReport(name, fields.shape[1], 0, affine_defect=self.map.affine_defect[name])
             return

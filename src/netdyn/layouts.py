@@ -73,9 +73,9 @@ def find(two: Seen, three: Seen) -> Layout | None:
     if not grown:
         return None
     counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
-    if counts == [0]:
+    if len(counts) == 1:
         # What else may have grown was cut to the longest sample.
-        return Layout()
+        return Layout(counts[0])
     axis = grown[0]
     folded = two.shape[axis] // 2
     if len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:

@@ -34,6 +34,7 @@ class Survey:
         outputs: Names of the modules whose outputs were seen.
         probabilities: Whether the network's outputs are probabilities.
         pooled: Names of the local fields that a max-pooling follows.
+        mixed: Names of what an activation read in which samples cannot be told apart.
     """
 
     found: Mapping[str, Key]
@@ -41,6 +42,7 @@ class Survey:
     outputs: frozenset[str]
     probabilities: bool
     pooled: frozenset[str]
+    mixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def discover(model: nn.Module, inputs: Inputs) -> Survey:
             pooled.add(name)
     _warn_of_unread(model, watch.packed, mixed)
     outputs = frozenset(key[1] for key in watch.seen if key[0] == "output")
-    return Survey(found, layouts, outputs, logits is not output, frozenset(pooled))
+    return Survey(found, layouts, outputs, logits is not output, frozenset(pooled), tuple(mixed))
 
 
 def _layouts(two: Mapping[Key, Seen], three: Mapping[Key, Seen]) -> tuple[dict[Key, Layout | None], list[str]]:
@@ -172,6 +174,11 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
         raise TypeError(f"`layers` must be a list of names or globs, got the string {layers!r}.")
     if layers is None:
         if not found:
+            if survey.mixed:
+                raise ValueError(
+                    f"In the activations of {list(survey.mixed)} samples cannot be told apart, and there are no others: "
+                    f"there is no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
+                )
             raise ValueError(
                 "No activation function was seen, so there is no local field to read. For a linear network name the "
                 f"modules whose outputs are to count in `layers=`, for instance {modules[:3]}."
