@@ -67,9 +67,10 @@ lint: $(VENV)/.stamp-dev
 types: $(VENV)/.stamp-dev
 	$(BIN)/mypy
 
-# Strict: a warning, a link that leads nowhere or a tag that no page explains is an error.
+# Strict: a warning, a link that leads nowhere or a tag that no page explains is an error. Not with --quiet, which
+# silences warnings before they are counted.
 docs: $(VENV)/.stamp-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open build/docs/index.html"
 
 screenshots: $(VENV)/.stamp-dev
