@@ -21,6 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from netdyn import DynamicsMonitor, diagnose
 
+# TensorBoard's own page of all curves, unsmoothed and narrowed to the four kinds to look at first.
+FEW = "http://localhost:6006/?smoothing=0&tagFilter=opt_fraction%7C/radius%7Cprobe/%7Coverhead#timeseries"
+
 
 class Digits(L.LightningModule):
     """A fully connected network of three hidden layers with batch normalisation."""
@@ -97,6 +100,7 @@ def main() -> None:
     print(diagnose(model, images, labels))
     print("\nNow look at the curves:\n")
     print(f"    tensorboard --logdir {options.logs}\n")
+    print(f"To begin with a few of them: {FEW}")
 
 
 if __name__ == "__main__":

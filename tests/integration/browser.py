@@ -113,9 +113,13 @@ class Browser:
         """Open a tab of TensorBoard; ``tagFilter`` and the like go where that tab looks for them."""
         words = "&".join(f"{name}={quote(value)}" for name, value in query.items())
         where = f"?{words}#{tab}" if tab == "timeseries" else "#" + "&".join(filter(None, (tab, words)))
+        self.visit(address + where, tab)
+
+    def visit(self, page: str, tab: str) -> None:
+        """Open a page as it stands, which shows this tab."""
         # Another fragment alone would leave the page as it is.
         self.driver.get("about:blank")
-        self.driver.get(address + where)
+        self.driver.get(page)
         self.tab = tab
 
     def cards(self) -> list[dict[str, Any]]:

@@ -62,11 +62,18 @@ LINES = ["phase/index", "phase/spread", "phase/mean", "netdyn/overhead"]
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The quickstart's logs, and what it has printed."""
     folder = tmp_path_factory.mktemp("logs")
     command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--epochs", str(EPOCHS), "--logs", str(folder)]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=100)
-    return folder
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", env=environment, timeout=100)
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def logs(run: tuple[Path, str]) -> Path:
+    return run[0]
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +125,16 @@ def test_time_series_show_the_last_value_of_a_curve(address, browser, events, ta
     assert int(step.replace(",", "")) == last.step
 
 
+def test_the_page_that_the_quickstart_names_shows_the_curves_to_begin_with(address, browser, run):
+    (link,) = re.findall(r"http://localhost:6006/(\S+)", run[1])
+    browser.visit(address + link, "timeseries")
+    first = [f"modes/opt_fraction/hidden.{layer}.1" for layer in range(3)]
+    first += ["basin/sample/radius", "basin/weight/radius", "netdyn/overhead", "probe/accuracy", "probe/val_accuracy"]
+    for tag in first:
+        browser.card(tag, "canvases")
+    assert len(browser.cards()) == len(first)
+
+
 @pytest.mark.parametrize("tag", HISTOGRAMS)
 def test_the_histograms_tab_shows_one_outline_an_evaluation(address, browser, events, tag):
     if browser.tab != "histograms":
@@ -154,7 +171,7 @@ def test_the_custom_scalars_show_a_line(layout, tag):
 
 
 SHOTS = {
-    "timeseries": ({"tagFilter": "opt_fraction|(sample|weight)/radius|probe/|overhead", "smoothing": "0"}, "canvases"),
+    "timeseries": ({"tagFilter": "opt_fraction|/radius|probe/|overhead", "smoothing": "0"}, "canvases"),
     "custom_scalars": ({}, "lines"),
     "histograms": ({"tagFilter": "order_index|radii"}, "outlines"),
     "images": ({"tagFilter": "."}, "pictures"),
