@@ -96,7 +96,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(logs: Path, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(browser: Browser, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with tensorboard(logs, tmp_path_factory.mktemp("tensorboard") / "journal") as found:
         yield found
 
