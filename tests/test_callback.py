@@ -19,7 +19,7 @@ from lightning.pytorch import Callback
 import netdyn
 from netdyn import DynamicsMonitor
 from netdyn.callback import DynamicsMonitor as Monitor
-from netdyn.report import MEASURES
+from netdyn.settings import MEASURES
 
 PARAMETERS = dict(inspect.signature(DynamicsMonitor).parameters)
 
@@ -34,6 +34,7 @@ IN_A_FILE = {
     "measure": ["modes", "weight_basin"],
     "layers": ["encoder.*", "head"],
     "max_units": 100,
+    "max_classes": 20,
     "alpha": 0.1,
     "accuracy": 0.8,
     "sample_rays": 2,
@@ -43,7 +44,11 @@ IN_A_FILE = {
     "low": 0.01,
     "high": 5.0,
     "rel_tol": 0.1,
+    "tolerance": 0.25,
+    "noise_at": ["embedding"],
     "histograms": False,
+    "figures": "always",
+    "layout": False,
     "prefix": "mine",
     "seed": 3,
     "strict": True,
@@ -91,6 +96,8 @@ OUT_OF_RANGE = [
     ("measure", ["mode"]),
     ("measure", ["modes", "sample"]),
     ("max_units", 0),
+    ("max_classes", 0),
+    ("max_classes", 1),
     ("alpha", 0.0),
     ("alpha", 1.0),
     ("alpha", 1.5),
@@ -111,6 +118,11 @@ OUT_OF_RANGE = [
     ("rel_tol", 0.0),
     ("rel_tol", -0.1),
     ("rel_tol", math.inf),
+    ("tolerance", 0.0),
+    ("tolerance", -1.0),
+    ("tolerance", math.nan),
+    ("figures", "sometimes"),
+    ("figures", True),
     ("seed", -1),
 ]
 
@@ -139,6 +151,7 @@ WRONG_TYPE = [
     ("layers", 3),
     ("layers", [3]),
     ("max_units", 4096.0),
+    ("max_classes", 10.0),
     ("alpha", "0.05"),
     ("accuracy", "half"),
     ("sample_rays", 1.0),
@@ -148,6 +161,9 @@ WRONG_TYPE = [
     ("low", "small"),
     ("high", None),
     ("rel_tol", "fine"),
+    ("tolerance", "half"),
+    ("noise_at", "embedding"),
+    ("noise_at", [3]),
     ("criterion", "argmax"),
     ("prefix", 5),
     ("prefix", None),
@@ -202,6 +218,9 @@ SOUND = [
     {"max_overhead": 2},
     {"measure": ["modes"]},
     {"measure": ("sample_basin",)},
+    {"measure": MEASURES, "figures": "never"},
+    {"layout": False},
+    {"max_classes": 2},
     {"weight_layers": "each"},
     {"weight_layers": ["*.weight"]},
     {"accuracy": 0.9},
@@ -266,6 +285,7 @@ def test_the_defaults_are_the_documented_ones():
         "measure": MEASURES,
         "layers": None,
         "max_units": 4096,
+        "max_classes": 100,
         "alpha": 0.05,
         "accuracy": None,
         "sample_rays": 1,
@@ -276,7 +296,11 @@ def test_the_defaults_are_the_documented_ones():
         "high": 10.0,
         "rel_tol": 0.05,
         "criterion": None,
+        "tolerance": 0.5,
+        "noise_at": None,
         "histograms": True,
+        "figures": "ends",
+        "layout": True,
         "prefix": "",
         "seed": 0,
         "strict": False,
@@ -352,6 +376,8 @@ def test_weight_layers_and_the_word_each_are_told_apart():
         {"schedule": 2.5},
         {"measure": ["mode"]},
         {"normalization": "batch"},
+        {"figures": "sometimes"},
+        {"noise_at": 3},
         {"probe_size": "many"},
         {"every_n_epochs": 1.5},
         {"layers": 3},
@@ -394,7 +420,9 @@ def test_the_state_is_plain_and_survives_json():
 
 def test_the_state_is_taken_up():
     state = DynamicsMonitor().state_dict()
-    changed = {name: value + 3 for name, value in state.items()}
+    history = {"steps": [0, 3], "rows": [{"net.0": [0.5, 1.0, 0.25]}, {"net.0": [0.75, 2.0, 0.5]}]}
+    assert state.pop("history") == {"steps": [], "rows": []}
+    changed = {name: value + 3 for name, value in state.items()} | {"history": history}
     monitor = DynamicsMonitor()
     monitor.load_state_dict(changed)
     assert monitor.state_dict() == changed

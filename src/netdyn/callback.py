@@ -471,11 +471,11 @@ class DynamicsMonitor(Callback):
         self._deliver("TensorBoard", "figures", send)
 
     def _left_undone(self, name: str, error: Exception) -> None:
-        """Say once which measure failed; the others come."""
-        self._say_once(
-            f"{name} {type(error).__name__}: {error}",
+        """Warn that a measure failed; the others come. Warnings of an evaluation are said once, when it is over."""
+        instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
+        _checks.warn(
             f"DynamicsMonitor could not measure {name!r}, and goes on without: {type(error).__name__}: {error} "
-            f"{_advice(error)}Leave it out of `measure`, or pass strict=True to have this raised.",
+            f"{_advice(error)}{instead}, or pass strict=True to have this raised."
         )
 
     def _network(self, pl_module: LightningModule) -> tuple[nn.Module, Callable[[Any, Any], Any] | None]:

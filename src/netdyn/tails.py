@@ -137,16 +137,17 @@ def tails_of(
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()
     wanted = [name for name in tails.names if name in choice.names or name.split(":")[0] in choice.promoted]
-    to_run = wanted if exact else [name for name in wanted if name in must_run(survey, tails.names)]
+    to_run = wanted if exact else [name for name in wanted if name in must_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
     logits = torch.cat(true)
     return logits, {name: value for name, value in tails.logits(logits).items() if name in wanted}
 
 
-def must_run(survey: Survey, order: Sequence[str]) -> set[str]:
-    """The layers that a max-pooling follows."""
-    last = max((order.index(name) for name in survey.pooled if name in order), default=-1)
-    return set(order[: last + 1])
+def must_run(survey: Survey, linear_map: LinearMap) -> set[str]:
+    """The layers up to the last one that a max-pooling follows, or that runs without gradients and so has no map."""
+    order = list(linear_map)
+    unknown = [name for name in order if name in survey.pooled or name not in linear_map.through]
+    return set(order[: order.index(unknown[-1]) + 1]) if unknown else set()
 
 
 def share(true: Tensor, linear: Tensor) -> float:
