@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from integration.untouched import ListLogger
+from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, diagnose
 from netdyn.probe import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
@@ -33,7 +33,6 @@ from netdyn.tags import HISTOGRAMS, SCALARS
 QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2, "rel_tol": 0.5}
 MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"]}
 
-OURS = ("modes/", "basin/", "linear/", "probe/", "netdyn/")
 ALPHA = 0.05
 
 
