@@ -90,6 +90,8 @@ def examine(
         memory: Where rays were lost in the last evaluation; this one begins there.
     """
     examination = _Examination(network, probe, settings, crew, memory)
+    # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
+    crew.share(lambda: None)
     with _progress(examination.attempts(held_out), progress) as step:
         return examination.report(_Attempts(crew, on_failure, step), held_out)
 
@@ -218,7 +220,8 @@ class _Examination:
             return None
         survey = discover(walk.model, walk.inputs)
         maps = input_maps(walk.model, walk.inputs, Choice(layouts=survey.layouts)).cpu()
-        if not survey.found:
+        if not survey.found or walk.crew.lockstep:
+            # Weights that are spread over processes come together only for gradients that begin at the output.
             return maps, None
         first = choose(walk.model, survey, [next(iter(survey.found))])
         return maps, find_subnetwork(walk.model, walk.inputs, first, most=SUBNETWORK[1], classes=SUBNETWORK[0])
@@ -249,8 +252,9 @@ def _check_classes(walk: Walk, settings: Settings) -> None:
         size = torch.bincount(walk.labels, minlength=walk.num_classes)
         if absent := (size == 0).nonzero()[:, 0].tolist():
             held = walk.num_classes - len(absent)
+            shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"
             _checks.warn(
-                f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every "
+                f"The probe holds {held} of {walk.num_classes} classes; {shown} are missing and left out of every "
                 "mean. Give it at least one sample of each."
             )
 

@@ -29,9 +29,9 @@ from netdyn import DynamicsMonitor
 class Net(Classifier):
     """A classifier that can be sharded, and can fail on one process while it is measured."""
 
-    def __init__(self, sharded: bool, fails_on: int | None) -> None:
+    def __init__(self, sharded: bool, fails_on: int | None, fails_in: str | None) -> None:
         super().__init__()
-        self.sharded, self.fails_on = sharded, fails_on
+        self.sharded, self.fails_on, self.fails_in = sharded, fails_on, fails_in
 
     def configure_model(self) -> None:
         if self.sharded:
@@ -44,7 +44,9 @@ class Net(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         measured = "log" in self.__dict__  # while it is measured, logging is shadowed
-        if measured and self.fails_on == self.global_rank and self.trainer.global_step > 2:
+        fails = measured and self.fails_on == self.global_rank and self.trainer.global_step > 2
+        # Maps alone take gradients.
+        if fails and (self.fails_in is None or torch.is_grad_enabled()):
             raise RuntimeError("out of paper")
         return super().forward(x)
 
@@ -115,7 +117,7 @@ def main(folder: Path, options: dict[str, Any]) -> None:
         enable_model_summary=False,
         default_root_dir=str(folder),
     )
-    module = Net(options["strategy"] == "fsdp2", options.get("fails_on"))
+    module = Net(options["strategy"] == "fsdp2", options.get("fails_on"), options.get("fails_in"))
     trainer.fit(module, loader(dataset(70)), loader(dataset(20, seed=1), shuffle=False))
 
 
