@@ -52,7 +52,8 @@ class _Attempts:
     on_failure: OnFailure
     step: Callable[[], object]
 
-    def __call__(self, name: str, work: Callable[[], T]) -> T | None:
+    def __call__(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None = None) -> T | None:
+        """What the work gives; where it fails what comes ``instead``. If that fails too, so does everything."""
         try:
             result = work()
             # Whoever failed outside of shared work is met here at the latest.
@@ -60,8 +61,9 @@ class _Attempts:
             return result
         except Exception as error:
             self.crew.fail(error)
+            replaced = None if instead is None else instead()
             self.on_failure(name, error)
-            return None
+            return replaced
         finally:
             self.step()
 
@@ -118,8 +120,8 @@ class _Examination:
         """Measure everything that is asked for."""
         walk, measure = self.walk, self.settings.measure
         reading = self._reading()
-        read = attempt(reading, self._read) if reading is not None else None
-        layers, clean = read if read is not None else ([], self._clean())
+        read = None if reading is None else attempt(reading, self._read, instead=self._unread)
+        layers, clean = read or self._unread()
         accuracy = float(clean.double().mean()) if walk.numbers is None else math.nan
         basins: dict[str, BasinResult | None] = {}
         for name, work in (("sample_basin", self._sample_basin), ("weight_basin", self._weight_basin)):
@@ -151,8 +153,8 @@ class _Examination:
         """The measure that asks for the layers to be read."""
         return next((name for name in ("modes", "linear") if name in self.settings.measure), None)
 
-    def _clean(self) -> Tensor:
-        """Who is right without noise, where no reading has told."""
+    def _unread(self) -> tuple[list[LayerReport], Tensor]:
+        """No layers, and who is right without noise, where no reading has told."""
         walk = self.walk
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
         lost = 0
@@ -162,7 +164,7 @@ class _Examination:
             right[part] = checked(walk.criterion, outputs, target)
             lost += nonfinite(outputs)
         warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
-        return walk.crew.share(right.cpu)[0].to(right.device)
+        return [], walk.crew.share(right.cpu)[0].to(right.device)
 
     def _look_at(self, given: Given) -> tuple[Walk, float | None]:
         """The held-out probe, and the accuracy on it, where there is one."""
