@@ -461,7 +461,10 @@ class DynamicsMonitor(Callback):
         if not trainer.is_global_zero or not writers(trainer.loggers):
             return
         if not available():
-            rank_zero_info("DynamicsMonitor: figures need matplotlib, which the extra `plot` installs.")
+            lacking = "DynamicsMonitor: figures need matplotlib, which the extra `plot` installs."
+            if lacking not in self._warned:
+                self._warned.add(lacking)
+                rank_zero_info(lacking)
             return
 
         def send() -> None:
