@@ -262,6 +262,21 @@ def test_basins_of_numbers_end_where_an_output_has_moved_too_far(outputs, tolera
     assert torch.equal(report.weight_basin.radii, weights.radii)
 
 
+def test_the_linear_share_of_numbers_is_not_centred_over_outputs():
+    net, x, numbers = regression(3)
+    report = diagnose(net, x, numbers, measure=["linear"])
+    with torch.no_grad():
+        true, field = net(x), net[:4](x)
+        tails = {"3": net[5](field), "1": net[5](net[3](net[:2](x)))}
+    for layer in report.layers:
+        z, w = (v.double().numpy() - v.double().numpy().mean(axis=0) for v in (true, tails[layer.name]))
+        expected = (z * w).sum() ** 2 / ((z**2).sum() * (w**2).sum())
+        assert layer.linear_share == pytest.approx(expected, rel=1e-5)
+        z, w = (v - v.mean(axis=1, keepdims=True) for v in (z, w))
+        centred = (z * w).sum() ** 2 / ((z**2).sum() * (w**2).sum())
+        assert abs(layer.linear_share - centred) > 1e-3
+
+
 def test_a_larger_tolerance_makes_larger_basins():
     radii = [
         diagnose(*regression(3), measure=["sample_basin"], tolerance=tolerance).sample_basin.radius

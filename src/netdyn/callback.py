@@ -224,9 +224,8 @@ class DynamicsMonitor(Callback):
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
-        self._settings = replace(
-            self._settings, train_batch_size=getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
-        )
+        size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
+        self._settings = replace(self._settings, train_batch_size=size if isinstance(size, int) else None)
         self._arrange(trainer)
         self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):

@@ -250,7 +250,9 @@ class LayerReader:
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
-                    self.reports[name], tail_accuracy=self._accuracy(linear), linear_share=share(logits, linear)
+                    self.reports[name],
+                    tail_accuracy=self._accuracy(linear),
+                    linear_share=share(logits, linear, centre=walk.num_classes > 1),
                 )
 
     def _accuracy(self, logits: Tensor) -> float:

@@ -150,20 +150,21 @@ def must_run(survey: Survey, linear_map: LinearMap) -> set[str]:
     return set(order[: order.index(unknown[-1]) + 1]) if unknown else set()
 
 
-def share(true: Tensor, linear: Tensor) -> float:
+def share(true: Tensor, linear: Tensor, centre: bool = True) -> float:
     """Linear share: squared correlation of two networks' logits, which a gain does not change.
 
-    Both are centred over classes a sample, since a number added to all logits changes no prediction, and freed of each
-    class's mean: max(0, ⟨z, z_lin⟩)² / (‖z‖²‖z_lin‖²). NaN where either is constant.
+    Both are centred over classes a sample, since a number added to all logits changes no prediction (not so with
+    ``centre=False``, for outputs that are numbers to be predicted), and freed of each class's mean:
+    max(0, ⟨z, z_lin⟩)² / (‖z‖²‖z_lin‖²). NaN where either is constant.
     """
-    z, z_linear = _freed(true), _freed(linear)
+    z, z_linear = _freed(true, centre), _freed(linear, centre)
     size = float(z.square().sum() * z_linear.square().sum())
     return max(0.0, float((z * z_linear).sum())) ** 2 / size if size > 0 else math.nan
 
 
-def _freed(logits: Tensor) -> Tensor:
+def _freed(logits: Tensor, centre: bool) -> Tensor:
     wide = logits.to(statistic_dtype(logits.device))
-    if wide.shape[1] > 1:
+    if centre and wide.shape[1] > 1:
         wide = wide - wide.mean(dim=1, keepdim=True)
     return wide - wide.mean(dim=0)
 

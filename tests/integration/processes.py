@@ -25,6 +25,9 @@ from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
 from netdyn import DynamicsMonitor
 
+#: After so long a process gives up waiting for another one: starting up counts too, on a machine that has other work.
+PATIENCE = timedelta(seconds=40)
+
 
 class Net(Classifier):
     """A classifier that can be sharded, and can fail on one process while it is measured."""
@@ -92,12 +95,12 @@ def main(folder: Path, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     strategy: Any = options["strategy"]
     if strategy == "ddp":
-        strategy = DDPStrategy(timeout=timedelta(seconds=15))
+        strategy = DDPStrategy(timeout=PATIENCE)
     elif strategy == "fsdp2":
         strategy = ModelParallelStrategy(
             data_parallel_size=2,
             tensor_parallel_size=1,
-            timeout=timedelta(seconds=15),
+            timeout=PATIENCE,
             save_distributed_checkpoint=False,
         )
     L.seed_everything(3, workers=True, verbose=False)
