@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {"probe_size": 48, "weight_rays": 2, "rel_tol": 0.5, "st
 #: Three epochs of three batches.
 FIRST, SECOND, LAST = 0, 2, 8
 #: The figures of one evaluation, and those that need two.
-ONCE = {"modes/rpd", "linear/tail", "wpa/characteristic_maps", "wpa/subnetwork"}
+ONCE = {"modes/rpd", "linear/tail", "basin/curves", "wpa/characteristic_maps", "wpa/subnetwork"}
 MAPS = {"modes/map", "modes/gradient_map", "linear/map"}
 
 
