@@ -83,6 +83,15 @@ class Normed(Plain):
         return self.fc[-1](x)
 
 
+class Taught(Plain):
+    """Two of its layers run without gradients, so that they have no map."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            shown = self.fc[-1](self.act(1, self.fc[1](self.act(0, self.fc[0](x)))))
+        return self.fc[-1](self.act(2, self.fc[0](x))) + 0.5 * shown
+
+
 NETWORKS = {
     "relu": (lambda: Plain(torch.relu), samples),
     "tanh": (lambda: Plain(torch.tanh), samples),
@@ -92,6 +101,7 @@ NETWORKS = {
     "skips": (lambda: Skips(torch.relu), samples),
     "residual CNN": (lambda: Images(pool=False), images),
     "max-pooling": (lambda: Images(pool=True), images),
+    "without gradients": (lambda: Taught(torch.relu), samples),
 }
 
 

@@ -148,8 +148,9 @@ def own_functions(see: See, straight: bool) -> Iterator[None]:
     With ``straight`` their backward pass is the identity, for graphs made within and walked within.
     """
     with ExitStack() as undo:
-        for function in REGISTERED.autograd:
-            for name, replacement in _seen(function, see, straight).items():
+        # All are looked up before the first is replaced: one may inherit from another.
+        for function, own in [(function, _seen(function, see, straight)) for function in REGISTERED.autograd]:
+            for name, replacement in own.items():
                 undo.enter_context(patch.object(function, name, staticmethod(replacement)))
         yield
 

@@ -50,13 +50,14 @@ def _with_batch_statistics(
 def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterator[Tensor]:
     """All samples in random order, in as many batches of at least ``batch_size`` as there can be (None: in one).
 
-    Sizes differ by one at most: a small last batch would have statistics of its own.
+    Sizes differ by one at most: a small last batch would have statistics of its own. A batch holds two samples at
+    least, since one has none.
 
     >>> [len(batch) for batch in shuffled_batches(11, 3, seed=0)]
     [4, 4, 3]
     """
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    number = max(samples // batch_size, 1) if batch_size else 1
+    number = max(samples // max(batch_size, 2), 1) if batch_size else 1
     yield from order.tensor_split(number)
 
 

@@ -224,9 +224,8 @@ class DynamicsMonitor(Callback):
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
-        self._settings = replace(
-            self._settings, train_batch_size=getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
-        )
+        size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
+        self._settings = replace(self._settings, train_batch_size=size if isinstance(size, int) else None)
         self._arrange(trainer)
         self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
@@ -461,7 +460,10 @@ class DynamicsMonitor(Callback):
         if not trainer.is_global_zero or not writers(trainer.loggers):
             return
         if not available():
-            rank_zero_info("DynamicsMonitor: figures need matplotlib, which the extra `plot` installs.")
+            lacking = "DynamicsMonitor: figures need matplotlib, which the extra `plot` installs."
+            if lacking not in self._warned:
+                self._warned.add(lacking)
+                rank_zero_info(lacking)
             return
 
         def send() -> None:
@@ -471,11 +473,11 @@ class DynamicsMonitor(Callback):
         self._deliver("TensorBoard", "figures", send)
 
     def _left_undone(self, name: str, error: Exception) -> None:
-        """Say once which measure failed; the others come."""
-        self._say_once(
-            f"{name} {type(error).__name__}: {error}",
+        """Warn that a measure failed; the others come. Warnings of an evaluation are said once, when it is over."""
+        instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
+        _checks.warn(
             f"DynamicsMonitor could not measure {name!r}, and goes on without: {type(error).__name__}: {error} "
-            f"{_advice(error)}Leave it out of `measure`, or pass strict=True to have this raised.",
+            f"{_advice(error)}{instead}, or pass strict=True to have this raised."
         )
 
     def _network(self, pl_module: LightningModule) -> tuple[nn.Module, Callable[[Any, Any], Any] | None]:

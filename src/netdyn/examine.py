@@ -14,17 +14,18 @@ from tqdm import tqdm
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
-from netdyn.batches import Inputs
+from netdyn.batches import Inputs, blocks, finite
 from netdyn.batchnorm import right_answers_gained
 from netdyn.brackets import Brackets
 from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
+from netdyn.criteria import checked
 from netdyn.functional import check_basin, prepare_walk
-from netdyn.layer_reader import LayerReader, LayerReport
+from netdyn.layer_reader import LayerReader, LayerReport, nonfinite, warn_of_nonfinite
 from netdyn.radii import BasinResult
 from netdyn.rays import chance
 from netdyn.results import Report
-from netdyn.settings import Settings
+from netdyn.settings import Measure, Settings
 from netdyn.sites import Choice, choose, discover
 from netdyn.tails import functional_depth
 from netdyn.walk import Walk
@@ -51,7 +52,8 @@ class _Attempts:
     on_failure: OnFailure
     step: Callable[[], object]
 
-    def __call__(self, name: str, work: Callable[[], T]) -> T | None:
+    def __call__(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None = None) -> T | None:
+        """What the work gives; where it fails what comes ``instead``. If that fails too, so does everything."""
         try:
             result = work()
             # Whoever failed outside of shared work is met here at the latest.
@@ -59,8 +61,9 @@ class _Attempts:
             return result
         except Exception as error:
             self.crew.fail(error)
+            replaced = None if instead is None else instead()
             self.on_failure(name, error)
-            return None
+            return replaced
         finally:
             self.step()
 
@@ -88,8 +91,10 @@ def examine(
         on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
         memory: Where rays were lost in the last evaluation; this one begins there.
     """
-    with _progress(len(settings.measure) + 1, progress) as step:
-        examination = _Examination(network, probe, settings, crew, memory)
+    examination = _Examination(network, probe, settings, crew, memory)
+    # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
+    crew.share(lambda: None)
+    with _progress(examination.attempts(held_out), progress) as step:
         return examination.report(_Attempts(crew, on_failure, step), held_out)
 
 
@@ -105,24 +110,26 @@ class _Examination:
         self.walk = replace(walk, crew=crew)
         _check_classes(self.walk, settings)
 
+    def attempts(self, held_out: Given | None) -> int:
+        """How many measures :meth:`report` attempts."""
+        wanted = set(self.settings.measure)
+        other = (self._reading() is not None, "maps" in wanted and self._has_map(), held_out is not None)
+        return len(wanted & {"sample_basin", "weight_basin"}) + sum(other) + ("batchnorm" in wanted and self._has_gap())
+
     def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
         """Measure everything that is asked for."""
         walk, measure = self.walk, self.settings.measure
-        read = attempt("modes", self._read) if {"modes", "linear"} & set(measure) else None
-        layers, clean = read if read is not None else ([], self._clean())
+        reading = self._reading()
+        read = None if reading is None else attempt(reading, self._read, instead=self._unread)
+        layers, clean = read or self._unread()
         accuracy = float(clean.double().mean()) if walk.numbers is None else math.nan
         basins: dict[str, BasinResult | None] = {}
         for name, work in (("sample_basin", self._sample_basin), ("weight_basin", self._weight_basin)):
             basins[name] = attempt(name, lambda work=work: work(clean)) if name in measure else None  # type: ignore[misc]
         maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
-        other = self.walk if held_out is None else None
-        if held_out is not None:
-            other = attempt("val_probe", lambda: self._prepare(held_out))
-        val_accuracy = gap = None
-        if held_out is not None and other is not None:
-            val_accuracy = attempt("val_probe", lambda: float(other.all_right().double().mean()))
-        if other is not None and "batchnorm" in measure and walk.num_classes > 1:
-            gap = attempt("batchnorm", lambda: self._gap(other))
+        held = attempt("val_probe", lambda: self._look_at(held_out)) if held_out is not None else None
+        other, val_accuracy = held or (walk if held_out is None else None, None)
+        gap = attempt("batchnorm", lambda: self._gap(other)) if "batchnorm" in measure and self._has_gap() else None
         tails = {layer.name: layer.tail_accuracy for layer in layers}
         return Report(
             layers=tuple(layers),
@@ -142,14 +149,28 @@ class _Examination:
     def _read(self) -> tuple[list[LayerReport], Tensor]:
         return LayerReader(self.walk, self.settings).read()
 
-    def _clean(self) -> Tensor:
-        """Who is right without noise, where no reading has told."""
-        right = self.walk.all_right()
-        return self.walk.crew.share(right.cpu)[0].to(right.device)
+    def _reading(self) -> Measure | None:
+        """The measure that asks for the layers to be read."""
+        return next((name for name in ("modes", "linear") if name in self.settings.measure), None)
 
-    def _prepare(self, given: Given) -> Walk:
+    def _unread(self) -> tuple[list[LayerReport], Tensor]:
+        """No layers, and who is right without noise, where no reading has told."""
+        walk = self.walk
+        right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
+        lost = 0
+        for part in blocks(walk.samples, walk.batch_size):
+            inputs, target = walk.batch(part)
+            outputs = walk.outputs(inputs)
+            right[part] = checked(walk.criterion, outputs, target)
+            lost += nonfinite(outputs)
+        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+        return [], walk.crew.share(right.cpu)[0].to(right.device)
+
+    def _look_at(self, given: Given) -> tuple[Walk, float | None]:
+        """The held-out probe, and the accuracy on it, where there is one."""
         settings = self.settings
-        return prepare_walk(self.network, *given, settings.criterion, settings.batch_size, settings.tolerance)
+        walk = prepare_walk(self.network, *given, settings.criterion, settings.batch_size, settings.tolerance)
+        return walk, float(walk.all_right().double().mean()) if walk.numbers is None else None
 
     def _sample_basin(self, clean: Tensor) -> BasinResult:
         walk = self.walk
@@ -178,7 +199,12 @@ class _Examination:
             clean=clean,
         )
 
-    def _gap(self, walk: Walk) -> float:
+    def _has_gap(self) -> bool:
+        return self.walk.num_classes > 1
+
+    def _gap(self, walk: Walk | None) -> float:
+        if walk is None or walk.samples < 2:
+            return math.nan  # a held-out probe that failed has been spoken of; one sample has no statistics
         size = self.settings.batch_size
         if size is not None:
             # Statistics of smaller batches than training's would be others.
@@ -196,7 +222,8 @@ class _Examination:
             return None
         survey = discover(walk.model, walk.inputs)
         maps = input_maps(walk.model, walk.inputs, Choice(layouts=survey.layouts)).cpu()
-        if not survey.found:
+        if not survey.found or walk.crew.lockstep:
+            # Weights that are spread over processes come together only for gradients that begin at the output.
             return maps, None
         first = choose(walk.model, survey, [next(iter(survey.found))])
         return maps, find_subnetwork(walk.model, walk.inputs, first, most=SUBNETWORK[1], classes=SUBNETWORK[0])
@@ -227,8 +254,9 @@ def _check_classes(walk: Walk, settings: Settings) -> None:
         size = torch.bincount(walk.labels, minlength=walk.num_classes)
         if absent := (size == 0).nonzero()[:, 0].tolist():
             held = walk.num_classes - len(absent)
+            shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"
             _checks.warn(
-                f"The probe holds {held} of {walk.num_classes} classes; {absent} are missing and left out of every "
+                f"The probe holds {held} of {walk.num_classes} classes; {shown} are missing and left out of every "
                 "mean. Give it at least one sample of each."
             )
 

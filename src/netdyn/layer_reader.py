@@ -105,8 +105,7 @@ class LayerReader:
             right[part] = checked(walk.criterion, outputs, target)
             if self.linear:
                 logits.append(as_logits(found, len(target)))
-            if isinstance(outputs, Tensor):
-                lost += int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+            lost += nonfinite(outputs)
         # Where the inputs are to blame, that has been said.
         warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
@@ -239,7 +238,7 @@ class LayerReader:
         """Accuracy and linear share of every layer's tail."""
         walk = self.walk
         order = list(self.map)
-        pooled = set(order) if self.classes is not None else must_run(self.survey, order)
+        pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self._is_wanted(name)]
 
         def work() -> dict[str, Tensor]:
@@ -251,7 +250,9 @@ class LayerReader:
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
-                    self.reports[name], tail_accuracy=self._accuracy(linear), linear_share=share(logits, linear)
+                    self.reports[name],
+                    tail_accuracy=self._accuracy(linear),
+                    linear_share=share(logits, linear, centre=walk.num_classes > 1),
                 )
 
     def _accuracy(self, logits: Tensor) -> float:
@@ -259,6 +260,13 @@ class LayerReader:
         if self.walk.num_classes < 2:
             return math.nan
         return float(right_class(logits, self.walk.target).double().mean())
+
+
+def nonfinite(outputs: object) -> int:
+    """Number of samples whose outputs are not finite; 0 where the outputs are no tensor."""
+    if not isinstance(outputs, Tensor):
+        return 0
+    return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
 
 
 def warn_of_nonfinite(lost: int, samples: int) -> None:

@@ -147,13 +147,15 @@ def _average(
         supply = iter(found)
         gradients = [None if edge is None else next(supply) for edge in edges]
         for i, layer in enumerate(layers):
-            layer.add(gradients[i], gradients[i + len(layers)] if through else None)
+            layer.add(gradients[i])
+            if through and layer.site.output_edge is not None:
+                layer.add_through(gradients[i + len(layers)])
     # A quantised layer lets no gradient through: what lies before it is wired to the logits, but nobody knows how.
     layers = [layer for layer in layers if layer.reached or not cut]
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
         {layer.site.name: layer.defect for layer in layers},
-        {layer.site.name: torch.stack(layer.through) for layer in layers} if through else {},
+        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.through},
     )
 
 
@@ -171,16 +173,18 @@ class _Average:
         self.spread = self.size = 0.0
         self.reached = False
 
-    def add(self, gradient: Tensor | None, through: Tensor | None) -> None:
-        """Take one class's Jacobian with respect to the field, and to the output."""
+    def add(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the field."""
         self.reached = self.reached or gradient is not None
         jacobian = self._rows(gradient)
         mean = jacobian.mean(dim=0)
         self.spread += float(((jacobian - mean) ** 2).sum())
         self.size += float((jacobian**2).sum())
         self.means.append(mean if self.index is None else mean[self.index])
-        if through is not None:
-            self.through.append(self._rows(through).mean(dim=0))
+
+    def add_through(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
+        self.through.append(self._rows(gradient).mean(dim=0))
 
     def _rows(self, gradient: Tensor | None) -> Tensor:
         value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()

@@ -29,10 +29,10 @@ class Report:
         layers: The layers, in order of execution.
         sample_basin: The basin in sample space, None if it was not asked for.
         weight_basin: The basin in weight space, None if it was not asked for.
-        accuracy: Accuracy on the probe.
-        val_accuracy: Accuracy on the validation probe, None without one.
+        accuracy: Accuracy on the probe; NaN where numbers are predicted.
+        val_accuracy: Accuracy on the validation probe, None without one or where numbers are predicted.
         samples: Number of samples in the probe.
-        num_classes: Number of classes.
+        num_classes: Number of classes; 1 where there are none.
         alpha: Share of OPT units that an untrained network is allowed to show.
         functional_depth: First layer from which on the network acts linearly, :func:`netdyn.tails.functional_depth`.
         batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
@@ -152,7 +152,11 @@ class Report:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        lines = [f"probe: {self.samples} samples, {self.num_classes} classes, accuracy {self.accuracy:.3f}"]
+        lines = [f"probe: {self.samples} samples"]
+        if self.num_classes > 1:
+            lines[0] += f", {self.num_classes} classes"
+        if not math.isnan(self.accuracy):
+            lines[0] += f", accuracy {self.accuracy:.3f}"
         if self.val_accuracy is not None:
             lines[0] += f" (validation {self.val_accuracy:.3f})"
         if self.layers:

@@ -137,32 +137,34 @@ def tails_of(
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()
     wanted = [name for name in tails.names if name in choice.names or name.split(":")[0] in choice.promoted]
-    to_run = wanted if exact else [name for name in wanted if name in must_run(survey, tails.names)]
+    to_run = wanted if exact else [name for name in wanted if name in must_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
     logits = torch.cat(true)
     return logits, {name: value for name, value in tails.logits(logits).items() if name in wanted}
 
 
-def must_run(survey: Survey, order: Sequence[str]) -> set[str]:
-    """The layers that a max-pooling follows."""
-    last = max((order.index(name) for name in survey.pooled if name in order), default=-1)
-    return set(order[: last + 1])
+def must_run(survey: Survey, linear_map: LinearMap) -> set[str]:
+    """The layers up to the last one that a max-pooling follows, or that runs without gradients and so has no map."""
+    order = list(linear_map)
+    unknown = [name for name in order if name in survey.pooled or name not in linear_map.through]
+    return set(order[: order.index(unknown[-1]) + 1]) if unknown else set()
 
 
-def share(true: Tensor, linear: Tensor) -> float:
+def share(true: Tensor, linear: Tensor, centre: bool = True) -> float:
     """Linear share: squared correlation of two networks' logits, which a gain does not change.
 
-    Both are centred over classes a sample, since a number added to all logits changes no prediction, and freed of each
-    class's mean: max(0, ⟨z, z_lin⟩)² / (‖z‖²‖z_lin‖²). NaN where either is constant.
+    Both are centred over classes a sample, since a number added to all logits changes no prediction (not so with
+    ``centre=False``, for outputs that are numbers to be predicted), and freed of each class's mean:
+    max(0, ⟨z, z_lin⟩)² / (‖z‖²‖z_lin‖²). NaN where either is constant.
     """
-    z, z_linear = _freed(true), _freed(linear)
+    z, z_linear = _freed(true, centre), _freed(linear, centre)
     size = float(z.square().sum() * z_linear.square().sum())
     return max(0.0, float((z * z_linear).sum())) ** 2 / size if size > 0 else math.nan
 
 
-def _freed(logits: Tensor) -> Tensor:
+def _freed(logits: Tensor, centre: bool) -> Tensor:
     wide = logits.to(statistic_dtype(logits.device))
-    if wide.shape[1] > 1:
+    if centre and wide.shape[1] > 1:
         wide = wide - wide.mean(dim=1, keepdim=True)
     return wide - wide.mean(dim=0)
 
