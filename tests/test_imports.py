@@ -20,7 +20,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 FLOORS = [
     "_checks schedules tags",
     "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
-    "measured findings printed layouts naming recurrent tasks canvas reentry search brackets",
+    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets",
     "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
@@ -34,7 +34,8 @@ DOORS = {
     "modes": {"ranks"},
     "adapter": {"batches"},
     "measured": {"phases", "radii"},
-    "findings": {"measured", "radii"},
+    "basin_findings": {"measured", "radii"},
+    "findings": {"measured", "basin_findings"},
     "printed": {"findings", "measured", "radii"},
     "tasks": {"criteria", "ranks"},
     "isolation": {"shards", "snapshot"},

@@ -99,3 +99,12 @@ class Measured(Protocol):
     @property
     def phase(self) -> Phase:
         """How the layers' gradients run from the first to the last."""
+
+
+def percent(share: float) -> str:
+    """A share in percent, with decimals only where it has them: 50%, 62.5%, 0.3%.
+
+    >>> [percent(share) for share in (0.5, 0.625, 0.00312, 1.0)]
+    ['50%', '62.5%', '0.312%', '100%']
+    """
+    return f"{100 * share:.3g}%"
