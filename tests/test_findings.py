@@ -490,6 +490,12 @@ def examples():
     }
 
 
+def test_thresholds_are_those_that_sentences_and_page_name():
+    assert (BEATEN, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (0.2, 3.0, 0.1, 0.2, 0.5)
+    assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT) == (0.2, 0.1, 0.02, 0.9)
+    assert (NARROW, FALLBACK, FRAGILE) == (0.5, 0.5, 0.5)
+
+
 def test_the_page_of_findings_quotes_every_sentence_and_no_other():
     page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
     quoted = [" ".join(found.split("\n> ")) for found in re.findall(r"^> (.*(?:\n> .*)*)", page, re.MULTILINE)]
