@@ -19,8 +19,8 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes phases radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "layouts naming recurrent tasks canvas reentry search brackets",
+    "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
+    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets",
     "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
@@ -33,7 +33,10 @@ DOORS = {
     "schedules": {"_checks"},
     "modes": {"ranks"},
     "adapter": {"batches"},
-    "findings": {"radii"},
+    "measured": {"phases", "radii"},
+    "basin_findings": {"measured", "radii"},
+    "findings": {"measured", "basin_findings"},
+    "printed": {"findings", "measured", "radii"},
     "tasks": {"criteria", "ranks"},
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},

@@ -1,6 +1,5 @@
 """`diagnose` equals the functions that it gathers; what a report says, shows and leaves out."""
 
-import dataclasses
 import json
 import math
 import pickle
@@ -271,47 +270,6 @@ def test_plain_form_goes_through_json_without_nan(report):
     assert set(plain["weight_basin"]["per_layer"]) == {"0.weight", "2.weight", "4.weight"}
     assert plain["findings"] == report.findings()
     assert deaf.to_dict()["sample_basin"]["radius"] is None
-
-
-def test_printed_report_is_a_table(report):
-    one, two = (
-        dataclasses.replace(
-            layer,
-            name=name,
-            opt_fraction=opt,
-            npt_fraction=1 - opt,
-            constant_fraction=0.0,
-            rpd_gradient=1.5,
-            transfer_order=0.7,
-            tail_accuracy=tail,
-        )
-        for layer, name, opt, tail in zip(
-            report.layers, ("encoder.fc1", "fc2"), (0.5, 0.0625), (0.25, math.nan), strict=True
-        )
-    )
-    basin = dataclasses.replace(
-        report.sample_basin, radius=0.5, interval=(0.25, 1.0), level=0.95, accuracy=0.5, per_class=torch.ones(5)
-    )
-    made = dataclasses.replace(
-        report, layers=(one, two), sample_basin=basin, weight_basin=None, accuracy=0.9, val_accuracy=0.8
-    )
-    assert str(made).splitlines() == [
-        "probe: 200 samples, 5 classes, accuracy 0.900 (validation 0.800)",
-        "layer        units    OPT    NPT   dead  gradient  transfer  linear tail",
-        "encoder.fc1     40  0.500  0.500  0.000     1.500     0.700        0.250",
-        "fc2             40  0.062  0.938  0.000     1.500     0.700          nan",
-        "sample basin: radius 0.5 (95% interval 0.25 to 1) at accuracy 0.50",
-        "- Order is preserved most in layer encoder.fc1: by 50% of its units (at random 5%).",
-        "- Noise of 0.5 on every input component brings accuracy down to 50%.",
-    ]
-
-
-def test_printed_report_names_every_layer_and_basin(report):
-    lines = str(report).splitlines()
-    assert lines[0].startswith("probe: 200 samples, 5 classes, accuracy ")
-    assert [line.split()[0] for line in lines[2:4]] == ["0", "2"]
-    assert [line.split(":")[0] for line in lines[4:6]] == ["sample basin", "weight basin"]
-    assert lines[6:] == [f"- {sentence}" for sentence in report.findings()]
 
 
 def test_report_pickles(report):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from netdyn import printed
 from netdyn.characteristic import Subnetwork
 from netdyn.findings import findings
 from netdyn.layer_reader import LayerReport
@@ -126,7 +127,7 @@ class Report:
 
     def findings(self) -> list[str]:
         """What stands out, a sentence each; :mod:`netdyn.findings` has the rule behind every one."""
-        return findings(self.layers, self.sample_basin, self.alpha)
+        return findings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts (JSON); what is not finite is None."""
@@ -152,29 +153,10 @@ class Report:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        lines = [f"probe: {self.samples} samples"]
-        if self.num_classes > 1:
-            lines[0] += f", {self.num_classes} classes"
-        if not math.isnan(self.accuracy):
-            lines[0] += f", accuracy {self.accuracy:.3f}"
-        if self.val_accuracy is not None:
-            lines[0] += f" (validation {self.val_accuracy:.3f})"
-        if self.layers:
-            width = max(5, *(len(layer.name) for layer in self.layers))
-            lines.append(f"{'layer':<{width}}  units    OPT    NPT   dead  gradient  transfer  linear tail")
-            lines += [
-                f"{layer.name:<{width}} {layer.units:>6} {layer.opt_fraction:>6.3f} {layer.npt_fraction:>6.3f} "
-                f"{layer.constant_fraction:>6.3f} {layer.rpd_gradient:>9.3f} {layer.transfer_order:>9.3f} "
-                f"{layer.tail_accuracy:>12.3f}"
-                for layer in self.layers
-            ]
-        for space, basin in self._basins():
-            low, high = basin.interval
-            lines.append(
-                f"{space} basin: radius {basin.radius:.3g} ({basin.level:.0%} interval {low:.3g} to {high:.3g}) "
-                f"at accuracy {basin.accuracy:.2f}"
-            )
-        return "\n".join(lines + [f"- {sentence}" for sentence in self.findings()])
+        return printed.text(self)
+
+    def _repr_html_(self) -> str:
+        return printed.html(self)
 
     def _basins(self) -> Iterator[tuple[str, BasinResult]]:
         if self.sample_basin is not None:
