@@ -5,6 +5,7 @@ and the interval are netdyn's own, only the network's answers come out of a tabl
 edge of the grid.
 """
 
+import itertools
 import math
 
 import pytest
@@ -121,7 +122,7 @@ def deep_network(steps, depth=10, width=24, features=8, classes=5):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         widths = [features] + [width] * depth
-        layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [(nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()) for a, b in itertools.pairwise(widths)]
         network = nn.Sequential(*(module for layer in layers for module in layer), nn.Linear(width, classes))
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(steps):

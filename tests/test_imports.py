@@ -20,7 +20,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 FLOORS = [
     "_checks schedules tags",
     "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "reentry search brackets",
+    "reentry search brackets coverage",
     "sites linearize noise walk rays weight_rays figures functional",
     "metric_state mode_metrics basin_metrics metrics report",
     "probe tensorboard callback",
@@ -37,6 +37,7 @@ DOORS = {
     "snapshot": {"shards"},
     "linearize": {"sites"},
     "reentry": {"radii"},
+    "coverage": {"radii"},
     "search": {"radii"},
     "brackets": {"search"},
     "walk": {"noise"},
