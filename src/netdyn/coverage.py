@@ -54,10 +54,10 @@ def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tup
     # A block holds its distances and its points on both sides.
     rows = max(BLOCK // max(points.shape[1], math.isqrt(BLOCK)), 1)
     found, distances = [], []
-    for part in chosen.split(rows):
+    for part in torch.split(chosen, rows):
         a = others[part] - center
         best, index = torch.full((len(part),), math.inf, device=a.device), torch.zeros_like(part)
-        for columns in own.split(rows):
+        for columns in torch.split(own, rows):
             b = points[columns] - center
             squares = torch.addmm(b.square().sum(dim=1)[None].expand(len(a), -1), a, b.t(), alpha=-2)
             least, at = squares.min(dim=1)

@@ -208,6 +208,8 @@ class BasinResult:
         censored: Share of rays that are right at every σ visited.
         reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
         class_curves: For each class the curve of its samples, as :attr:`curve` is that of all; None where absent.
+        realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
+            basin with a finite radius): 1, unless low precision rounds it.
         per_class: Radius of each class ``[classes]``, NaN where the class is absent.
         per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
@@ -234,6 +236,7 @@ class BasinResult:
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
     class_curves: tuple[Curve | None, ...] = field(default=(), repr=False)
+    realised: dict[str, float] | None = None
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
         """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
