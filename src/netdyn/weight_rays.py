@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -371,7 +371,6 @@ def summarize_weights(
         per_layer=per_layer,
         high=grid.high,
         forwards=forwards,
-        curve=trail.curve(),
-        class_curves=trail.class_curves(),
+        curve=replace(trail.curve(), classes=trail.class_curves()),
         realised=realised,
     )
