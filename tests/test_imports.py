@@ -20,7 +20,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 FLOORS = [
     "_checks schedules tags",
     "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
-    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets",
+    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
     "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
@@ -46,6 +46,7 @@ DOORS = {
     "wiring": {"linearize", "sites", "tails", "characteristic"},
     "characteristic": {"linearize", "sites", "watch"},
     "reentry": {"radii"},
+    "coverage": {"radii"},
     "search": {"radii"},
     "brackets": {"search"},
     "walk": {"noise"},

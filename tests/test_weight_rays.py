@@ -1,5 +1,6 @@
 """Basins in weight space: exact oracles, a ladder, what is moved and how far, seeds, and that nothing stays behind."""
 
+import copy
 import math
 import re
 import warnings
@@ -10,7 +11,12 @@ import torch
 from torch import nn
 
 import reference
-from netdyn.functional import weight_basin
+from netdyn import weight_rays
+from netdyn.brackets import Brackets
+from netdyn.functional import prepare_walk, weight_basin
+from netdyn.isolation import isolated
+from netdyn.radii import Grid
+from netdyn.weight_rays import WeightNoise
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
 
@@ -99,7 +105,9 @@ def moves(network, *probe, **options):
     before = states(network)
     network, seen = watched(network)
     options |= {"low": 0.5, "high": 2.0, "rel_tol": 10.0, "criterion": always_right}
-    rays = len(weight_basin(network, *probe, **options).radii)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The largest noise level")
+        rays = len(weight_basin(network, *probe, **options).radii)
     del network.forward
     moved = [{name: state[name] - value for name, value in before.items()} for state in seen]
     moved = [noise for noise in moved if any(value.any() for value in noise.values())]
@@ -239,15 +247,16 @@ def test_network_that_starts_below_the_accuracy_has_radius_0_and_costs_no_search
     del network.forward
     assert basin.radii.tolist() == [0] * 8
     assert (basin.radius, basin.interval, basin.censored) == (0, (0, 0), 0)
-    # Two samples to see what comes out, and all without noise.
-    assert len(seen) == 2
+    # Two samples, twice, to see what comes out, and all without noise.
+    assert len(seen) == 3
     assert basin.forwards == 1
 
 
 def test_network_that_noise_does_not_touch_is_censored():
     network = nn.Linear(1, 2)
     network.bias.data = torch.tensor([0.0, 1.0])
-    basin = weight_basin(network, torch.zeros(10, 1), torch.ones(10, dtype=torch.int64))
+    with pytest.warns(UserWarning, match="takes the network on no ray below"):
+        basin = weight_basin(network, torch.zeros(10, 1), torch.ones(10, dtype=torch.int64))
     assert basin.radii.isinf().all()
     assert (basin.radius, basin.interval, basin.censored) == (math.inf, (math.inf, math.inf), 1)
 
@@ -258,8 +267,8 @@ def test_search_costs_at_most_nine_passes_a_ray(trained):
     basin = weight_basin(network, x, target)
     del network.forward
     assert basin.forwards <= 1 + 8 * 9
-    # Two samples are asked before, to see what comes out.
-    assert len(seen) == basin.forwards + 1
+    # Two samples are asked twice before, to see what comes out.
+    assert len(seen) == basin.forwards + 2
 
 
 # What is moved, and how far ------------------------------------------------------------------------------------------
@@ -618,3 +627,85 @@ def test_network_in_another_dtype_has_nearly_the_same_radii(dtype):
     assert both.sum() > 10
     assert (radii[both] / expected[both]).log().abs().max() <= 2 * CELL
     assert network.weight.dtype == dtype
+
+
+# Where the last evaluation left off ----------------------------------------------------------------------------------
+
+
+def evaluated(network, x, target, memory=None, **options):
+    """A weight basin as an evaluation in a run makes it, and what it cost."""
+    with isolated(network):
+        walk = prepare_walk(network, x, target, None, None)
+        return weight_rays.weight_basin(walk, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)
+
+
+def test_warm_start_finds_the_same_radii_for_less(trained):
+    memory = Brackets()
+    cold = evaluated(*trained, memory)
+    warm = evaluated(*trained, memory)
+    assert torch.equal(warm.radii, cold.radii)
+    # Two edges of the cell, the top and a level on either side; without noise once.
+    assert warm.forwards <= 1 + 8 * 5 < cold.forwards
+
+
+def test_warm_start_after_a_small_step_finds_what_a_cold_one_finds(trained):
+    network, x, target = trained
+    memory = Brackets()
+    evaluated(*trained, memory)
+    moved = copy.deepcopy(network)
+    optimiser = torch.optim.SGD(moved.parameters(), lr=0.05)
+    nn.functional.cross_entropy(moved(x), target).backward()
+    optimiser.step()
+    cold, warm = evaluated(moved, x, target), evaluated(moved, x, target, memory)
+    assert torch.equal(warm.radii, cold.radii)
+    assert warm.forwards < cold.forwards
+
+
+def test_warm_start_knows_each_tensor_by_itself(trained):
+    memory = Brackets()
+    cold = evaluated(*trained, memory, layers="each", rays=4)
+    warm = evaluated(*trained, memory, layers="each", rays=4)
+    assert warm.per_layer == cold.per_layer
+    assert warm.forwards < 0.75 * cold.forwards
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"normalization": "global"}])
+def test_other_settings_start_cold(trained, change):
+    memory = Brackets()
+    evaluated(*trained, memory)
+    assert evaluated(*trained, memory, **change).forwards == evaluated(*trained, **change).forwards
+
+
+# Low precision and ranges --------------------------------------------------------------------------------------------
+
+
+def test_noise_reaches_weights_of_full_precision_whole(trained):
+    basin = weight_basin(*trained)
+    assert set(basin.realised) == {"fc1.weight", "fc2.weight", "head.weight"}
+    assert all(share == pytest.approx(1, abs=1e-4) for share in basin.realised.values())
+
+
+def test_noise_that_low_precision_rounds_is_reported():
+    # Weights 100 and 101 in bfloat16 lie on steps of 0.5; their spread is 0.5, and noise of 0.02 of it is lost.
+    network = nn.Linear(64, 2, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        network.weight.copy_(100 + (torch.arange(128).reshape(2, 64) % 2))
+    noise = WeightNoise.on(network, None, "layer", 0)
+    assert weight_rays.realised_noise(noise, 0.02)["weight"] == 0
+    # At twice the step's spread rounding adds its own: sqrt(1 + (step / sqrt(12) / noise)^2) = 1.01.
+    assert weight_rays.realised_noise(noise, 2.0)["weight"] == pytest.approx(1.01, abs=0.1)
+
+
+def test_a_range_that_all_rays_outlast_is_warned_of(trained):
+    text = (
+        "The largest noise level, `high` = 0.01, takes the network on no ray below `accuracy`: the radius lies beyond "
+        "it. Set a larger `high`, or a higher `accuracy`."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$"):
+        assert weight_basin(*trained, high=0.01).radius == math.inf
+
+
+def test_a_range_that_lies_above_the_radius_is_warned_of(trained):
+    text = "The radius lies below the smallest noise level asked, 5.45. Set a smaller `low`, got 5."
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$"):
+        assert 0 < weight_basin(*trained, low=5.0).radius < 5.46

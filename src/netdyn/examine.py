@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
-from netdyn.batches import Inputs, blocks, finite
+from netdyn.batches import Inputs, blocks, finite, has_floating
 from netdyn.batchnorm import right_answers_gained
 from netdyn.brackets import Brackets
 from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
 from netdyn.criteria import checked
-from netdyn.functional import check_basin, prepare_walk
+from netdyn.functional import check_basin, coverage, prepare_walk
 from netdyn.layer_reader import LayerReader, LayerReport, nonfinite, warn_of_nonfinite
 from netdyn.radii import BasinResult
 from netdyn.rays import chance
@@ -113,7 +113,12 @@ class _Examination:
     def attempts(self, held_out: Given | None) -> int:
         """How many measures :meth:`report` attempts."""
         wanted = set(self.settings.measure)
-        other = (self._reading() is not None, "maps" in wanted and self._has_map(), held_out is not None)
+        other = (
+            self._reading() is not None,
+            "maps" in wanted and self._has_map(),
+            held_out is not None,
+            held_out is not None and "sample_basin" in wanted and self._has_coverage(),
+        )
         return len(wanted & {"sample_basin", "weight_basin"}) + sum(other) + ("batchnorm" in wanted and self._has_gap())
 
     def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
@@ -129,6 +134,10 @@ class _Examination:
         maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
         held = attempt("val_probe", lambda: self._look_at(held_out)) if held_out is not None else None
         other, val_accuracy = held or (walk if held_out is None else None, None)
+        within = None
+        basin = basins["sample_basin"]
+        if other is not None and held_out is not None and basin is not None and self._has_coverage():
+            within = attempt("coverage", lambda: coverage(basin, walk.inputs, walk.target, other.inputs, other.target))
         gap = attempt("batchnorm", lambda: self._gap(other)) if "batchnorm" in measure and self._has_gap() else None
         tails = {layer.name: layer.tail_accuracy for layer in layers}
         return Report(
@@ -142,6 +151,8 @@ class _Examination:
             alpha=self.settings.alpha,
             functional_depth=functional_depth(tails, accuracy, self._chance()),
             batchnorm_gap=math.nan if gap is None else gap,
+            coverage=math.nan if within is None else within.share,
+            coverage_distance=math.nan if within is None else within.distance,
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
         )
@@ -197,6 +208,7 @@ class _Examination:
             layers=self.settings.weight_layers,
             seed=self.settings.seed,
             clean=clean,
+            memory=self.memory,
         )
 
     def _has_gap(self) -> bool:
@@ -211,6 +223,10 @@ class _Examination:
             size = max(size, self.settings.train_batch_size or USUAL_BATCH)
         gained = right_answers_gained(walk, size, self.settings.seed)
         return math.nan if gained is None else gained / walk.samples
+
+    def _has_coverage(self) -> bool:
+        """Whether there are classes, and noise on the inputs, between which there are distances too."""
+        return self.walk.num_classes > 1 and self.settings.noise_at is None and has_floating(self.walk.inputs)
 
     def _has_map(self) -> bool:
         """Whether there is a single input for a map of it; tokens and several inputs have none."""

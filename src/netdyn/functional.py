@@ -16,6 +16,7 @@ from netdyn import _checks, batchnorm, weight_rays
 from netdyn import rays as sample_rays
 from netdyn.activations import register_activation
 from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
+from netdyn.coverage import Covered, covered
 from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
@@ -31,11 +32,13 @@ from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnet
 
 __all__ = [
     "BasinResult",
+    "Covered",
     "LinearMap",
     "Phase",
     "batchnorm_gap",
     "characteristic_maps",
     "class_tuning",
+    "coverage",
     "functional_depth",
     "linear_share",
     "linear_substitution_map",
@@ -414,3 +417,64 @@ def batchnorm_gap(
     _checks.function("criterion", criterion)
     with isolated(model):
         return batchnorm.batchnorm_gap(prepare_walk(model, inputs, target, criterion, None), batch_size, seed)
+
+
+def coverage(
+    basin: BasinResult | Tensor,
+    inputs: Inputs,
+    target: Tensor,
+    val_inputs: Inputs,
+    val_target: Tensor,
+) -> Covered:
+    """How much of the validation data lies within the basins of the training data.
+
+    For each validation sample v the nearest training sample μ of its class is found; d(v, μ) is the root mean square of
+    the difference of their components, the unit of σ. The coverage is the mean over v of the share of μ's rays with
+    T > d(v, μ).
+
+    Args:
+        basin: A sample basin of the training probe, or its ``radii`` ``[rays, samples]``.
+        inputs: The training probe that it was measured on: a tensor, or a sequence or mapping of tensors, samples
+            first. Distances count what is floating. For noise on modules' outputs hand over these.
+        target: Its class labels ``[samples]``.
+        val_inputs: The validation samples, of the same shapes.
+        val_target: Their class labels; samples of a class without training sample are left out.
+
+    Returns:
+        ``share``, ``distance`` (the median of d, which falls with the size of the probe) and ``nearest``
+        ``[validation samples]``. Distances are held in blocks of at most 4 million.
+
+    Raises:
+        TypeError: If labels are not whole numbers, or nothing in ``inputs`` is floating.
+        ValueError: If the numbers of samples or components do not fit.
+
+    Source:
+        P1's account of grokking: training samples' basins come to cover the test samples. The measure is netdyn's
+        convention.
+
+    Example:
+        >>> import torch
+        >>> points, labels = torch.tensor([[0.0], [10.0]]), torch.tensor([0, 1])
+        >>> radii = torch.tensor([[0.5, 3.0], [2.0, 3.0]])
+        >>> found = coverage(radii, points, labels, torch.tensor([[1.0], [12.0]]), labels)
+        >>> found.share, found.distance
+        (0.75, 1.5)
+    """
+    radii = basin.radii if isinstance(basin, BasinResult) else basin
+    points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
+    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
+    target = _checks.labels(target, classes, len(points)).cpu()
+    val_target = _checks.labels(val_target, classes, len(val_points)).cpu()
+    _checks.same_units("inputs", points, "val_inputs", val_points)
+    if _checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
+        raise ValueError(f"`basin` must be of the {len(points)} samples in `inputs`, got {radii.shape[1]}.")
+    return covered(radii, points, target, val_points, val_target)
+
+
+def _points(name: str, inputs: Inputs) -> Tensor:
+    """All floating components, ``[samples, components]``."""
+    leaves = zip(tensors(inputs), sample_tensors(inputs), strict=True)
+    found = [t.detach().reshape(len(t), -1).float() for t, own in leaves if own and t.is_floating_point()]
+    if not found:
+        raise TypeError(f"`{name}` holds no floating tensor between whose samples there could be a distance.")
+    return torch.cat(found, dim=1)

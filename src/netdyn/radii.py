@@ -66,11 +66,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Curve:
-    """A share that falls with σ: ``clean`` at σ = 0, then through the knots, straight in log σ, then level."""
+    """A share that falls with σ: ``clean`` at σ = 0, then through the knots, straight in log σ, then level.
+
+    ``classes`` holds the same for each class, where it was made, and None for an absent one.
+    """
 
     clean: float
     sigma: Tensor
     share: Tensor
+    classes: tuple[Curve | None, ...] = ()
 
     def at(self, sigma: Tensor | float) -> Tensor:
         """The share at ``sigma``, float64 of the same shape."""
@@ -207,7 +211,8 @@ class BasinResult:
             measured).
         censored: Share of rays that are right at every σ visited.
         reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
-        class_curves: For each class the curve of its samples, as :attr:`curve` is that of all; None where absent.
+        realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
+            basin with a finite radius): 1, unless low precision rounds it.
         per_class: Radius of each class ``[classes]``, NaN where the class is absent.
         per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
@@ -233,7 +238,12 @@ class BasinResult:
     per_sample: Tensor | None = None
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
-    class_curves: tuple[Curve | None, ...] = field(default=(), repr=False)
+    realised: dict[str, float] | None = None
+
+    @property
+    def class_curves(self) -> tuple[Curve | None, ...]:
+        """For each class the curve of its samples, as :attr:`curve` is that of all; None where it is absent."""
+        return self.curve.classes
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
         """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.

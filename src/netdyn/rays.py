@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -255,6 +256,8 @@ def summarize_samples(
         noise_classes=votes,
         high=grid.high,
         forwards=forwards(),
-        curve=survival(cells, grid),
-        class_curves=tuple(survival(cells[:, own], grid) if bool(own.any()) else None for own in members),
+        curve=replace(
+            survival(cells, grid),
+            classes=tuple(survival(cells[:, own], grid) if bool(own.any()) else None for own in members),
+        ),
     )

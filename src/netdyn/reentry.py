@@ -21,8 +21,10 @@ from netdyn.radii import LEVEL, LOST_CLEAN, Curve, Grid, isotonic, student_quant
 
 #: Widest stride between edges at which the surplus is measured, in log σ.
 STRIDE = 0.6
-#: A surplus below this, or this share of a sampling error, is taken to be level from one edge to the next.
+#: With fewer contradicted rays than this share, or than this part of a sampling error, nothing comes back.
 LITTLE, NOISE = 0.01, 0.1
+#: With more than this, accuracy is asked at the radius, too, unless it has been within so many cells.
+MUCH, CLOSE = 0.05, 2
 #: Most edges asked for one group.
 MOST = 8
 
@@ -97,21 +99,30 @@ class Rungs:
         kept = self.cells[:, group] >= edge if edge < self.grid.cells else self.cells[:, group] == self.grid.cells - 1
         return (~self.wrong[edge][:, group]).double() - kept.double()
 
-    def surpluses(self, group: Tensor) -> dict[int, float]:
-        """ρ at each edge at which all of a group has been asked."""
-        edges = [edge for edge, asked in self.asked.items() if bool(asked[group].all())]
-        return {edge: float(self.surplus(edge, group).mean()) for edge in edges}
+    def known(self, group: Tensor) -> list[int]:
+        """The edges at which all of a group has been asked."""
+        return [edge for edge, asked in self.asked.items() if bool(asked[group].all())]
 
 
 @dataclass(frozen=True)
 class Group:
-    """One group on the way to its radius: its curve of rays not yet lost, and the surplus at the edges asked."""
+    """One group on the way to its radius.
+
+    Attributes:
+        chosen: Its samples, bool ``[samples]``.
+        curve: The share of its rays not yet lost.
+        grid: The noise levels.
+        accuracy: The accuracy that defines the radius.
+        surplus: ρ at the edges asked.
+        contradicted: Share of rays there that are right though lost, or wrong though not.
+    """
 
     chosen: Tensor
     curve: Curve
     grid: Grid
     accuracy: float
     surplus: dict[int, float] = field(default_factory=dict)
+    contradicted: dict[int, float] = field(default_factory=dict)
 
     @property
     def raw(self) -> float:
@@ -146,25 +157,31 @@ class Group:
     def next_edge(self) -> int | None:
         """The edge to ask next; None if the radius is known well enough.
 
-        Where next to nothing comes back, one edge within half a stride is enough; else those on both sides are asked.
+        First the odd multiple of the stride next to the radius: bisection has passed it with the rays lost near to it
+        alone, while even multiples agree with nearly all rays by the way that these were found. Where next to no ray
+        contradicts its cell there, nothing comes back. Else accuracy is asked on the radius's other side, too, and
+        where many do, at the radius.
         """
         if not self.inside or len(self.surplus) >= MOST:
             return None
         stride, top = stride_of(self.grid), self.grid.cells
         radius = self.corrected().crossing(self.accuracy)
         # Without a crossing the search goes on outward.
-        position = self.grid.position(radius) if radius < math.inf else float(max(self.surplus) + stride)
-        if radius == math.inf and top in self.surplus:
-            return None
-        near = {edge: rho for edge, rho in self.surplus.items() if abs(edge - position) <= stride}
-        nearest = min(near, key=lambda edge: abs(edge - position), default=None)
-        if nearest is None:
-            return min(max(round(position / stride), 1) * stride, top)
+        position = self.grid.position(radius) if radius < math.inf else max(self.surplus) + stride
+        position = min(max(position, 0), top)
+        odd = min((2 * math.floor(position / (2 * stride)) + 1) * stride, top - stride)
+        if odd not in self.surplus:
+            return odd
         little = max(LITTLE, NOISE / math.sqrt(int(self.chosen.sum())))
-        if abs(near[nearest]) <= little and abs(nearest - position) <= (stride + 1) / 2:
+        if radius < math.inf and self.contradicted[odd] <= little:
             return None
-        lower = min(math.floor(position / stride) * stride, top - stride)
-        return next((edge for edge in (lower, lower + stride) if edge > 0 and edge not in self.surplus), None)
+        other = odd + stride if position > odd else odd - stride
+        if other not in self.surplus and other > 0:
+            return other
+        distance = min(abs(edge - position) for edge in self.surplus)
+        if radius < math.inf and self.contradicted[odd] > MUCH and distance > CLOSE:
+            return max(round(position), 1)
+        return None
 
 
 def interpolated(at: Tensor, knots: dict[int, float]) -> Tensor:
@@ -213,9 +230,8 @@ def correct(rungs: Rungs, accuracy: float, groups: Sequence[Tensor] = ()) -> Cor
     whole = _walk(rungs, accuracy, [everyone])[0]
     curve = whole.corrected()
     radius = curve.crossing(accuracy)
-    wrong = _wrong_shares(rungs, radius)
-    samples = len(wrong)
-    error = float(wrong.std()) / math.sqrt(samples) if samples > 1 else math.inf
+    samples = rungs.cells.shape[1]
+    error = math.sqrt(_variance(rungs, radius) / samples) if samples > 1 else math.inf
     margin = student_quantile((1 + LEVEL) / 2, samples - 1) * error if error > 0 else 0.0
     held = [group for group in groups if bool(group.any())]
     found = iter(_walk(rungs, accuracy, held))
@@ -233,23 +249,37 @@ def _walk(rungs: Rungs, accuracy: float, groups: Sequence[Tensor]) -> list[Group
     states = [Group(group, survival(rungs.cells[:, group], rungs.grid), rungs.grid, accuracy) for group in groups]
     while True:
         # What others have asked at an edge counts, too.
-        states = [replace(state, surplus=rungs.surpluses(state.chosen)) for state in states]
+        states = [_updated(state, rungs) for state in states]
         wanted = [(edge, state.chosen) for state in states if (edge := state.next_edge()) is not None]
         if not wanted:
             return states
         rungs.ask([edge for edge, _ in wanted], [group for _, group in wanted])
 
 
-def _wrong_shares(rungs: Rungs, sigma: float) -> Tensor:
-    """Share of each sample's rays wrong at ``sigma``: those lost by then, less what comes back at the nearest edge."""
+def _updated(state: Group, rungs: Rungs) -> Group:
+    met = {edge: rungs.surplus(edge, state.chosen) for edge in rungs.known(state.chosen)}
+    return replace(
+        state,
+        surplus={edge: float(each.mean()) for edge, each in met.items()},
+        contradicted={edge: float(each.abs().mean()) for edge, each in met.items()},
+    )
+
+
+def _variance(rungs: Rungs, sigma: float) -> float:
+    """Variance over samples of F_s, the share of a sample's rays wrong at ``sigma``.
+
+    F_s counts the rays lost by then, less what comes back at the nearest edge asked. Of the rays lost in the very cell
+    a part p counts, and being lost by then or not adds p(1 − p) for each.
+    """
     cells, grid = rungs.cells, rungs.grid
     if sigma == 0:
-        return (cells == LOST_CLEAN).double().mean(dim=0)
+        return float((cells == LOST_CLEAN).double().mean(dim=0).var())
     if math.isinf(sigma):
-        return (cells != grid.cells - 1).double().mean(dim=0)
-    position = grid.position(sigma)
+        return float((cells != grid.cells - 1).double().mean(dim=0).var())
+    position = max(grid.position(sigma), 0.0)
+    part, within = position % 1, (cells == math.floor(position)).double()
+    lost = (cells < math.floor(position)).double() + part * within
     everyone = torch.ones(cells.shape[1], dtype=torch.bool)
-    lost = (cells < math.floor(position)).double()
-    if near := min(rungs.surpluses(everyone), key=lambda edge: abs(edge - position), default=None):
+    if near := min(rungs.known(everyone), key=lambda edge: abs(edge - position), default=None):
         lost = lost - rungs.surplus(near, everyone)
-    return lost.mean(dim=0)
+    return float(lost.mean(dim=0).var() + part * (1 - part) * within.mean() / len(cells))

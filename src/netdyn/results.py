@@ -38,6 +38,8 @@ class Report:
         functional_depth: First layer from which on the network acts linearly, :func:`netdyn.tails.functional_depth`.
         batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
             where there is one.
+        coverage: Share of the validation probe within the sample basins, see :func:`netdyn.functional.coverage`.
+        coverage_distance: Median distance of validation samples from the nearest training sample of their class.
         characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
         subnetwork: The units of the first layer that carry most of each logit, likewise.
     """
@@ -52,6 +54,8 @@ class Report:
     alpha: float
     functional_depth: float = math.nan
     batchnorm_gap: float = math.nan
+    coverage: float = math.nan
+    coverage_distance: float = math.nan
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
 
@@ -82,6 +86,7 @@ class Report:
             values |= _basin_scalars(f"basin/{space}", basin)
         if self.sample_basin is not None:
             values["basin/sample/reentry"] = self.sample_basin.reentry
+        values |= {"basin/coverage": self.coverage, "basin/coverage_distance": self.coverage_distance}
         return {tag: value for tag, value in values.items() if math.isfinite(value)}
 
     def histograms(self) -> dict[str, Tensor]:
@@ -140,7 +145,10 @@ class Report:
             }
             for space, basin in self._basins()
         }
-        plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
+        plain = (
+            *("accuracy", "val_accuracy", "samples", "num_classes", "alpha"),
+            *("functional_depth", "batchnorm_gap", "coverage", "coverage_distance"),
+        )
         return (
             {name: _plain(getattr(self, name)) for name in plain}
             | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}

@@ -176,8 +176,8 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
         if not found:
             if survey.mixed:
                 raise ValueError(
-                    f"In the activations of {list(survey.mixed)} samples cannot be told apart, and there are no others, "
-                    f"so that there is no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
+                    f"Samples cannot be told apart in what the activations of {list(survey.mixed)} read, and there are "
+                    f"no others: no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
                 )
             raise ValueError(
                 "No activation function was seen, so there is no local field to read. For a linear network name the "

@@ -41,6 +41,8 @@ SCALARS = (
     Tag("basin/sample/censored", "share, 0 to 1", "rays right at every noise level visited"),
     Tag("basin/sample/reentry", "share, −1 to 1", "rays that come back, measured at the uncorrected radius"),
     Tag("basin/sample/class_radius/<k>", "σ per input component", "the radius over one class's samples"),
+    Tag("basin/coverage", "share, 0 to 1", "rays of the nearest training sample that reach past a validation sample"),
+    Tag("basin/coverage_distance", "σ per input component", "median distance of validation from training samples"),
     Tag("basin/weight/radius", "standard deviations of each weight tensor", "noise on the weights that does the same"),
     Tag(
         "basin/weight/low", "standard deviations of each weight tensor", "lower end of the radius's interval over rays"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor, nn
 
 from netdyn import _checks
 from netdyn.batches import Inputs, seeded
+from netdyn.brackets import Brackets
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
 from netdyn.rays import chance, target_accuracy, warn_of_floor
+from netdyn.search import UNKNOWN, Search
 from netdyn.shards import is_shard, local, own_part, reshard, whole
 from netdyn.walk import Walk
+
+#: After a warm start levels this part of the grid away are visited, too.
+ASIDE = 8
 
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
@@ -79,14 +85,19 @@ class WeightNoise:
             direction[name] = own_part(self.scales[name] * drawn, weight.detach())
         return direction
 
-    def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
-        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
+    def moved(self, direction: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
+        """The weights W + σ·s·E, rounded to their own type."""
         own = {name: local(weight.detach()) for name, weight in self.weights.items()}
-        moved = {
+        return {
             name: (w.to(torch.promote_types(w.dtype, torch.float32)) + sigma * direction[name]).to(w.dtype)
             for name, w in own.items()
         }
+
+    def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
+        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
+        moved = self.moved(direction, sigma)
         if any(is_shard(weight) for weight in self.weights.values()):
+            own = {name: local(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
 
         def call(inputs: Inputs) -> Tensor:
@@ -152,10 +163,14 @@ class Trail:
         sigma = torch.unique(torch.cat([curve.sigma for curve in curves]))
         return Curve(curves[0].clean, sigma, torch.stack([curve.at(sigma) for curve in curves]).mean(dim=0))
 
+    def class_curves(self) -> tuple[Curve | None, ...]:
+        """Curve of each class, None where it is absent; empty where there are no classes."""
+        classes = range(len(self.size)) if len(self.size) > 1 else ()
+        return tuple(self.curve(slice(k, k + 1)) if self.size[k] else None for k in classes)
+
     def class_radii(self, accuracy: float) -> Tensor:
         """Radius of each class, NaN where it is absent; empty where there are no classes."""
-        classes = range(len(self.size)) if len(self.size) > 1 else ()
-        found = [self.curve(slice(k, k + 1)).crossing(accuracy) if self.size[k] else math.nan for k in classes]
+        found = [math.nan if curve is None else curve.crossing(accuracy) for curve in self.class_curves()]
         return torch.tensor(found, dtype=torch.float64)
 
 
@@ -175,25 +190,53 @@ def weight_basin(
     layers: Sequence[str] | str | None = None,
     seed: int = 0,
     clean: Tensor | None = None,
+    memory: Brackets | None = None,
 ) -> BasinResult:
-    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known."""
+    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known.
+
+    ``memory`` holds the cells of the last evaluation's rays, where the search begins, and takes this one's. A ray along
+    which accuracy crosses once ends in the same cell with and without it. The curves go through fewer levels then.
+    """
     each, before = layers == "each", walk.forwards
     noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
     warn_unmoved(noise)
     clean = walk.all_right() if clean is None else clean
     trail = Trail.start(walk, clean)
     absolute = weight_accuracy(trail, accuracy, relative, walk.num_classes)
-    radii = _walk_rays(walk, noise, rays, grid, absolute, trail)
+    search = RaySearch(
+        walk, rays, grid, absolute, f"{grid.low}|{grid.high}|{grid.levels}|{seed}|{normalization}", memory
+    )
+    radii = search.radii(noise, trail)
     per_layer = None
     if each:
         # One tensor at a time: a fragile layer is one whose own radius is small.
         alone = {name: noise.only(name) for name in noise.weights}
         start = partial(Trail.start, walk, clean)
-        per_layer = {name: median(_walk_rays(walk, alone[name], rays, grid, absolute, start())) for name in alone}
+        per_layer = {name: median(search.radii(alone[name], start())) for name in alone}
+    if memory is not None and search.found:
+        memory.keep_weights(search.found)
     if not relative:
         # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
         warn_of_floor(absolute, chance(walk.num_classes))
-    return summarize_weights(radii, grid, trail, absolute, walk.forwards - before, per_layer)
+    if any(noise.scales.values()):
+        warn_of_weight_range(radii, grid)
+    realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
+    return summarize_weights(radii, grid, trail, absolute, walk.forwards - before, per_layer, realised)
+
+
+def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
+    """Warn if the radius lies below the noise levels searched, or all rays above."""
+    lowest = float(grid.edges()[1])
+    if 0 < median(radii) < lowest:
+        _checks.warn(
+            f"The radius lies below the smallest noise level asked, {lowest:.3g}. Set a smaller `low`, "
+            f"got {grid.low:g}."
+        )
+    elif bool(radii.isinf().all()):
+        _checks.warn(
+            f"The largest noise level, `high` = {grid.high:g}, takes the network on no ray below `accuracy`: the "
+            "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
+        )
 
 
 def warn_unmoved(noise: WeightNoise) -> None:
@@ -210,65 +253,107 @@ def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_cl
     return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
 
 
-def _walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float, trail: Trail) -> Tensor:
-    """Radii ``[rays]``; every process walks its part of the rays, and what is met is added to the trail."""
-    radii: list[float] = []
-    if trail.clean_accuracy <= accuracy:
-        return torch.zeros(rays, dtype=torch.float64)
-    if walk.crew.lockstep:
-        # Nobody can walk alone: all take every ray, and share the samples at each step.
-        for ray in range(rays):
-            radius, met = _ray_radius(walk, noise, ray, grid, accuracy, trail)
-            radii.append(radius)
-            trail.rays.append(met)
-        return torch.tensor(radii, dtype=torch.float64)
+@dataclass
+class RaySearch:
+    """Searches rays in weight space, from the last evaluation's cells if they are known.
 
-    def work() -> tuple[list[tuple[float, dict[float, Tensor]]], float]:
-        before = walk.passed
-        found = [_ray_radius(walk, noise, ray, grid, accuracy, trail) for ray in range(rays)[walk.crew.part(rays)]]
-        passed, walk.passed = walk.passed - before, before
-        return found, passed
-
-    for found, passed in walk.crew.share(work):
-        walk.passed += passed
-        for radius, met in found:
-            radii.append(radius)
-            trail.rays.append(met)
-    return torch.tensor(radii, dtype=torch.float64)
-
-
-def _ray_radius(
-    walk: Walk, noise: WeightNoise, ray: int, grid: Grid, accuracy: float, trail: Trail
-) -> tuple[float, dict[float, Tensor]]:
-    """The σ at which probe accuracy crosses ``accuracy`` along one ray, and the right answers at the levels visited.
-
-    The radius is interpolated in log σ inside its cell. The top level is visited too, for the curves of the classes.
+    Attributes:
+        walk: Network and probe.
+        rays: Number of rays.
+        grid: Noise levels.
+        accuracy: The accuracy that defines a radius.
+        key: Says under which settings cells may be taken over.
+        memory: The last evaluation's cells.
+        found: This one's, by key and weights.
     """
-    edges = grid.edges().tolist()
-    direction = noise.draw(ray)
 
-    def visit(step: int) -> Tensor:
-        network = noise.network(direction, edges[step])
-        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
-        return class_counts(walk, right)
+    walk: Walk
+    rays: int
+    grid: Grid
+    accuracy: float
+    key: str
+    memory: Brackets | None = None
+    found: dict[str, Tensor] = field(default_factory=dict)
 
-    met = {grid.cells: visit(grid.cells)}
-    low, high = 0, grid.cells
-    while high - low > 1:
-        middle = (low + high) // 2
-        met[middle] = visit(middle)
-        low, high = (middle, high) if trail.accuracy(met[middle]) > accuracy else (low, middle)
-    levels = {edges[step]: counts for step, counts in met.items()}
-    if high == grid.cells:
-        return math.inf, levels
-    # The lowest edge is not visited: the accuracy there is taken to be the clean one.
-    above, below = trail.accuracy(met.get(low, trail.clean)), trail.accuracy(met[high])
-    part = (above - accuracy) / (above - below)
-    return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low])), levels
+    def radii(self, noise: WeightNoise, trail: Trail) -> Tensor:
+        """Radii ``[rays]``; every process walks its part of the rays, and what is met is added to the trail."""
+        if trail.clean_accuracy <= self.accuracy:
+            return torch.zeros(self.rays, dtype=torch.float64)
+        walk, key = self.walk, f"{self.key}|{list(noise.weights)}"
+        start = torch.full((self.rays,), UNKNOWN) if self.memory is None else self.memory.weights(key, self.rays)
+        part = range(self.rays) if walk.crew.lockstep else range(self.rays)[walk.crew.part(self.rays)]
+
+        def work() -> tuple[list[tuple[float, int, dict[float, Tensor]]], float]:
+            before = walk.passed
+            results = [self._ray(noise, ray, trail, int(start[ray])) for ray in part]
+            passed, walk.passed = walk.passed - before, before
+            return results, passed
+
+        # In lockstep nobody can walk alone: all take every ray, and share the samples at each step.
+        parts = [work()] if walk.crew.lockstep else walk.crew.share(work)
+        walk.passed += sum(passed for _, passed in parts)
+        results = [result for found, _ in parts for result in found]
+        trail.rays += [met for _, _, met in results]
+        self.found[key] = torch.tensor([cell for _, cell, _ in results])
+        return torch.tensor([radius for radius, _, _ in results], dtype=torch.float64)
+
+    def _ray(self, noise: WeightNoise, ray: int, trail: Trail, start: int) -> tuple[float, int, dict[float, Tensor]]:
+        """The σ at which probe accuracy crosses along one ray, its cell, and the right answers at the levels visited.
+
+        The radius is interpolated in log σ inside its cell. The top level is visited too, for the curves of the
+        classes, and after a warm start a level on either side, which bisection would have met on its way.
+        """
+        walk, grid, edges = self.walk, self.grid, self.grid.edges().tolist()
+        direction = noise.draw(ray)
+
+        def visit(step: int) -> Tensor:
+            network = noise.network(direction, edges[step])
+            right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
+            return class_counts(walk, right)
+
+        met = {grid.cells: visit(grid.cells)}
+        search = Search(grid, torch.tensor([start]))
+        while len(one := search.open()):
+            step = int(search.question(one))
+            met[step] = visit(step)
+            search.answer(one, torch.tensor([trail.accuracy(met[step]) > self.accuracy]))
+        low, high = int(search.low), int(search.high)
+        if start >= 0:
+            beside = (low - grid.cells // ASIDE, high + grid.cells // ASIDE)
+            met |= {step: visit(step) for step in beside if 0 < step < grid.cells and step not in met}
+        levels = {edges[step]: counts for step, counts in met.items()}
+        if high == grid.cells:
+            return math.inf, low, levels
+        # The lowest edge is not visited: the accuracy there is taken to be the clean one.
+        above, below = trail.accuracy(met.get(low, trail.clean)), trail.accuracy(met[high])
+        part = (above - self.accuracy) / (above - below)
+        return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low])), low, levels
+
+
+def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
+    """Spread of the noise that reaches each weight tensor after rounding, over the spread asked for, at ``sigma``.
+
+    1 in full precision. In bfloat16 noise far smaller than the weights is rounded away, or up to a whole step.
+    """
+    direction, realised = noise.draw(0), dict[str, float]()
+    if any(is_shard(weight) for weight in noise.weights.values()):
+        return realised  # nobody holds a whole tensor
+    for name, moved in noise.moved(direction, sigma).items():
+        own = local(noise.weights[name].detach())
+        asked = sigma * direction[name].double().square().mean().sqrt()
+        reached = (moved.double() - own.double()).square().mean().sqrt()
+        realised[name] = float(reached / asked) if asked > 0 else math.nan
+    return realised
 
 
 def summarize_weights(
-    radii: Tensor, grid: Grid, trail: Trail, accuracy: float, forwards: float, per_layer: dict[str, float] | None = None
+    radii: Tensor,
+    grid: Grid,
+    trail: Trail,
+    accuracy: float,
+    forwards: float,
+    per_layer: dict[str, float] | None = None,
+    realised: dict[str, float] | None = None,
 ) -> BasinResult:
     """From radii on rays and the accuracies met on the way to the result."""
     low, high, level = median_interval(radii)
@@ -286,5 +371,6 @@ def summarize_weights(
         per_layer=per_layer,
         high=grid.high,
         forwards=forwards,
-        curve=trail.curve(),
+        curve=replace(trail.curve(), classes=trail.class_curves()),
+        realised=realised,
     )
