@@ -133,6 +133,7 @@ def test_chance_is_measured_in_units_of_alpha():
 def test_few_units_must_show_more():
     # Of 16 units 0.15 + 1/4 may be chance.
     assert said(layer(opt=0.3999, sampled=16)) == [NO_ORDER]
+    assert said(layer(opt=0.625, sampled=16), alpha=0.125) == [NO_ORDER.replace("5%", "12.5%")]
     assert said(layer(opt=0.4001, sampled=16)) == [ordered("fc1", "40%")]
 
 
