@@ -10,6 +10,9 @@ import torch
 from integration.scenarios import data, modules, precision, training
 from integration.untouched import assert_untouched
 
+#: Some scenarios draw random numbers in their forward, which is what they are about.
+pytestmark = pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning")
+
 SCENARIOS = {
     f"{part.__name__.rpartition('.')[2]}-{name}": build
     for part in (data, modules, precision, training)
