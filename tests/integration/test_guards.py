@@ -28,8 +28,12 @@ from integration.untouched import Recorder, Training, differences, digest, modul
 from netdyn import DynamicsMonitor, callback, history, isolation, linearize, probe, report, snapshot, watch
 from netdyn.weight_rays import WeightNoise
 
-#: Some scenarios draw random numbers in their forward, which is what they are about.
-pytestmark = pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning")
+#: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The radius lies below the smallest noise level:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The largest noise level, `high`:UserWarning"),
+]
 
 # --- scenarios that only this file needs -----------------------------------------------------------------------------
 
