@@ -14,7 +14,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest lint types format clean distclean
+.PHONY: help demo test test-lowest lint types docs screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
@@ -22,6 +22,8 @@ help:
 	@echo "make test-lowest  run the tests with the oldest supported versions"
 	@echo "make lint         check style"
 	@echo "make types        check types"
+	@echo "make docs         build the documentation in build/docs"
+	@echo "make screenshots  take the pictures of TensorBoard in docs/images (needs Chromium)"
 	@echo "make format       rewrite the code in the project's style"
 	@echo "make clean        remove caches and build results"
 	@echo "make distclean    remove these, the environments and the logs too"
@@ -64,6 +66,15 @@ lint: $(VENV)/.stamp-dev
 
 types: $(VENV)/.stamp-dev
 	$(BIN)/mypy
+
+# Strict: a warning, a link that leads nowhere or a tag that no page explains is an error. Not with --quiet, which
+# silences warnings before they are counted.
+docs: $(VENV)/.stamp-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "open build/docs/index.html"
+
+screenshots: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 NETDYN_BROWSER=required NETDYN_SCREENSHOTS=docs/images $(BIN)/python -m pytest -k screenshots tests/integration/test_browser.py
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .

@@ -21,6 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from netdyn import DynamicsMonitor, diagnose
 
+# TensorBoard's own page of all curves, unsmoothed and narrowed to the four kinds to look at first.
+FEW = "http://localhost:6006/?smoothing=0&tagFilter=opt_fraction%7C/radius%7Cprobe/%7Coverhead#timeseries"
+
 
 class Digits(L.LightningModule):
     """A fully connected network of three hidden layers with batch normalisation."""
@@ -34,7 +37,7 @@ class Digits(L.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
-        return self.head(self.hidden(images))
+        return self.head(self.hidden(images.flatten(1)))
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Cross entropy."""
@@ -57,7 +60,7 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     """Training and validation digits, pixels between 0 and 1."""
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    x = torch.tensor(images / 16, dtype=torch.float32)[order]
+    x = torch.tensor(images / 16, dtype=torch.float32)[order].reshape(-1, 8, 8)
     y = torch.tensor(labels)[order]
     return TensorDataset(x[:1400], y[:1400]), TensorDataset(x[1400:], y[1400:])
 
@@ -97,6 +100,7 @@ def main() -> None:
     print(diagnose(model, images, labels))
     print("\nNow look at the curves:\n")
     print(f"    tensorboard --logdir {options.logs}\n")
+    print(f"To begin with a few of them: {FEW}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import io
 import json
 import math
 import pickle
@@ -19,7 +20,7 @@ from lightning.pytorch import Callback
 import netdyn
 from netdyn import DynamicsMonitor
 from netdyn.callback import DynamicsMonitor as Monitor
-from netdyn.report import MEASURES
+from netdyn.settings import MEASURES
 
 PARAMETERS = dict(inspect.signature(DynamicsMonitor).parameters)
 
@@ -34,6 +35,7 @@ IN_A_FILE = {
     "measure": ["modes", "weight_basin"],
     "layers": ["encoder.*", "head"],
     "max_units": 100,
+    "max_classes": 20,
     "alpha": 0.1,
     "accuracy": 0.8,
     "sample_rays": 2,
@@ -43,7 +45,11 @@ IN_A_FILE = {
     "low": 0.01,
     "high": 5.0,
     "rel_tol": 0.1,
+    "tolerance": 0.25,
+    "noise_at": ["embedding"],
     "histograms": False,
+    "figures": "always",
+    "layout": False,
     "prefix": "mine",
     "seed": 3,
     "strict": True,
@@ -91,6 +97,8 @@ OUT_OF_RANGE = [
     ("measure", ["mode"]),
     ("measure", ["modes", "sample"]),
     ("max_units", 0),
+    ("max_classes", 0),
+    ("max_classes", 1),
     ("alpha", 0.0),
     ("alpha", 1.0),
     ("alpha", 1.5),
@@ -111,6 +119,11 @@ OUT_OF_RANGE = [
     ("rel_tol", 0.0),
     ("rel_tol", -0.1),
     ("rel_tol", math.inf),
+    ("tolerance", 0.0),
+    ("tolerance", -1.0),
+    ("tolerance", math.nan),
+    ("figures", "sometimes"),
+    ("figures", True),
     ("seed", -1),
 ]
 
@@ -139,6 +152,7 @@ WRONG_TYPE = [
     ("layers", 3),
     ("layers", [3]),
     ("max_units", 4096.0),
+    ("max_classes", 10.0),
     ("alpha", "0.05"),
     ("accuracy", "half"),
     ("sample_rays", 1.0),
@@ -148,6 +162,9 @@ WRONG_TYPE = [
     ("low", "small"),
     ("high", None),
     ("rel_tol", "fine"),
+    ("tolerance", "half"),
+    ("noise_at", "embedding"),
+    ("noise_at", [3]),
     ("criterion", "argmax"),
     ("prefix", 5),
     ("prefix", None),
@@ -202,6 +219,9 @@ SOUND = [
     {"max_overhead": 2},
     {"measure": ["modes"]},
     {"measure": ("sample_basin",)},
+    {"measure": MEASURES, "figures": "never"},
+    {"layout": False},
+    {"max_classes": 2},
     {"weight_layers": "each"},
     {"weight_layers": ["*.weight"]},
     {"accuracy": 0.9},
@@ -266,6 +286,7 @@ def test_the_defaults_are_the_documented_ones():
         "measure": MEASURES,
         "layers": None,
         "max_units": 4096,
+        "max_classes": 100,
         "alpha": 0.05,
         "accuracy": None,
         "sample_rays": 1,
@@ -276,7 +297,11 @@ def test_the_defaults_are_the_documented_ones():
         "high": 10.0,
         "rel_tol": 0.05,
         "criterion": None,
+        "tolerance": 0.5,
+        "noise_at": None,
         "histograms": True,
+        "figures": "ends",
+        "layout": True,
         "prefix": "",
         "seed": 0,
         "strict": False,
@@ -352,6 +377,8 @@ def test_weight_layers_and_the_word_each_are_told_apart():
         {"schedule": 2.5},
         {"measure": ["mode"]},
         {"normalization": "batch"},
+        {"figures": "sometimes"},
+        {"noise_at": 3},
         {"probe_size": "many"},
         {"every_n_epochs": 1.5},
         {"layers": 3},
@@ -376,7 +403,12 @@ def plain(value):
 
 def same_state(a, b):
     """Equal attributes, the ones made of plain values and functions."""
-    return {k: repr(v) for k, v in vars(a).items()} == {k: repr(v) for k, v in vars(b).items()}
+    return shown(a) == shown(b)
+
+
+def shown(monitor):
+    held = vars(monitor) | {"_brackets": monitor._brackets.state_dict()}
+    return {name: repr(value) for name, value in held.items()}
 
 
 @pytest.mark.parametrize("arguments", [{}, IN_A_FILE, {"schedule": "log"}], ids=["defaults", "all", "log"])
@@ -388,16 +420,27 @@ def test_a_monitor_can_be_copied_and_pickled(arguments, again):
 
 def test_the_state_is_plain_and_survives_json():
     state = DynamicsMonitor().state_dict()
+    # Where rays were lost is kept as tensors, which a checkpoint may hold too.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    assert repr(torch.load(buffer, weights_only=True)) == repr(state)
+    del state["brackets"]
     assert plain(state)
     assert json.loads(json.dumps(state)) == state
 
 
 def test_the_state_is_taken_up():
     state = DynamicsMonitor().state_dict()
-    changed = {name: value + 3 for name, value in state.items()}
+    history = {"steps": [0, 3], "rows": [{"net.0": [0.5, 1.0, 0.25]}, {"net.0": [0.75, 2.0, 0.5]}]}
+    lost = {"key": "x", "digests": torch.tensor([1, 2]), "cells": torch.tensor([[3, 4]], dtype=torch.int32)}
+    lost["weights"] = {"y": torch.tensor([5], dtype=torch.int32)}
+    assert state.pop("history") == {"steps": [], "rows": []}
+    assert list(state.pop("brackets")) == list(lost)
+    changed = {name: value + 3 for name, value in state.items()} | {"history": history, "brackets": lost}
     monitor = DynamicsMonitor()
     monitor.load_state_dict(changed)
-    assert monitor.state_dict() == changed
+    assert repr(monitor.state_dict()) == repr(changed)
 
 
 def test_equal_monitors_have_equal_keys():

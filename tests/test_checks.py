@@ -269,7 +269,8 @@ def test_weight_basins_refuse_an_unknown_normalization(name):
         (
             {"measure": ["mode"]},
             ValueError,
-            "`measure` must be one of 'modes', 'sample_basin', 'weight_basin', got 'mode'.",
+            "`measure` must be one of 'modes', 'linear', 'sample_basin', 'weight_basin', 'batchnorm', 'maps', got "
+            "'mode'.",
         ),
         ({"num_classes": 3}, ValueError, "`num_classes` must be what the model puts out, 2 classes, got 3."),
     ],

@@ -19,10 +19,11 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes radii criteria batches isolation activations adapter findings crew shards snapshot "
-    "reentry search brackets coverage",
-    "sites linearize noise walk rays weight_rays figures functional",
-    "metric_state mode_metrics basin_metrics metrics report",
+    "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
+    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
+    "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
+    "settings layer_reader results history examine "
+    "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
@@ -32,10 +33,18 @@ DOORS = {
     "schedules": {"_checks"},
     "modes": {"ranks"},
     "adapter": {"batches"},
-    "findings": {"radii"},
+    "measured": {"phases", "radii"},
+    "basin_findings": {"measured", "radii"},
+    "findings": {"measured", "basin_findings"},
+    "printed": {"findings", "measured", "radii"},
+    "tasks": {"criteria", "ranks"},
     "isolation": {"shards", "snapshot"},
     "snapshot": {"shards"},
-    "linearize": {"sites"},
+    "sites": {"watch"},
+    "linearize": {"sites", "watch"},
+    "tails": {"linearize", "sites", "watch"},
+    "wiring": {"linearize", "sites", "tails", "characteristic"},
+    "characteristic": {"linearize", "sites", "watch"},
     "reentry": {"radii"},
     "coverage": {"radii"},
     "search": {"radii"},
@@ -43,19 +52,29 @@ DOORS = {
     "walk": {"noise"},
     "rays": {"noise", "walk"},
     "weight_rays": {"rays", "walk"},
-    "functional": {"sites", "linearize", "walk", "rays", "weight_rays"},
+    "batchnorm": {"walk"},
+    "functional": {"sites", "linearize", "tails", "wiring", "walk", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
-    "metrics": {"mode_metrics", "basin_metrics"},
+    "network_metrics": {"metric_state"},
+    "metrics": {"mode_metrics", "basin_metrics", "network_metrics"},
+    "layer_reader": {"settings"},
+    "results": {"layer_reader"},
+    "history": {"layer_reader"},
+    "examine": {"settings", "layer_reader", "results"},
+    "report": {"examine", "settings", "results", "layer_reader"},
     "callback": {"probe", "tensorboard"},
 }
 # Rooms that only these may enter.
-ENTRANCES = {"functional": {"basin_metrics", "report", "callback"}}
+ENTRANCES = {
+    "functional": {"basin_metrics", "network_metrics", "settings", "layer_reader", "examine", "report", "callback"}
+}
 # Packages that only these rooms may import.
 PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
-    "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics"},
+    "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics", "network_metrics"},
+    "matplotlib": {"results", "history", "canvas", "figures", "mode_metrics", "network_metrics"},
 }
 
 

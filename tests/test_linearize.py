@@ -12,7 +12,7 @@ from torch import nn
 
 import networks
 import reference
-from netdyn import linearize, sites
+from netdyn import linearize, sites, watch
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.sites import discover
 from networks import CLASSES, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
@@ -86,13 +86,14 @@ def test_the_oracle_itself_is_the_product_of_two_matrices_and_a_factor():
 
 def ordinary(function, subject, field, args, kwargs):
     """An activation with its own derivative."""
-    return function(field.clone(), *args[1:], **{key: value for key, value in kwargs.items() if key != "input"})
+    output = function(field.clone(), *args[1:], **{key: value for key, value in kwargs.items() if key != "input"})
+    return output, output
 
 
 @pytest.mark.parametrize("name", ["batch norm", "functions", "shared"])
 def test_with_the_ordinary_derivative_the_map_would_be_another(monkeypatch, name):
     network = MLPS[name]()
-    monkeypatch.setattr(sites, "straight_through", ordinary)
+    monkeypatch.setattr(watch, "straight_through", ordinary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         linear_map = linear_substitution_map(network, samples())
@@ -121,7 +122,7 @@ def test_in_place_and_out_of_place_twins_have_the_same_map():
 
 
 def test_the_residual_oracle_would_notice_max_poolings_own_gradient(monkeypatch):
-    monkeypatch.setattr(sites, "MAX_POOLS", {})
+    monkeypatch.setattr(watch, "MAX_POOLS", {})
     network = networks.residual_cnn()
     expected = reference.jacobian(reference.residual_tails(network)["bn"], (4, 8, 8), torch.float32)
     with pytest.warns(UserWarning, match=r"In the layers \['bn'\]"):
@@ -472,7 +473,7 @@ def test_what_makes_probabilities_of_the_logits_is_dropped(end, classes):
 def test_outputs_that_are_probabilities_are_told(end):
     network = fill(Ending(end)).eval()
     with torch.no_grad():
-        assert discover(network, samples())[1] is True
+        assert discover(network, samples()).probabilities is True
         output, logits = sites.run(network, samples(), lambda site: None)
         torch.testing.assert_close(logits, network.last(torch.relu(network.first(samples()))))
         torch.testing.assert_close(output, network(samples()))

@@ -1,6 +1,7 @@
 """Local fields: what every activation reads, whoever calls it and however; and the names of the layers."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import networks
+from netdyn import diagnose
 from netdyn.activations import ACTIVATIONS
 from netdyn.adapter import Adapter
 from netdyn.functional import linear_substitution_map, local_fields
@@ -606,16 +608,58 @@ def test_an_activation_of_a_parameter_is_no_site(shape, number):
     close(fields["model"], network.fc(samples(number)).detach() + 1)
 
 
-def test_an_activation_without_the_samples_in_front_is_no_site():
-    class Transposed(nn.Module):
+def test_an_activation_of_what_holds_no_samples_is_no_site():
+    class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
             self.fc = nn.Linear(FEATURES, 8)
+            self.scale = nn.Parameter(torch.zeros(80))
 
         def forward(self, x):
-            return torch.relu(self.fc(x)) + torch.tanh(self.fc(x).T).mean()
+            # As many scales as there are samples.
+            return torch.relu(self.fc(x)) * torch.tanh(2 * self.scale).mean() + torch.sigmoid(2 * self.fc.weight).mean()
 
-    assert list(local_fields(fill(Transposed()), samples())) == ["fc"]
+    assert list(local_fields(fill(Scaled()), samples(80))) == ["fc"]
+
+
+class Moved(nn.Module):
+    """Samples second, samples folded with windows in either order, samples mixed."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.fc = how, nn.Linear(2, 5)
+
+    def forward(self, x):
+        parts = x.reshape(len(x), 3, 2)
+        moved = {
+            "second": lambda: self.fc(parts.transpose(0, 1)),
+            "last": lambda: self.fc(parts).permute(1, 2, 0),
+            "folded": lambda: self.fc(parts.reshape(-1, 2)),
+            "folded, fastest": lambda: self.fc(parts.transpose(0, 1).reshape(-1, 2)),
+            "folded, second": lambda: self.fc(parts.reshape(1, -1, 2)),
+            "mixed": lambda: self.fc(parts).flatten(1) @ self.fc(parts).flatten(1).T,
+        }[self.how]()
+        self.true = self.fc(parts)
+        return torch.tanh(moved).sum() + self.fc(x[:, :2])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 80])
+@pytest.mark.parametrize("how", ["second", "last", "folded", "folded, fastest", "folded, second"])
+def test_samples_are_found_wherever_they_are(how, number):
+    network, x = fill(Moved(how)), samples(number)
+    (field,) = local_fields(network, x).values()
+    with torch.no_grad():
+        expected = network.fc(x.reshape(number, 3, 2))
+    torch.testing.assert_close(field, expected.reshape(number, -1))
+
+
+def test_layers_that_mix_the_samples_are_named_and_left_out():
+    said = re.escape("the modules ['model'] mix the samples of a batch")
+    with (
+        pytest.warns(UserWarning, match=said),
+        pytest.raises(ValueError, match=re.escape("In the activations of ['model'] samples")),
+    ):
+        local_fields(fill(Moved("mixed")), samples())
 
 
 def test_whole_numbers_have_no_local_field():
@@ -634,7 +678,7 @@ def test_outputs_of_other_networks_are_no_probabilities(name):
     factory, inputs = ZOO[name]
     network = factory().eval()
     with torch.no_grad():
-        assert discover(network, inputs())[1] is False
+        assert discover(network, inputs()).probabilities is False
 
 
 def test_the_table_of_forms_covers_every_family_of_activations():
@@ -645,3 +689,27 @@ def test_the_table_of_forms_covers_every_family_of_activations():
     known = {function.__name__.rstrip("_") for function in ACTIVATIONS}
     assert families <= tried
     assert families <= known | {"logsigmoid"}
+
+
+class Trimmed(nn.Module):
+    """Steps beyond the batch's longest sample are cut away; steps first."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out = nn.Linear(2, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        longest = int((x != 0).any(dim=2).sum(dim=1).max())
+        return self.out(torch.relu(self.fc(x[:, :longest].transpose(0, 1))).mean(dim=0))
+
+
+def test_a_batch_cut_to_its_longest_sample_is_read():
+    x = samples(9, shape=(6, 2))
+    for row, length in enumerate((2, 3, 4, 5, 4, 3, 6, 2, 1)):
+        x[row, length:] = 0
+    network = fill(Trimmed())
+    with torch.no_grad():
+        expected = network.fc(x).reshape(9, -1)
+    torch.testing.assert_close(local_fields(network, x)["fc"], expected)
+    with pytest.raises(ValueError, match="Layer 'fc' has 25 units in one batch and 30 in another"):
+        diagnose(network, x, torch.arange(9) % CLASSES, batch_size=4, measure=["modes"])

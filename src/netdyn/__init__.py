@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netdyn import functional, tags
     from netdyn.callback import DynamicsMonitor
-    from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+    from netdyn.metrics import BatchNormGap, LinearTail, NeuronModes, RankDistribution, SampleBasin, WeightBasin
     from netdyn.radii import BasinResult
     from netdyn.report import Report, diagnose
 
@@ -21,7 +21,9 @@ __version__ = version("netdyn")
 
 __all__ = [
     "BasinResult",
+    "BatchNormGap",
     "DynamicsMonitor",
+    "LinearTail",
     "NeuronModes",
     "RankDistribution",
     "Report",
@@ -34,7 +36,9 @@ __all__ = [
 
 _HOME = {
     "BasinResult": "radii",
+    "BatchNormGap": "metrics",
     "DynamicsMonitor": "callback",
+    "LinearTail": "metrics",
     "NeuronModes": "metrics",
     "RankDistribution": "metrics",
     "Report": "report",

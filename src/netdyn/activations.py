@@ -7,14 +7,21 @@ max-pooling shares its gradient over the window, while both keep their forward v
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Function = Callable[..., Any]
+T = TypeVar("T")
+
+See = Callable[[Tensor, Callable[[], Tensor]], Tensor]
+"""``see(subject, compute)`` → output: one call of an activation, as its forward meets it."""
 
 _ELEMENTWISE = [
     "relu",
@@ -75,6 +82,100 @@ def _pools() -> dict[Function, Function]:
 
 
 MAX_POOLS = _pools()
+#: Gated functions a·σ(b) on the halves a, b of their input: the gate's half is the local field.
+GATED = frozenset({F.glu})
+#: Look-ups whose result starts a graph in a straight-through run, also where their weights are frozen.
+LOOKUPS = frozenset({F.embedding, torch.embedding, F.embedding_bag})
+
+
+@dataclass
+class Registry:
+    """Activations of users' own, beside those of torch: functions, module classes, autograd functions."""
+
+    functions: set[Function] = field(default_factory=set)
+    modules: set[type[nn.Module]] = field(default_factory=set)
+    autograd: set[type[torch.autograd.Function]] = field(default_factory=set)
+
+
+REGISTERED = Registry()
+
+
+def register_activation(activation: T) -> T:
+    """Let netdyn treat something of one's own as an activation that acts element by element.
+
+    What it reads becomes a local field, and in the linear substitution map its backward pass is the identity. Modules
+    without parameters, buffers and children that use torch's activations are recognised without it, and so is every
+    element-wise function of :mod:`torch.nn.functional`.
+
+    Args:
+        activation: A function that takes a tensor first and that :class:`torch.overrides.TorchFunctionMode` sees (one
+            of torch's, ``torch.sin`` for instance), a class of modules, or a subclass of
+            :class:`torch.autograd.Function`. It must return one tensor of its first argument's shape.
+
+    Returns:
+        The argument, so that this works as a decorator.
+
+    Raises:
+        TypeError: If it is none of these.
+
+    Source:
+        netdyn's convention.
+
+    Example:
+        >>> @register_activation
+        ... class Snake(nn.Module):
+        ...     def forward(self, x):
+        ...         return x + x.sin() ** 2
+    """
+    if isinstance(activation, type) and issubclass(activation, nn.Module):
+        REGISTERED.modules.add(activation)
+    elif isinstance(activation, type) and issubclass(activation, torch.autograd.Function):
+        REGISTERED.autograd.add(activation)
+    elif callable(activation) and not isinstance(activation, type | nn.Module):
+        REGISTERED.functions.add(activation)
+    else:
+        raise TypeError(
+            "`activation` must be a function, a class of modules or a subclass of torch.autograd.Function, got "
+            f"{activation!r}."
+        )
+    return activation
+
+
+@contextmanager
+def own_functions(see: See, straight: bool) -> Iterator[None]:
+    """Within, ``see`` is asked for the results of registered autograd functions, also of an ``apply`` kept elsewhere.
+
+    With ``straight`` their backward pass is the identity, for graphs made within and walked within.
+    """
+    with ExitStack() as undo:
+        # All are looked up before the first is replaced: one may inherit from another.
+        for function, own in [(function, _seen(function, see, straight)) for function in REGISTERED.autograd]:
+            for name, replacement in own.items():
+                undo.enter_context(patch.object(function, name, staticmethod(replacement)))
+        yield
+
+
+def _seen(function: Any, see: See, straight: bool) -> dict[str, Function]:
+    """An autograd function's forward and backward, as they are to be for a while."""
+    original_forward = function.forward
+    place = 0
+
+    def forward(*args: Any) -> Any:
+        nonlocal place
+        # Functions of the older kind are handed their context first.
+        own = args if function.setup_context is not torch.autograd.Function.setup_context else args[1:]
+        place = next(i for i, value in enumerate(own) if isinstance(value, Tensor))
+        return see(own[place], lambda: original_forward(*args))
+
+    def backward(context: Any, *gradients: Any) -> Any:
+        return tuple(gradients[0] if i == place else None for i in range(len(context.needs_input_grad)))
+
+    return {"forward": forward, "backward": backward} if straight else {"forward": forward}
+
+
+def is_activation(function: Function) -> bool:
+    """Whether a function is an activation, torch's or registered."""
+    return function in ACTIVATIONS or function in REGISTERED.functions
 
 
 def _inplace_position(function: Function) -> int | None:
@@ -124,19 +225,19 @@ class Carry(torch.autograd.Function):
 
 
 def straight_through(
-    function: Function, subject: Tensor, field: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Tensor:
-    """The activation's output, whose gradient goes to ``field``, a copy of the activation's input ``subject``.
+    function: Function, subject: Tensor, copied: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The activation's output, whose gradient goes to ``copied``, a copy of the activation's input ``subject``.
 
     Where the activation overwrites its input the result is written there, so that whoever else holds that tensor, or
-    one that it is a part of, sees it too.
+    one that it is a part of, sees it too. The second tensor is the result itself, whose place in the graph stays.
     """
     rest = args[1:] if args else ()
     options = {key: value for key, value in kwargs.items() if key != "input"}
     with torch.no_grad():
-        value = function(field.detach().clone(), *rest, **options)
-    carried: Tensor = Carry.apply(field, value)  # type: ignore[no-untyped-call]
-    return subject.copy_(carried) if overwrites(function, args, kwargs) else carried
+        value = function(copied.detach().clone(), *rest, **options)
+    carried: Tensor = Carry.apply(copied, value)  # type: ignore[no-untyped-call]
+    return (subject.copy_(carried) if overwrites(function, args, kwargs) else carried), carried
 
 
 def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -19,13 +19,19 @@ from torch.nn.parameter import is_lazy
 from netdyn import _checks
 from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
+from netdyn.brackets import Brackets
+from netdyn.canvas import available
 from netdyn.crew import Crew
+from netdyn.examine import examine, raise_it
+from netdyn.functional import TOLERANCE
+from netdyn.history import History
 from netdyn.isolation import isolated, kept
 from netdyn.probe import Collector, Probe, can_read, check_given, given_probe, input_and_target, read_probe
-from netdyn.report import MEASURES, Measure, Report, Settings, examine, held_out_accuracy
+from netdyn.results import Report
 from netdyn.schedules import by_steps
+from netdyn.settings import MEASURES, Measure, Settings
 from netdyn.shards import is_sharded
-from netdyn.tensorboard import add_histograms
+from netdyn.tensorboard import add_figures, add_histograms, add_layout, writers
 
 
 class DynamicsMonitor(Callback):
@@ -54,9 +60,11 @@ class DynamicsMonitor(Callback):
         unpack: ``unpack(batch)`` → (inputs, target), where batches are no such pairs.
         forward: ``forward(module, inputs)`` → logits, where ``module(inputs)`` is not the model.
         batch_size: Samples a forward pass; None: the whole probe at once.
-        measure: What to measure: ``"modes"``, ``"sample_basin"``, ``"weight_basin"``.
+        measure: What to measure: ``"modes"``, ``"linear"`` (tails and shares), ``"sample_basin"``, ``"weight_basin"``,
+            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures alone).
         layers: Names or globs of the layers to read; None: every local field that an activation reads.
         max_units: Units measured a layer.
+        max_classes: Of more classes than this a seeded choice stands for all in modes and ranks.
         alpha: Share of OPT units that an untrained network is allowed to show.
         accuracy: The accuracy that defines a basin's radius; None: 0.5, or 0.75 for two classes.
         sample_rays: Rays a sample.
@@ -67,8 +75,14 @@ class DynamicsMonitor(Callback):
         low: Smallest noise level.
         high: Largest noise level.
         rel_tol: Cells of the search for a radius end no wider than (1 + rel_tol)².
-        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class, or for numbers ``tolerance``.
+        tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+        noise_at: Where the noise of the sample basin falls: names of modules, whose output is disturbed, or of inputs.
+            None: on every floating input.
         histograms: Send histograms to TensorBoard.
+        figures: Send figures to TensorBoard at both ends of training, at every evaluation, or never; they need the
+            extra ``plot``.
+        layout: Arrange TensorBoard's custom scalars.
         prefix: Put before every tag, with a slash.
         seed: Seed of the probe's choice and of all noise.
         strict: Raise when an evaluation fails, instead of warning once and training on.
@@ -99,6 +113,7 @@ class DynamicsMonitor(Callback):
         measure: Sequence[Measure] = MEASURES,
         layers: list[str] | None = None,
         max_units: int = 4096,
+        max_classes: int = 100,
         alpha: float = 0.05,
         accuracy: float | None = None,
         sample_rays: int = 1,
@@ -109,7 +124,11 @@ class DynamicsMonitor(Callback):
         high: float = 10.0,
         rel_tol: float = 0.05,
         criterion: Callable[[Any, Any], Any] | None = None,
+        tolerance: float = TOLERANCE,
+        noise_at: list[str] | None = None,
         histograms: bool = True,
+        figures: Literal["ends", "always", "never"] = "ends",
+        layout: bool = True,
         prefix: str = "",
         seed: int = 0,
         strict: bool = False,
@@ -139,10 +158,15 @@ class DynamicsMonitor(Callback):
         self._probe_size = _checks.whole("probe_size", probe_size)
         self._unpack, self._forward = unpack or input_and_target, forward
         self._histograms, self._prefix, self._seed = histograms, prefix, seed
+        self._figures, self._layout = _checks.choice("figures", figures, ("ends", "always", "never")), layout
+        if figures == "never":
+            # Nothing else shows them.
+            measure = [name for name in measure if name != "maps"]
         self._settings = Settings(
             measure=tuple(measure),
             layers=layers,
             max_units=max_units,
+            max_classes=max_classes,
             alpha=alpha,
             accuracy=accuracy,
             sample_rays=sample_rays,
@@ -153,9 +177,12 @@ class DynamicsMonitor(Callback):
             high=high,
             rel_tol=rel_tol,
             criterion=criterion,
+            tolerance=tolerance,
+            noise_at=noise_at,
             batch_size=batch_size,
             num_classes=num_classes,
             seed=seed,
+            distributions=figures != "never",
         )
         #: The last report; None before the first evaluation.
         self.report: Report | None = None
@@ -171,10 +198,14 @@ class DynamicsMonitor(Callback):
         self._measured_epoch = -1
         self._spent = 0.0
         self._last_cost = 0.0
+        self._trained = 0.0
         self._evaluations = 0
         self._skipped = 0
         self._left_out = 0
         self._trained_before = 0.0
+        self._history = History()
+        self._drawn_step = -1
+        self._brackets = Brackets()
 
     def _forget_probe(self) -> None:
         self._probe: Probe | None = None
@@ -193,6 +224,9 @@ class DynamicsMonitor(Callback):
         self._started = time.monotonic()
         self._seen_step = trainer.global_step
         self._forget_probe()
+        size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
+        self._settings = replace(self._settings, train_batch_size=size if isinstance(size, int) else None)
+        self._arrange(trainer)
         self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=0)
@@ -236,6 +270,10 @@ class DynamicsMonitor(Callback):
         """Measure the trained network, unless that has just been done."""
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
+        if self._figures == "ends" and self.report is not None and self._drawn_step != (step := _last_step(trainer)):
+            self._add_maps(trainer, pl_module)
+            self._draw(trainer, self.report, step)
+        self._arrange(trainer)
         if self._left_out:
             rank_zero_info(
                 f"DynamicsMonitor left out {self._left_out} evaluations to keep to max_overhead={self._max_overhead}; "
@@ -335,42 +373,112 @@ class DynamicsMonitor(Callback):
             self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
             return
 
-        def network() -> Adapter:
-            self._crew.align(pl_module.buffers())
-            return Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
-
-        # Results are kept outside of what is put back: the module may hold this very callback.
-        found: list[Report] = []
-        held_out: list[float] = []
-
-        def evaluate() -> None:
-            with isolated(pl_module), kept(self._forward, self._settings.criterion):
-                given = (probe.inputs, probe.target)
-                found.append(examine(network(), given, self._settings, self._crew, progress=False))
-
-        def look_at_held_out(given: Probe) -> None:
-            with isolated(pl_module), kept(self._forward, self._settings.criterion):
-                held_out.append(held_out_accuracy(network(), (given.inputs, given.target), self._settings))
-
-        done, self._last_cost, trained = self._guarded(evaluate)
-        if done and val_probe is not None:
-            # A held-out probe that the model does not fit costs only its own number.
-            self._last_cost += self._guarded(lambda: look_at_held_out(val_probe))[1]
-        if done and found:
-            self.report = replace(found[0], val_accuracy=held_out[0] if held_out else None)
+        settings = self._settings if self._figures_due() else self._without_maps()
+        report = self._examined(trainer, pl_module, settings, probe, val_probe)
         self._spent += self._last_cost
         self._evaluations += 1
-        scalars = self.report.scalars() if done and self.report is not None else {}
-        self._skipped += not done
+        self._skipped += report is None
+        scalars = {} if report is None else report.scalars()
         scalars |= {
             "netdyn/seconds": self._last_cost,
-            "netdyn/overhead": self._spent / max(trained, 1e-9),
+            "netdyn/overhead": self._spent / max(self._trained, 1e-9),
             "netdyn/skipped": float(self._skipped),
         }
         self._send(trainer, scalars, step)
-        if done and self._histograms and self.report is not None and trainer.is_global_zero:
-            named = {self._tag(tag): values for tag, values in self.report.histograms().items()}
+        if report is not None:
+            self.report = report
+            self._history.add(step, report.layers)
+            self._show(trainer, report, step)
+
+    def _examined(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        settings: Settings,
+        probe: Probe,
+        held_out: Probe | None,
+    ) -> Report | None:
+        """The report on the network as it is; None if it could not be made. Leaves everything as it was."""
+        # Results are kept outside of what is put back: the module may hold this very callback.
+        found: list[Report] = []
+
+        def evaluate() -> None:
+            with isolated(pl_module), kept(self._forward, settings.criterion):
+                self._crew.align(pl_module.buffers())
+                network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
+                report = examine(
+                    network,
+                    (probe.inputs, probe.target),
+                    settings,
+                    self._crew,
+                    progress=False,
+                    held_out=None if held_out is None else (held_out.inputs, held_out.target),
+                    on_failure=raise_it if self._strict else self._left_undone,
+                    memory=self._brackets,
+                )
+                found.append(report)
+
+        done, self._last_cost, self._trained = self._guarded(evaluate)
+        return found[0] if done else None
+
+    def _show(self, trainer: Trainer, report: Report, step: int) -> None:
+        """Send TensorBoard what only it can show."""
+        if self._histograms and trainer.is_global_zero:
+            named = {self._tag(tag): values for tag, values in report.histograms().items()}
             self._deliver("TensorBoard", "histograms", lambda: add_histograms(trainer.loggers, named, step))
+        if self._figures == "always" or (self._figures == "ends" and self._evaluations == 1):
+            self._draw(trainer, report, step)
+
+    def _figures_due(self) -> bool:
+        """Whether the evaluation that comes is one to draw."""
+        return self._figures == "always" or (self._figures == "ends" and not self._evaluations)
+
+    def _without_maps(self) -> Settings:
+        """Nothing but figures shows the characteristic maps."""
+        return replace(self._settings, measure=tuple(name for name in self._settings.measure if name != "maps"))
+
+    def _add_maps(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the characteristic maps that the last report was spared."""
+        report, probe = self.report, self._probe
+        wanted = "maps" in self._settings.measure and report is not None and report.characteristic_maps is None
+        if probe is None or report is None or not wanted or self._unusable:
+            return
+        only = replace(self._settings, measure=("maps",))
+        found = self._examined(trainer, pl_module, only, probe, None)
+        if found is not None:
+            self.report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+
+    def _arrange(self, trainer: Trainer) -> None:
+        """Arrange TensorBoard's custom scalars; at the end again, for a layout that somebody wrote meanwhile."""
+        if self._layout and trainer.is_global_zero:
+            before = self._tag("")
+            self._deliver("TensorBoard", "layout", lambda: add_layout(trainer.loggers, self._settings.measure, before))
+
+    def _draw(self, trainer: Trainer, report: Report, step: int) -> None:
+        # All processes count alike, one draws.
+        self._drawn_step = step
+        if not trainer.is_global_zero or not writers(trainer.loggers):
+            return
+        if not available():
+            lacking = "DynamicsMonitor: figures need matplotlib, which the extra `plot` installs."
+            if lacking not in self._warned:
+                self._warned.add(lacking)
+                rank_zero_info(lacking)
+            return
+
+        def send() -> None:
+            drawn = {self._tag(tag): figure for tag, figure in (report.figures() | self._history.figures()).items()}
+            add_figures(trainer.loggers, drawn, step)
+
+        self._deliver("TensorBoard", "figures", send)
+
+    def _left_undone(self, name: str, error: Exception) -> None:
+        """Warn that a measure failed; the others come. Warnings of an evaluation are said once, when it is over."""
+        instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
+        _checks.warn(
+            f"DynamicsMonitor could not measure {name!r}, and goes on without: {type(error).__name__}: {error} "
+            f"{_advice(error)}{instead}, or pass strict=True to have this raised."
+        )
 
     def _network(self, pl_module: LightningModule) -> tuple[nn.Module, Callable[[Any, Any], Any] | None]:
         """The module to look at and how to call it.
@@ -478,6 +586,8 @@ class DynamicsMonitor(Callback):
             "spent": self._spent,
             "last_cost": self._last_cost,
             "trained": trained,
+            "history": self._history.state(),
+            "brackets": self._brackets.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -489,6 +599,8 @@ class DynamicsMonitor(Callback):
         self._spent = state_dict["spent"]
         self._last_cost = state_dict["last_cost"]
         self._trained_before = state_dict["trained"]
+        self._history.load(state_dict["history"])
+        self._brackets.load_state_dict(state_dict["brackets"])
 
 
 def _is_dev_run(trainer: Trainer) -> bool:

@@ -75,7 +75,6 @@ class Crew:
         except Exception as error:
             self.fail(error)
             error.add_note("This ended the work on all processes.")
-            error.__dict__["shared"] = True
             raise
         return [content for content, _ in self._exchange((result, None))]
 
@@ -93,8 +92,9 @@ class Crew:
                     tensor.copy_(value)
 
     def fail(self, error: BaseException) -> None:
-        """Let the others know that this process cannot go on."""
+        """Let the others know that this process cannot go on; of an error that is raised again they know."""
         if self.size > 1 and not isinstance(error, CrewError) and not error.__dict__.get("shared"):
+            error.__dict__["shared"] = True
             gathered: list[Any] = [None] * self.size
             dist.all_gather_object(gathered, (None, f"{type(error).__name__}: {error}"))
 

@@ -68,6 +68,29 @@ def right_probability(outputs: Tensor, target: Tensor) -> Tensor:
     return right_class(outputs - 0.5, target)
 
 
+class Within:
+    """A criterion for numbers: every one within a distance of where it was without noise, and finite.
+
+    Args:
+        distance: How far each output may move, ``[outputs]``.
+
+    Source:
+        netdyn's convention.
+
+    Example:
+        >>> Within(torch.tensor([0.5]))(torch.tensor([[1.4], [1.6]]), torch.tensor([[1.0], [1.0]]))
+        tensor([ True, False])
+    """
+
+    def __init__(self, distance: Tensor) -> None:
+        self.distance = distance
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Outputs and those without noise, ``[samples, outputs]`` (or ``[samples]``) → bool ``[samples]``."""
+        moved = (as_logits(outputs, len(target)) - target).abs()
+        return (moved <= self.distance.to(moved.device)).all(dim=1)
+
+
 def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
     """The criterion's answer, if it is bool ``[samples]``.
 

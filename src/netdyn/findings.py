@@ -1,93 +1,216 @@
-"""What stands out in a report, in plain sentences; the rule behind each stands beside it."""
+"""What stands out in a report, in plain sentences; the rule behind each stands beside it, and in docs/findings.md."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
-from netdyn.radii import BasinResult
+from netdyn.basin_findings import basins
+from netdyn.measured import Layer, Measured, percent
 
-#: More constant units than this are worth a sentence.
-DEAD_SHARE = 0.2
+#: A network that is no more than this share of the way from guessing to perfection reads as untrained.
+BEATEN = 0.2
 #: An OPT share this many times alpha, and 1/√units (the units of a narrow layer are few, and alike), is more than an
 #: untrained network shows.
 ORDERED_TIMES = 3.0
-#: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
-NARROW = 0.5
-#: A class that noise is taken for more often than this is named.
-FALLBACK = 0.5
+#: Gradients lie in ±6(1 − 1/K). Layers whose gradients differ by no more than this part of 6(1 − 1/K) are alike.
+ALIKE = 0.1
+#: A mean gradient above this part of 6(1 − 1/K) is high.
+HIGH = 0.2
+#: From this index on (Kendall's correlation of gradient and depth) gradients rise, or fall, from layer to layer.
+STEADY = 0.5
+#: More constant units than this are worth a sentence.
+DEAD_SHARE = 0.2
+#: An activation that keeps the order of fewer pairs of samples than this is named.
+SHUT = 0.1
+#: More accuracy than this gained by the statistics of a batch is worth a sentence.
+BATCHNORM_GAP = 0.02
+#: Above this affine defect the signs of a layer's wiring are noise.
+DEFECT = 0.9
+#: Of more layers than this the first are named and the others counted.
+MOST_LAYERS = 3
 
 
-class Layer(Protocol):
-    """The part of a layer's report that the rules read."""
-
-    @property
-    def name(self) -> str:
-        """The layer's name."""
-
-    @property
-    def sampled(self) -> int:
-        """Number of units measured."""
-
-    @property
-    def opt_fraction(self) -> float:
-        """Share of order-preserving units."""
-
-    @property
-    def constant_fraction(self) -> float:
-        """Share of constant units."""
-
-
-def findings(layers: Sequence[Layer], sample_basin: BasinResult | None, alpha: float) -> list[str]:
-    """Sentences about modes, dead units and basins, most general first."""
-    return [*_order(layers, alpha), *_dead(layers), *_basin(sample_basin)]
-
-
-def _order(layers: Sequence[Layer], alpha: float) -> list[str]:
-    """No layer above 3·alpha + 1/√units: no order beyond chance. Else the layer with the largest OPT share is named."""
-    known = [layer for layer in layers if not math.isnan(layer.opt_fraction)]
-    if not known:
-        return []
-    best = max(known, key=lambda layer: layer.opt_fraction - 1 / math.sqrt(layer.sampled))
-    if best.opt_fraction <= ORDERED_TIMES * alpha + 1 / math.sqrt(best.sampled):
-        return [
-            f"No layer orders the samples by class beyond what wiring at random would show ({alpha:.0%} of its units)."
-        ]
-    share = f"{best.opt_fraction:.0%} of its units (at random {alpha:.0%})"
-    return [f"Order is preserved most in layer {best.name}: by {share}."]
-
-
-def _dead(layers: Sequence[Layer]) -> list[str]:
-    """A layer with more than a fifth of its units constant."""
+def findings(report: Measured) -> list[str]:
+    """Sentences about a network: what it knows, its layers, its batch normalisation, its basins."""
     return [
-        f"{layer.constant_fraction:.0%} of the units of layer {layer.name} say the same for every sample."
-        for layer in layers
-        if layer.constant_fraction > DEAD_SHARE
+        *_untrained(report),
+        *_order(report),
+        *_phase(report),
+        *_linear_tail(report),
+        *_dead(report.layers),
+        *_shut(report.layers),
+        *_batchnorm(report),
+        *_defect(report.layers),
+        *basins(report),
     ]
 
 
-def _basin(basin: BasinResult | None) -> list[str]:
-    """Radius 0 and inf; classes below half or above twice the common radius; a class that noise is mostly taken for."""
-    if basin is None:
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def _guesses(accuracy: float, num_classes: int) -> bool:
+    """No more than a fifth of the way from 1/K, what guessing gives, to perfection; never so without classes."""
+    if num_classes < 2:
+        return False
+    chance = 1 / num_classes
+    return accuracy - chance <= BEATEN * (1 - chance)
+
+
+def _reads_as_untrained(report: Measured) -> bool:
+    """By its accuracy, or because it has no functional depth.
+
+    The functional depth knows the share of the largest class, and is NaN where the network hardly beats that.
+    """
+    tails = [layer.tail_accuracy for layer in report.layers]
+    read = bool(tails) and not any(map(math.isnan, tails))
+    return _guesses(report.accuracy, report.num_classes) or (read and math.isnan(report.functional_depth))
+
+
+def _untrained(report: Measured) -> list[str]:
+    """Accuracy near guessing, unless the statistics of a batch would mend it."""
+    if not _reads_as_untrained(report) or _batchnorm(report):
         return []
-    if basin.radius == 0:
-        return [f"There is no sample basin: without noise accuracy is {basin.clean:.0%}, below {basin.accuracy:.0%}."]
-    if math.isinf(basin.radius):
-        return [f"Noise up to the highest level tried leaves accuracy above {basin.accuracy:.0%}."]
-    sentences = [f"Noise of {basin.radius:.2g} on every input component brings accuracy down to {basin.accuracy:.0%}."]
-    radii = list(enumerate(basin.per_class.tolist()))
-    narrow = [k for k, radius in radii if radius < NARROW * basin.radius]
-    wide = [k for k, radius in radii if radius > basin.radius / NARROW]
-    if narrow:
-        sentences.append(f"Narrow basins, less than half as wide: {_classes(narrow)}.")
-    if wide:
-        sentences.append(f"Wide basins, more than twice as wide: {_classes(wide)}.")
-    if basin.noise_classes is not None and float(basin.noise_classes.max()) > FALLBACK:
-        sentences.append(f"Noise alone is mostly taken for class {int(basin.noise_classes.argmax())}.")
-    return sentences
+    return [
+        "The network is untrained, has learnt little or fails on this probe: its accuracy is no more than a fifth of "
+        "the way from guessing to perfection."
+    ]
 
 
-def _classes(classes: Sequence[int]) -> str:
-    shown = ", ".join(map(str, classes[:10])) + (", …" if len(classes) > 10 else "")
-    return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
+# Order ---------------------------------------------------------------------------------------------------------------
+
+
+def _beyond_chance(layer: Layer, alpha: float) -> float:
+    """OPT share above 3·alpha + 1/√units."""
+    return layer.opt_fraction - ORDERED_TIMES * alpha - 1 / math.sqrt(layer.sampled)
+
+
+def _readable(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers whose OPT share is known, and not noise."""
+    return [layer for layer in layers if not math.isnan(layer.opt_fraction) and not layer.affine_defect > DEFECT]
+
+
+def _order(report: Measured) -> list[str]:
+    """No layer above 3·alpha + 1/√units: no order beyond chance. Else the one farthest above it is named."""
+    known = _readable(report.layers)
+    if not known:
+        return []
+    classes, chance = report.num_classes > 1, percent(report.alpha)
+    best = max(known, key=lambda layer: _beyond_chance(layer, report.alpha))
+    if _beyond_chance(best, report.alpha) <= 0:
+        by = "class" if classes else "their target"
+        return [f"No layer orders the samples by {by} beyond what chance would show ({chance} of its units)."]
+    how = (
+        "rank a class high where they are wired to raise its logit, and low where they lower it"
+        if classes
+        else "rank the samples by their target as their wiring asks"
+    )
+    return [
+        f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how} "
+        f"(by chance {chance})."
+    ]
+
+
+def _phase(report: Measured) -> list[str]:
+    """Gradients of layers that order: alike and high (III), falling (I) or rising (II) from layer to layer."""
+    phase, known = report.phase, _readable(report.layers)
+    ordered = any(_beyond_chance(layer, report.alpha) > 0 for layer in known)
+    noisy = any(layer.affine_defect > DEFECT for layer in report.layers)
+    if math.isnan(phase.index) or _reads_as_untrained(report) or not ordered or noisy:
+        return []
+    largest = 6 * (1 - 1 / report.num_classes)
+    if phase.spread <= ALIKE * largest:
+        alike = "All layers order the samples by class, strongly and about equally (learning phase III)."
+        return [alike] if phase.mean > HIGH * largest else []
+    if phase.mean <= 0:
+        return []
+    if phase.index >= STEADY:
+        return ["Later layers order the samples by class more than earlier ones (learning phase II)."]
+    if phase.index <= -STEADY:
+        return ["Earlier layers order the samples by class more than later ones (learning phase I)."]
+    return []
+
+
+# Layers --------------------------------------------------------------------------------------------------------------
+
+
+def _linear_tail(report: Measured) -> list[str]:
+    """The layers from the functional depth on, and what is lost without their activations."""
+    layers, depth = report.layers, report.functional_depth
+    if math.isnan(depth) or not layers or any(layer.affine_defect > DEFECT for layer in layers[int(depth) :]):
+        return []
+    total = len(layers)
+    linear = total - int(depth)
+    first = layers[min(int(depth), total - 1)]
+    lost = _points_lost(report.accuracy - first.tail_accuracy)
+    if linear == 0:
+        which = "The only layer" if total == 1 else f"Even the last of {total} layers"
+        return [f"{which} does not act linearly: taking its activation away {lost}."]
+    if linear == 1:
+        which = "The only layer" if total == 1 else f"The last of {total} layers"
+        return [f"{which} acts linearly: taking its activation away {lost}."]
+    which = f"All {total} layers" if linear == total else f"The last {linear} of {total} layers"
+    return [f"{which} act linearly: taking their activations away {lost}."]
+
+
+def _points_lost(lost: float) -> str:
+    points = f"{100 * abs(lost):.1f}"
+    if points == "0.0":
+        return "costs no accuracy"
+    return f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
+
+
+def _dead(layers: Sequence[Layer]) -> list[str]:
+    """Layers with more than a fifth of their units constant."""
+    found = [layer for layer in layers if layer.constant_fraction > DEAD_SHARE]
+    shown = [
+        f"{percent(layer.constant_fraction)} of the units of layer {layer.name} say the same for every sample."
+        for layer in found[:MOST_LAYERS]
+    ]
+    if more := len(found) - len(shown):
+        shown.append(
+            f"In {more} more {'layer' if more == 1 else 'layers'} over {DEAD_SHARE:.0%} of the units say the same for "
+            "every sample."
+        )
+    return shown
+
+
+def _shut(layers: Sequence[Layer]) -> list[str]:
+    """Layers whose activation keeps the order of less than a tenth of the pairs of samples."""
+    found = [layer.name for layer in layers if layer.transfer_order < SHUT]
+    if not found:
+        return []
+    return [
+        f"The activation of {_names(found)} keeps the order of less than {SHUT:.0%} of the pairs of samples: it cuts "
+        "off or turns round nearly all that reaches it."
+    ]
+
+
+def _batchnorm(report: Measured) -> list[str]:
+    """Over 2 points gained with the statistics of a batch, and more than guessing then."""
+    gap = report.batchnorm_gap
+    measured_on = report.accuracy if report.val_accuracy is None else report.val_accuracy
+    if not gap > BATCHNORM_GAP or _guesses(measured_on + gap, report.num_classes):
+        return []
+    return [
+        f"With the statistics of a batch in batch normalisation accuracy is {100 * gap:.1f} points higher: the "
+        "network's own running statistics lag behind or were spoilt."
+    ]
+
+
+def _defect(layers: Sequence[Layer]) -> list[str]:
+    """Layers with an affine defect above 0.9."""
+    found = [layer.name for layer in layers if layer.affine_defect > DEFECT]
+    if not found:
+        return []
+    return [
+        f"The wiring from {_names(found)} to the outputs changes so much from sample to sample that OPT, NPT, gradient "
+        "and linear tail say nothing there."
+    ]
+
+
+def _names(layers: Sequence[str]) -> str:
+    shown = ", ".join(layers[:MOST_LAYERS])
+    if len(layers) > MOST_LAYERS:
+        shown += f" and {len(layers) - MOST_LAYERS} more"
+    return f"layer {shown}" if len(layers) == 1 else f"layers {shown}"

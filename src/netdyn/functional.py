@@ -12,36 +12,54 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from netdyn import _checks, weight_rays
+from netdyn import _checks, batchnorm, weight_rays
 from netdyn import rays as sample_rays
-from netdyn.batches import Inputs, copied, count, finite, sample_tensors, take, tensors
+from netdyn.activations import register_activation
+from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
 from netdyn.coverage import Covered, covered
-from netdyn.criteria import Criterion, as_logits, right_class, right_probability
+from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
 from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
+from netdyn.phases import Phase, phase
 from netdyn.radii import BasinResult, Grid
-from netdyn.ranks import class_tuning, midranks, rank_distribution
+from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.sites import choose, discover, read
+from netdyn.tails import functional_depth
+from netdyn.tasks import find_task
 from netdyn.walk import Walk
+from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 
 __all__ = [
     "BasinResult",
     "Covered",
     "LinearMap",
+    "Phase",
+    "batchnorm_gap",
+    "characteristic_maps",
     "class_tuning",
     "coverage",
+    "functional_depth",
+    "linear_share",
     "linear_substitution_map",
+    "linear_tail",
     "local_fields",
     "midranks",
     "order_alignment",
     "order_index",
+    "phase",
+    "rank_correlation",
     "rank_distribution",
+    "register_activation",
     "rpd_gradient",
     "sample_basin",
+    "subnetwork",
     "transfer_order",
     "weight_basin",
 ]
+
+#: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+TOLERANCE = 0.5
 
 
 def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -71,8 +89,8 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     """
     fields: dict[str, Tensor] = {}
     with isolated(model):
-        names, promoted = choose(model, discover(model, inputs)[0], layers)
-        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), names, promoted)
+        choice = choose(model, discover(model, inputs), layers)
+        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), choice)
     return fields
 
 
@@ -110,8 +128,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         True
     """
     with isolated(model):
-        names, promoted = choose(model, discover(model, inputs)[0], layers)
-        linear_map = substitute(model, inputs, names, promoted)
+        linear_map = substitute(model, inputs, choose(model, discover(model, inputs), layers))
     warn_of_defects(linear_map)
     return linear_map
 
@@ -128,7 +145,12 @@ def warn_of_defects(linear_map: LinearMap) -> None:
 
 
 def prepare_walk(
-    model: nn.Module, inputs: Inputs, target: Tensor, criterion: Criterion | None, batch_size: int | None
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    criterion: Criterion | None,
+    batch_size: int | None,
+    tolerance: float = TOLERANCE,
 ) -> Walk:
     """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
     if batch_size is not None:
@@ -153,29 +175,28 @@ def prepare_walk(
             "are those of the network and its own noise together. Switch off what is random, such as a functional "
             "dropout without `training=self.training`."
         )
-    if criterion is None:
-        logits = as_logits(outputs, min(samples, 2))
-        num_classes = max(logits.shape[1], 2)
-        target = _checks.labels(target, num_classes, samples)
-        probability = logits.shape[1] == 1 and discover(model, inputs)[1]
-        return Walk(model, inputs, target, right_probability if probability else right_class, num_classes, batch_size)
-    if len(target) != samples:
-        raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
-    return Walk(model, inputs, target, criterion, _classes(outputs, target), batch_size)
+
+    def everything() -> Tensor:
+        parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
+        return torch.cat([as_logits(part, len(part)) for part in parts])
+
+    cut = sample_tensors(inputs)
+    task = find_task(
+        outputs,
+        target,
+        samples,
+        criterion,
+        probability=lambda: discover(model, inputs).probabilities,
+        everything=everything,
+        tolerance=tolerance,
+    )
+    return Walk(model, inputs, task.target, task.criterion, task.num_classes, batch_size, numbers=task.numbers)
 
 
 def _same(first: object, second: object) -> bool:
     """Whether all tensors of two outputs are the same, NaN being itself."""
     pairs = zip(tensors(first), tensors(second), strict=False)
     return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
-
-
-def _classes(outputs: object, target: Tensor) -> int:
-    """Number of classes under a criterion of the user's own; 1 where targets and outputs are no classifier's."""
-    columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
-    whole = target.ndim == 1 and not target.is_floating_point() and not target.is_complex()
-    classes = max(columns, 2)
-    return classes if whole and int(target.min()) >= 0 and int(target.max()) < classes else 1
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
@@ -344,6 +365,58 @@ def weight_basin(
             layers=layers,
             seed=seed,
         )
+
+
+def batchnorm_gap(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    criterion: Criterion | None = None,
+) -> float:
+    """Accuracy with batch statistics in batch normalisation alone, minus accuracy with the running ones.
+
+    Everything else stays in eval mode (dropout off), and nothing is updated. Above 0 the running statistics do not fit
+    the data: the network knows more than it shows in eval mode.
+
+    Normalisations are met as calls of ``torch.nn.functional.batch_norm``, in modules of any kind. ``SyncBatchNorm``
+    takes the statistics of its own process's batch. One without running statistics always uses its batch's, and adds
+    nothing. Instance, group and layer normalisation take no statistics over samples and are left alone.
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first: held-out data, two samples or more.
+        target: Class labels ``[samples]`` (or what ``criterion`` takes).
+        batch_size: Shuffled batches of at least this many samples, the training's batch size for instance; None: all
+            in one batch.
+        seed: Seed of the shuffle.
+        criterion: As in :func:`sample_basin`.
+
+    Returns:
+        The difference of the two accuracies, in [−1, 1]; NaN where nothing is batch-normalised.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If an argument lies outside its range, there are fewer than two samples or the output is not
+            ``[samples, classes]``.
+
+    Source:
+        P1: in deep networks grokking is largely the closing of this gap.
+
+    Example:
+        >>> import torch
+        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> batchnorm_gap(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
+        0.5
+    """
+    if batch_size is not None:
+        _checks.whole("batch_size", batch_size, minimum=2)
+    _checks.whole("seed", seed, minimum=0)
+    _checks.function("criterion", criterion)
+    with isolated(model):
+        return batchnorm.batchnorm_gap(prepare_walk(model, inputs, target, criterion, None), batch_size, seed)
 
 
 def coverage(

@@ -7,9 +7,9 @@ identity; K vector-Jacobian products then give the maps of all layers at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from netdyn.batches import Inputs, count, map_tensors, spread, take
 from netdyn.criteria import as_logits
-from netdyn.sites import Site, run
+from netdyn.naming import is_quantised
+from netdyn.sites import Choice
+from netdyn.watch import Site, Watch, watching
 
 #: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
 MAP_SAMPLES = 64
@@ -34,10 +36,13 @@ class LinearMap(Mapping[str, Tensor]):
     Attributes:
         affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine,
             1 where the Jacobians of two samples have nothing in common; NaN for a single sample.
+        through: The part of each map that goes through the layer's activation, where it was asked for: all of it,
+            unless something reads the local field beside its activation.
     """
 
     pathways: dict[str, Tensor]
     affine_defect: dict[str, float]
+    through: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.pathways[name]
@@ -69,58 +74,126 @@ def _without_checkpointing() -> Iterator[None]:
         yield
 
 
-def substitute(
-    model: nn.Module, inputs: Inputs, names: Iterable[str], promoted: Iterable[str] = (), samples: int = MAP_SAMPLES
-) -> LinearMap:
-    """The maps of the named layers, averaged over ``samples`` of the inputs; the model is in eval mode.
-
-    Memory: the graph of those samples and K × units a layer.
-    """
-    wanted, promoted = set(names), set(promoted)
-    sites: list[Site] = []
-
-    def keep(site: Site) -> None:
-        if site.name in wanted or site.name.split(":")[0] in promoted:
-            sites.append(site)
-
-    chosen = take(inputs, spread(count(inputs), samples))
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Within, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
     with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
+        yield
+
+
+def substitute(
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    *,
+    samples: int = MAP_SAMPLES,
+    classes: Tensor | None = None,
+    units: Callable[[int], Tensor] | None = None,
+    through: bool = False,
+) -> LinearMap:
+    """The maps of the chosen layers, averaged over ``samples`` of the inputs; the model is in eval mode.
+
+    Memory: the graph of those samples and classes × units a layer.
+
+    Args:
+        model: The network.
+        inputs: Its inputs.
+        choice: The layers.
+        samples: Number of samples.
+        classes: The classes whose rows are wanted; None: all.
+        units: From a layer's number of units to the indices of those whose columns are wanted; None: all.
+        through: Find the part of each map that goes through the layer's activation too.
+    """
+    sites: list[Site] = []
+    chosen = take(inputs, spread(count(inputs), samples))
+    with differentiable():
         # Copies that start a graph; inputs made in inference mode could not.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
-        logits = as_logits(run(model, chosen, keep, straight=True, promoted=promoted)[1], count(chosen))
-        return _average(logits, sites)
+
+        def keep(site: Site) -> None:
+            if choice.holds(site):
+                sites.append(site)
+
+        watch = Watch(model, count(chosen), keep, straight=True, promoted=choice.promoted, layouts=choice.layouts)
+        with watching(watch, model, chosen) as (_, logits):
+            cut = any(is_quantised(module) for module in model.modules())
+            return _average(as_logits(logits, count(chosen)), sites, classes, units, through, cut)
 
 
-def _average(logits: Tensor, sites: list[Site]) -> LinearMap:
+def _average(
+    logits: Tensor,
+    sites: list[Site],
+    classes: Tensor | None,
+    units: Callable[[int], Tensor] | None,
+    through: bool,
+    cut: bool,
+) -> LinearMap:
     """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time.
 
     affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: as a
     difference of sums, rounding would show a defect of 1e-4 where there is none.
     """
-    m, classes = logits.shape
-    edges = {i: site.edge for i, site in enumerate(sites) if site.edge is not None}
-    means: list[list[Tensor]] = [[] for _ in sites]
-    spread_sum = [0.0] * len(sites)
-    size_sum = [0.0] * len(sites)
-    for k in range(classes):
+    rows = range(logits.shape[1]) if classes is None else classes.tolist()
+    layers = [_Average(site, units) for site in sites]
+    edges = [layer.site.edge for layer in layers]
+    if through:
+        edges += [layer.site.output_edge for layer in layers]
+    wanted = [edge for edge in edges if edge is not None]
+    for k in rows:
         total = logits[:, k].sum()
-        found: Sequence[Tensor | None] = (None,) * len(edges)
-        if total.requires_grad and edges:
-            found = torch.autograd.grad(total, list(edges.values()), retain_graph=k + 1 < classes, allow_unused=True)
-        gradients = dict(zip(edges, found, strict=True))
-        for i, site in enumerate(sites):
-            gradient = gradients.get(i)
-            wide = torch.promote_types(site.field.dtype, torch.float32)
-            jacobian = (torch.zeros_like(site.field) if gradient is None else gradient).reshape(m, -1).to(wide)
-            mean = jacobian.mean(dim=0)
-            means[i].append(mean)
-            spread_sum[i] += float(((jacobian - mean) ** 2).sum())
-            size_sum[i] += float((jacobian**2).sum())
-    defects = [_defect(spread, size, m) for spread, size in zip(spread_sum, size_sum, strict=True)]
+        found: Sequence[Tensor | None] = (None,) * len(wanted)
+        if total.requires_grad and wanted:
+            found = torch.autograd.grad(total, wanted, retain_graph=k != rows[-1], allow_unused=True)
+        supply = iter(found)
+        gradients = [None if edge is None else next(supply) for edge in edges]
+        for i, layer in enumerate(layers):
+            layer.add(gradients[i])
+            if through and layer.site.output_edge is not None:
+                layer.add_through(gradients[i + len(layers)])
+    # A quantised layer lets no gradient through: what lies before it is wired to the logits, but nobody knows how.
+    layers = [layer for layer in layers if layer.reached or not cut]
     return LinearMap(
-        {site.name: torch.stack(mean).detach() for site, mean in zip(sites, means, strict=True)},
-        {site.name: defect for site, defect in zip(sites, defects, strict=True)},
+        {layer.site.name: torch.stack(layer.means) for layer in layers},
+        {layer.site.name: layer.defect for layer in layers},
+        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.through},
     )
+
+
+class _Average:
+    """A layer's mean Jacobian and its spread, gathered class by class."""
+
+    def __init__(self, site: Site, units: Callable[[int], Tensor] | None) -> None:
+        self.site = site
+        field = site.layout.rows(site.field)
+        self.samples, width = field.shape
+        self.index = None if units is None else units(width).to(field.device)
+        self.dtype = torch.promote_types(field.dtype, torch.float32)
+        self.means: list[Tensor] = []
+        self.through: list[Tensor] = []
+        self.spread = self.size = 0.0
+        self.reached = False
+
+    def add(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the field."""
+        self.reached = self.reached or gradient is not None
+        jacobian = self._rows(gradient)
+        mean = jacobian.mean(dim=0)
+        self.spread += float(((jacobian - mean) ** 2).sum())
+        self.size += float((jacobian**2).sum())
+        self.means.append(mean if self.index is None else mean[self.index])
+
+    def add_through(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
+        self.through.append(self._rows(gradient).mean(dim=0))
+
+    def _rows(self, gradient: Tensor | None) -> Tensor:
+        value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
+        return self.site.layout.rows(value).to(self.dtype)
+
+    @property
+    def defect(self) -> float:
+        """The layer's affine_defect."""
+        return _defect(self.spread, self.size, self.samples)
 
 
 def _defect(spread: float, size: float, samples: int) -> float:

@@ -2,5 +2,6 @@
 
 from netdyn.basin_metrics import SampleBasin, WeightBasin
 from netdyn.mode_metrics import NeuronModes, RankDistribution
+from netdyn.network_metrics import BatchNormGap, LinearTail
 
-__all__ = ["NeuronModes", "RankDistribution", "SampleBasin", "WeightBasin"]
+__all__ = ["BatchNormGap", "LinearTail", "NeuronModes", "RankDistribution", "SampleBasin", "WeightBasin"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from netdyn._checks import matrix, same_units, share
-from netdyn.ranks import centre_pathway, rows_fit, statistic_dtype, tie_groups
+from netdyn.ranks import centre_pathway, rows_fit, sort_rows, sortable, statistic_dtype, tie_groups
 
 #: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
 SIGN_FLIP_CLASSES = 5
@@ -163,6 +163,7 @@ def mode_shares(
     class_share: Tensor | None = None,
     alpha: float = 0.05,
     centre: bool = True,
+    fewest: int = 2,
 ) -> ModeShares:
     """Divide a layer's units into order-preserving (OPT), non-order-preserving (NPT), constant and unwired ones.
 
@@ -177,6 +178,7 @@ def mode_shares(
         class_share: Share of each class ``[classes]``; without it the gradient is NaN.
         alpha: Share of OPT units that an untrained network is allowed to show.
         centre: As in :func:`order_index`.
+        fewest: How many rows must be known: two classes, or one number to be predicted.
 
     Returns:
         Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no
@@ -194,7 +196,8 @@ def mode_shares(
     unread = tuning.isnan().all(dim=0).to(masked.device)
     counted = ~constant & ~unwired & ~unread
     present = int((~tuning.isnan()).any(dim=1).sum())
-    rule, opt = _opt_units(tuning, pathway, counted, present, alpha, centre)
+    enough = bool(counted.any()) and present >= fewest
+    rule, opt = _opt_units(tuning, pathway, counted, present if enough else 0, alpha, centre)
     gradient = torch.tensor(torch.nan) if class_share is None else _gradient(masked, sign, class_share, counted)
     live = max(int(counted.sum()), 1)
     fraction = math.nan if rule == "none" else int(opt.sum()) / live
@@ -213,7 +216,7 @@ def _opt_units(
     tuning: Tensor, pathway: Tensor, counted: Tensor, present: int, alpha: float, centre: bool
 ) -> tuple[Literal["sign-flip", "mirror", "none"], Tensor]:
     none = torch.zeros_like(counted)
-    if not bool(counted.any()) or present < 2:
+    if not present:
         return "none", none
     if present >= SIGN_FLIP_CLASSES:
         z = order_alignment(tuning, pathway, centre)
@@ -260,7 +263,7 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
         )
     dtype = statistic_dtype(fields.device)
     samples = len(fields)
-    ordered, order = fields.t().sort(dim=1)
+    ordered, order = sort_rows(sortable(fields).t().contiguous())
     carried = outputs.t().gather(1, order)
     monotone = (carried[:, 1:] >= carried[:, :-1]).all(dim=1)
     # Equal fields must have equal outputs, or the outputs' ties cannot be counted by neighbours.

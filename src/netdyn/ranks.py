@@ -22,7 +22,7 @@ def statistic_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sort each row. NumPy's vectorised sort is several times faster than torch's on a CPU."""
     if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
         values, order = torch.sort(rows, dim=1)
@@ -31,7 +31,7 @@ def _sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows.gather(1, order), order
 
 
-def _sortable(x: Tensor) -> Tensor:
+def sortable(x: Tensor) -> Tensor:
     """Half precision widened exactly to float32, which sorts faster and can be handed to NumPy."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
@@ -64,8 +64,8 @@ def doubled_midranks(fields: Tensor) -> Tensor:
     Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
     (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
     """
-    rows = _sortable(fields).t().contiguous()
-    ordered, order = _sort_rows(rows)
+    rows = sortable(fields).t().contiguous()
+    ordered, order = sort_rows(rows)
     ranks = torch.arange(2, 2 * rows.shape[1] + 2, 2, device=rows.device).repeat(len(rows), 1)
     # Most units have no ties, and need no groups.
     tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
@@ -156,6 +156,46 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     if fields.is_floating_point():
         tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
     return tuning
+
+
+def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
+    """Spearman's rank correlation of each unit's local field with each number that is to be predicted.
+
+    Pearson's correlation of the mid-ranks. With doubled mid-ranks D, whose mean is S + 1 whatever the ties, it is
+    Σ(D_h − S − 1)(D_y − S − 1) over the root of both sums of squares: whole numbers until the division.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Numbers to be predicted ``[samples]`` or ``[samples, outputs]``.
+
+    Returns:
+        float64 ``[outputs, units]`` in [−1, 1]: the tuning of regression. A constant unit is 0, a unit whose fields
+        hold NaN is NaN, and so is the row of a constant target.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Source:
+        netdyn's convention, the counterpart of :func:`class_tuning` where the target is a number.
+
+    Example:
+        >>> rank_correlation(torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([0.1, 0.2, 0.3]))
+        tensor([[1.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    target = target[:, None] if target.ndim == 1 else target
+    target = matrix("target", target, "[samples, outputs]").to(fields.device)
+    if len(target) != len(fields):
+        raise ValueError(f"`target` must have one entry for each of the {len(fields)} samples, got {len(target)}.")
+    dtype, middle = statistic_dtype(fields.device), len(fields) + 1
+    unit_ranks = (doubled_midranks(fields) - middle).to(dtype)
+    target_ranks = (doubled_midranks(target) - middle).to(dtype)
+    squares = target_ranks.square().sum(dim=1, keepdim=True) * unit_ranks.square().sum(dim=1)
+    tuning: Tensor = target_ranks @ unit_ranks.t() / squares.clamp(min=1).sqrt()
+    tuning = tuning.masked_fill(constant_units(target)[:, None], torch.nan)
+    if fields.is_floating_point():
+        tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
+    return tuning.clamp(-1, 1)
 
 
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:

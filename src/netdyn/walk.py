@@ -30,6 +30,7 @@ class Walk:
         passed: Samples sent through the network so far.
         digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
+        numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Walk:
     passed: float = 0
     digests: list[bytes] | None = None
     cut: tuple[bool, ...] = ()
+    numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.cut = self.cut or sample_tensors(self.inputs)

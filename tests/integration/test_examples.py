@@ -95,8 +95,10 @@ def test_the_quickstart_shows_basins_grow(quickstart, space):
     assert radius(section(quickstart[0], "Trained"), space) > 0.1
 
 
-def test_the_quickstart_ends_with_the_line_to_run(quickstart):
-    assert quickstart[0].split("\n\n")[-2].strip() == "tensorboard --logdir somewhere"
+def test_the_quickstart_ends_with_the_line_to_run_and_the_page_to_open(quickstart):
+    line, page = quickstart[0].split("\n\n")[-2:]
+    assert line.strip() == "tensorboard --logdir somewhere"
+    assert page.startswith("To begin with a few of them: http://localhost:6006/?")
 
 
 def test_the_quickstart_writes_where_it_was_told_and_nowhere_else(quickstart):

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from integration.scenarios import modules, precision
 from integration.scenarios.base import CLASSES, FEATURES, Classifier, loader, points
 from integration.untouched import Recorder, Training, differences, digest, module_state, run
-from netdyn import DynamicsMonitor, callback, isolation, linearize, probe, report, sites, snapshot
+from netdyn import DynamicsMonitor, callback, history, isolation, linearize, probe, report, snapshot, watch
 from netdyn.weight_rays import WeightNoise
 
 # --- scenarios that only this file needs -----------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def hooks_left_behind(patch: pytest.MonkeyPatch) -> None:
         def callback(self, *args: Any, **kwargs: Any) -> Any:
             return None
 
-    patch.setattr(sites, "ExitStack", Forgetful)
+    patch.setattr(watch, "ExitStack", Forgetful)
     kept = snapshot._dict_kept
     patch.setattr(snapshot, "_dict_kept", lambda d: nothing if isinstance(d, OrderedDict) else kept(d))
 
@@ -513,6 +513,17 @@ MOMENTS = {
 }
 
 
+#: The measure that fails, where it is one: the others still come. At the other moments nothing can be measured.
+COSTS = {
+    "search for layers": "modes",
+    "map": "modes",
+    "reading": "modes",
+    "sample ray": "sample_basin",
+    "weight ray": "weight_basin",
+    "criterion on a ray": "weight_basin",
+}
+
+
 @pytest.mark.parametrize("error", ["error", "memory"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, moment, tmp_path):
@@ -527,15 +538,18 @@ def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, momen
     assert len(said) == 1
     kind, text = type(ERRORS[error]()).__name__, str(ERRORS[error]())
     advice = "Pass a smaller `batch_size` or `probe_size`. " if error == "memory" else ""
+    if (measure := COSTS.get(moment)) is None:
+        lost, way_out = "could not measure, and training goes on", "Pass"
+    else:
+        lost, way_out = f"could not measure {measure!r}, and goes on", f"Leave {measure!r} out of `measure`, or pass"
     assert said[0] == (
-        f"DynamicsMonitor could not measure, and training goes on without: {kind}: {text} {advice}"
-        "Pass strict=True to have this raised."
+        f"DynamicsMonitor {lost} without: {kind}: {text} {advice}{way_out} strict=True to have this raised."
     )
     assert differences(without.recorder.steps, again.recorder.steps) == []
     assert differences(module_state(without.module), module_state(again.module)) == []
-    assert again.monitor._skipped == 1
+    assert again.monitor._skipped == (measure is None)
     assert again.monitor._evaluations == 4
-    assert float(again.trainer.callback_metrics["netdyn/skipped"]) == 1
+    assert float(again.trainer.callback_metrics["netdyn/skipped"]) == (measure is None)
 
 
 # Lightning looks for a checkpoint to go on from whenever it finds an OnExceptionCheckpoint, and says so twice.
@@ -663,7 +677,9 @@ class Weighing(Callback):
             self.resident.append(int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0)
 
 
-def test_two_hundred_evaluations_do_not_grow_memory():
+def test_two_hundred_evaluations_do_not_grow_memory(monkeypatch):
+    # What heat maps show grows by a few numbers an evaluation, up to this length.
+    monkeypatch.setattr(history, "LONGEST", 2)
     weighing = Weighing()
     monitor = DynamicsMonitor(every_n_train_steps=1, strict=True, probe_size=32, weight_rays=1, rel_tol=1.0)
     trainer = L.Trainer(

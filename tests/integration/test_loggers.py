@@ -22,11 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from integration.untouched import ListLogger
+from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, diagnose
 
 QUICK: dict[str, Any] = {"weight_rays": 2, "rel_tol": 0.5}
-OURS = ("modes/", "basin/", "linear/", "probe/", "netdyn/")
 #: What the clock decides.
 CLOCK = ("netdyn/seconds", "netdyn/overhead")
 

@@ -1,0 +1,67 @@
+"""Every error, warning and notice that netdyn's sources can utter, read from their syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import netdyn
+
+SOURCES = Path(netdyn.__file__).parent
+KINDS = {"warn": "warning", "rank_zero_warn": "warning", "_say_once": "warning", "rank_zero_info": "notice"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One sentence of the sources; what varies in it stands as ``…``.
+
+    Attributes:
+        kind: ``"warning"``, ``"notice"``, or the name of the exception.
+        text: The sentence.
+        room: The module that says it.
+    """
+
+    kind: str
+    text: str
+    room: str
+
+
+@cache
+def messages(folder: Path = SOURCES) -> tuple[Message, ...]:
+    """All of them, by module and in the order of the source; a text that is only handed on is none."""
+    return tuple(message for path in sorted(folder.glob("*.py")) for message in _of(path))
+
+
+def _of(path: Path) -> Iterator[Message]:
+    seen = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in sorted(ast.walk(tree), key=lambda node: getattr(node, "lineno", 0)):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            kind, texts = ast.unparse(node.exc.func), node.exc.args[:1]
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            # `_say_once` is told a key first.
+            kind, texts = KINDS.get(name, ""), node.args[1:2] if name == "_say_once" else node.args[:1]
+        else:
+            continue
+        message = Message(kind, "".join(map(template, texts)), path.stem)
+        # What begins small is a reason that another message carries, or Python's own sentence.
+        if kind and message.text.strip("… ") and not message.text[0].islower() and message not in seen:
+            seen.add(message)
+            yield message
+
+
+def template(node: ast.expr) -> str:
+    """The text of an expression, ``…`` for what only the running program knows."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(template, parts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return template(left) + template(right)
+        case _:
+            return "…"

@@ -1,0 +1,252 @@
+"""Four short trainings on handwritten digits, healthy and not, and the pictures of docs/runs.md.
+
+    python docs/scripts/runs.py [NAME ...]
+
+About three minutes on two cores. Each run trains a fully connected network on scikit-learn's digits with the callback
+in its default settings, and draws the curves that the callback has logged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from netdyn import DynamicsMonitor
+
+IMAGES = Path(__file__).parents[1] / "images"
+# Okabe and Ito's colours, which colour-blind people tell apart too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+# Eight steps a decade.
+SCHEDULE = sorted({round(10 ** (k / 8)) for k in range(40)})
+PROBES = {"probe/accuracy": "training probe", "probe/val_accuracy": "validation probe"}
+SPACES = {"sample": "σ per input component", "weight": "σ per weight tensor"}
+LAYERED = {
+    "modes/opt_fraction": "OPT share",
+    "modes/rpd_gradient": "RPD gradient",
+    "modes/transfer_order": "transfer order",
+    "linear/tail_accuracy": "linear tail accuracy",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        title: What the picture is headed with.
+        samples: Number of training digits.
+        wrong: Share of them whose labels are drawn at random.
+        scale: What the initial weights are multiplied with.
+        norm: With batch normalisation.
+        rate: Learning rate.
+        decay: Weight decay; the optimiser is AdamW with it, SGD with momentum without.
+        squared: Squared error instead of cross entropy.
+        steps: Number of optimiser steps, in batches of 64, or of all where there are fewer than 256.
+    """
+
+    title: str
+    samples: int = 1400
+    wrong: float = 0.0
+    scale: float = 1.0
+    norm: bool = True
+    rate: float = 0.02
+    decay: float = 0.0
+    squared: bool = False
+    steps: int = 440
+
+
+RUNS = {
+    "healthy": Run("healthy: 1,400 digits, batch normalisation, SGD"),
+    "overfitted": Run(
+        "overfitted: 300 digits, 40 % of the labels drawn at random",
+        samples=300,
+        wrong=0.4,
+        norm=False,
+        rate=0.05,
+        steps=3000,
+    ),
+    "grokking": Run(
+        "grokking: 200 digits, weights six times too large, weight decay",
+        samples=200,
+        scale=6.0,
+        norm=False,
+        rate=1e-3,
+        decay=0.3,
+        squared=True,
+        steps=5000,
+    ),
+    "dead": Run("dead: a learning rate fifty times too large", norm=False, rate=1.0),
+}
+
+
+class Net(L.LightningModule):
+    """Three hidden layers of 96 units."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+        norm = nn.BatchNorm1d if run.norm else lambda _: nn.Identity()
+        hidden = [nn.Sequential(nn.Linear(a, b), norm(b), nn.ReLU()) for a, b in pairwise([64, 96, 96, 96])]
+        self.hidden = nn.Sequential(*hidden)
+        self.head = nn.Linear(96, 10)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter *= run.scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.hidden(images))
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        """The loss."""
+        logits, labels = self(batch[0]), batch[1]
+        if self.run.squared:
+            return nn.functional.mse_loss(logits, nn.functional.one_hot(labels, 10).float())
+        return nn.functional.cross_entropy(logits, labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW or SGD."""
+        if self.run.decay:
+            return torch.optim.AdamW(self.parameters(), lr=self.run.rate, weight_decay=self.run.decay)
+        return torch.optim.SGD(self.parameters(), lr=self.run.rate, momentum=0.9)
+
+
+class Curves(Logger):
+    """Keeps every scalar: tag → ([steps], [values])."""
+
+    name, version = "curves", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep them; the x-axis counts the optimiser steps that have been made, the untrained network comes first."""
+        made = (step or 0) + 1 if self.kept else 0
+        for tag, value in metrics.items():
+            steps, values = self.kept[tag]
+            steps.append(made)
+            values.append(float(value))
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Not kept."""
+
+
+def trained(run: Run) -> dict[str, tuple[list[int], list[float]]]:
+    """The curves of a training."""
+    L.seed_everything(0, verbose=False)
+    images, labels = load_digits(return_X_y=True)
+    chance = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(images), generator=chance)
+    x, y = torch.tensor(images / 16, dtype=torch.float32)[order], torch.tensor(labels)[order]
+    train_y = y[: run.samples].clone()
+    spoilt = torch.rand(run.samples, generator=chance) < run.wrong
+    train_y[spoilt] = torch.randint(10, (int(spoilt.sum()),), generator=chance)
+    batch = 64 if run.samples >= 256 else run.samples
+    curves = Curves()
+    trainer = L.Trainer(
+        max_steps=run.steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=curves,
+        callbacks=[DynamicsMonitor(schedule=SCHEDULE, val_probe=(x[1400:], y[1400:]))],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    train = DataLoader(TensorDataset(x[: run.samples], train_y), batch_size=batch, shuffle=True)
+    trainer.fit(Net(run), train)
+    return dict(curves.kept)
+
+
+def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
+    """A panel a quantity: accuracies, what is measured layer by layer, and both basins with their intervals."""
+    layered = {name: tags for name in LAYERED if (tags := sorted(tag for tag in curves if tag.startswith(f"{name}/")))}
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    figure.suptitle(run.title)
+    panels = list(figure.subplots(2, 3, sharex=True).flat)
+    for axes in panels[len(layered) + 2 :]:
+        axes.remove()
+
+    accuracy = panels[0]
+    for colour, (tag, label) in zip(COLOURS, PROBES.items(), strict=False):
+        accuracy.plot(*curves[tag], color=colour, label=label)
+    accuracy.set(ylabel="accuracy", ylim=(-0.03, 1.03))
+
+    basin = panels[1]
+    for colour, (space, unit) in zip(COLOURS, SPACES.items(), strict=False):
+        steps, radius = curves[f"basin/{space}/radius"]
+        basin.plot(steps, radius, color=colour, label=f"{space} basin, {unit}")
+        ends = [curves[f"basin/{space}/{end}"] for end in ("low", "high")]
+        if all(found[0] == steps for found in ends):
+            basin.fill_between(steps, *(found[1] for found in ends), color=colour, alpha=0.25, linewidth=0)
+    basin.set(ylabel="radius", ylim=(0, 1.3 * max(0.1, basin.get_ylim()[1])))
+
+    for axes, (name, tags) in zip(panels[2:], layered.items(), strict=False):
+        for colour, tag in zip(COLOURS, tags, strict=False):
+            axes.plot(*curves[tag], color=colour, label=tag.removeprefix(f"{name}/"))
+        axes.set(ylabel=LAYERED[name])
+        if name != "modes/rpd_gradient":
+            axes.set(ylim=(-0.03, 1.03))
+        if name == "modes/opt_fraction":
+            axes.axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
+
+    last = max(max(steps) for steps, _ in curves.values())
+    ticks = [0] + [10**k for k in range(int(math.log10(last)) + 1)]
+    for axes in panels[: len(layered) + 2]:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(0, last)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.tick_params(labelbottom=True)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, loc="upper left" if axes is basin else "best")
+    for axes in panels[3 : len(layered) + 2]:
+        axes.set_xlabel("optimiser steps")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG of 64 colours, which is enough for curves."""
+    raw = io.BytesIO()
+    figure.savefig(raw, dpi=100, format="png")
+    with Image.open(raw) as drawn:
+        drawn.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    """Train and draw what is asked for, everything by default."""
+    parser = argparse.ArgumentParser(description="Draw the pictures of docs/runs.md.")
+    parser.add_argument("names", nargs="*", choices=[*RUNS, []], default=[])
+    names = parser.parse_args().names or list(RUNS)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    for name in names:
+        curves = trained(RUNS[name])
+        save(picture(RUNS[name], curves), IMAGES / f"run_{name}.png")
+        ends = {
+            tag: curves[tag][1][-1]
+            for tag in ("probe/accuracy", "probe/val_accuracy", "basin/sample/radius", "basin/weight/radius")
+        }
+        print(name, {tag: round(value, 3) for tag, value in ends.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Weight pathway analysis: what each logit, and each hidden unit, looks at in the input once activations are gone.
+
+Layout: characteristic maps ``[classes, *input shape]``, those of hidden units ``[classes, units, *input shape]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from netdyn.batches import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
+from netdyn.criteria import as_logits
+from netdyn.linearize import MAP_SAMPLES, differentiable, substitute
+from netdyn.ranks import statistic_dtype
+from netdyn.sites import Choice, read
+from netdyn.watch import Site, Watch, watching
+
+#: Samples that tell which units carry a logit's variance.
+SHARE_SAMPLES = 1024
+
+
+@contextmanager
+def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[tuple[Tensor, Tensor, list[Site]]]:
+    """A straight-through run of some samples: the logits, the input tensor and the chosen layers' sites.
+
+    Raises:
+        TypeError: If there is not exactly one floating input tensor.
+    """
+    floating = [
+        t for t, own in zip(tensors(inputs), sample_tensors(inputs), strict=True) if own and t.is_floating_point()
+    ]
+    if len(floating) != 1:
+        raise TypeError(
+            "`inputs` must hold exactly one floating tensor with the samples first for a map of the input, got "
+            f"{len(floating)}. For tokens, give the model the output of its embedding."
+        )
+    sites: list[Site] = []
+    chosen = take(inputs, spread(count(inputs), MAP_SAMPLES))
+    with differentiable():
+        # The copy that the graph starts from is the one handed to the network.
+        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
+        (source,) = (tensor for tensor in tensors(chosen) if tensor.is_floating_point() and tensor.ndim)
+        watch = Watch(model, count(chosen), sites.append, straight=True, layouts=choice.layouts)
+        with watching(watch, model, chosen) as (_, logits):
+            yield as_logits(logits, count(chosen)), source, [site for site in sites if choice.holds(site)]
+
+
+def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
+    """Mean derivative of each logit with respect to the input, every activation's being 1: ``[classes, *shape]``."""
+    with _straight_run(model, inputs, choice) as (logits, source, _):
+        rows = [_mean(logits[:, k].sum(), source, None) for k in range(logits.shape[1])]
+    return torch.stack(rows)
+
+
+def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int]) -> Tensor:
+    """Pathway × input map of some units of the one chosen layer: ``[classes, units, *shape]``.
+
+    How much of a logit's map goes through the unit; over all units of a layer that cuts the network in two they sum to
+    the logit's own map.
+    """
+    with _straight_run(model, inputs, choice) as (_, source, sites):
+        site = sites[0]
+        places = site.layout.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
+        rows = []
+        for unit in units:
+            pick = torch.zeros(site.field.numel(), dtype=site.field.dtype, device=site.field.device)
+            pick[places[:, unit]] = 1
+            rows.append(_mean(site.edge, source, pick.reshape(site.field.shape)))
+    maps = torch.stack(rows)
+    weights = pathway[:, list(units)].to(maps.dtype)
+    return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
+
+
+def _mean(output: Tensor | GradientEdge | None, source: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean over samples of an output's gradient with respect to the input; zero where it does not depend on it."""
+    if output is None or (isinstance(output, Tensor) and not output.requires_grad):
+        return torch.zeros_like(source[0]).detach()
+    (gradient,) = torch.autograd.grad(output, source, weights, retain_graph=True, allow_unused=True)
+    return (torch.zeros_like(source) if gradient is None else gradient).mean(dim=0).detach()
+
+
+@dataclass(frozen=True)
+class Subnetwork:
+    """The units of a layer that carry most of each logit, and what of the input each brings to it.
+
+    Attributes:
+        layer: The layer's name.
+        units: Indices of the units, the largest share first ``[classes, most]``.
+        shares: Their shares, see :func:`unit_shares` ``[classes, most]``.
+        maps: Pathway × input map of each ``[classes, most, *input shape]``.
+    """
+
+    layer: str
+    units: Tensor
+    shares: Tensor
+    maps: Tensor
+
+
+def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork:
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; the model is isolated."""
+    found: list[Tensor] = []
+    pathway = next(iter(substitute(model, inputs, choice).values()))
+    few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
+    _, logits = read(model, few, lambda name, fields, outputs: found.append(outputs.clone()), choice)
+    shares = unit_shares(found[0], pathway, as_logits(logits, count(few)))[:classes]
+    top = shares.topk(min(most, shares.shape[1]), dim=1)
+    wanted = torch.unique(top.indices)
+    maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
+    place = torch.searchsorted(wanted, top.indices)
+    own = torch.stack([maps[k, place[k]] for k in range(len(place))])
+    return Subnetwork(choice.names[0], top.indices.cpu(), top.values.cpu(), own.cpu())
+
+
+def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:
+    """How much of a logit's variance over the samples each unit carries: cov(M_ki·φ_i, z_k) / var(z_k).
+
+    Args:
+        outputs: A layer's activation outputs ``[samples, units]``.
+        pathway: Its map ``[classes, units]``.
+        logits: ``[samples, classes]``.
+
+    Returns:
+        ``[classes, units]``; where the layer's tail is affine and cuts the network in two, each row sums to 1.
+
+    Source:
+        P2 speaks of subnetworks of weight pathways; the measure is netdyn's convention.
+    """
+    dtype = statistic_dtype(outputs.device)
+    wide, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, logits))
+    return pathway.to(dtype) * (z.t() @ wide) / z.square().sum(dim=0)[:, None]

@@ -1,0 +1,287 @@
+"""Measure one network on one probe: what is measured, in which order, and what happens where something fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from netdyn import _checks, weight_rays
+from netdyn import rays as sample_rays
+from netdyn.batches import Inputs, blocks, finite, has_floating
+from netdyn.batchnorm import right_answers_gained
+from netdyn.brackets import Brackets
+from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
+from netdyn.crew import Crew
+from netdyn.criteria import checked
+from netdyn.functional import check_basin, coverage, prepare_walk
+from netdyn.layer_reader import LayerReader, LayerReport, nonfinite, warn_of_nonfinite
+from netdyn.radii import BasinResult
+from netdyn.rays import chance
+from netdyn.results import Report
+from netdyn.settings import Measure, Settings
+from netdyn.sites import Choice, choose, discover
+from netdyn.tails import functional_depth
+from netdyn.walk import Walk
+
+T = TypeVar("T")
+#: Taken for the training batch size where nobody has told it.
+USUAL_BATCH = 128
+#: Classes and units of the first layer that are shown as a subnetwork.
+SUBNETWORK = (10, 4)
+Given = tuple[Inputs, Tensor]
+OnFailure = Callable[[str, Exception], None]
+
+
+def raise_it(name: str, error: Exception) -> None:
+    """Let a failure end the examination."""
+    raise error
+
+
+@dataclass(frozen=True)
+class _Attempts:
+    """Runs one measure after the other; where one fails, on all processes alike, the others still come."""
+
+    crew: Crew
+    on_failure: OnFailure
+    step: Callable[[], object]
+
+    def __call__(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None = None) -> T | None:
+        """What the work gives; where it fails what comes ``instead``. If that fails too, so does everything."""
+        try:
+            result = work()
+            # Whoever failed outside of shared work is met here at the latest.
+            self.crew.share(lambda: None)
+            return result
+        except Exception as error:
+            self.crew.fail(error)
+            replaced = None if instead is None else instead()
+            self.on_failure(name, error)
+            return replaced
+        finally:
+            self.step()
+
+
+def examine(
+    network: nn.Module,
+    probe: Given,
+    settings: Settings,
+    crew: Crew,
+    progress: bool | None,
+    *,
+    held_out: Given | None = None,
+    on_failure: OnFailure = raise_it,
+    memory: Brackets | None = None,
+) -> Report:
+    """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
+
+    Args:
+        network: The network.
+        probe: Inputs and targets.
+        settings: What to measure and how.
+        crew: The processes that share the work.
+        progress: Show a progress bar; None: where it takes long and a person is watching.
+        held_out: Inputs and targets of a held-out probe.
+        on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
+        memory: Where rays were lost in the last evaluation; this one begins there.
+    """
+    examination = _Examination(network, probe, settings, crew, memory)
+    # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
+    crew.share(lambda: None)
+    with _progress(examination.attempts(held_out), progress) as step:
+        return examination.report(_Attempts(crew, on_failure, step), held_out)
+
+
+class _Examination:
+    def __init__(
+        self, network: nn.Module, probe: Given, settings: Settings, crew: Crew, memory: Brackets | None
+    ) -> None:
+        self.network, self.settings, self.memory = network, settings, memory
+        self.grid = check_basin(
+            settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
+        )
+        walk = prepare_walk(network, *probe, settings.criterion, settings.batch_size, settings.tolerance)
+        self.walk = replace(walk, crew=crew)
+        _check_classes(self.walk, settings)
+
+    def attempts(self, held_out: Given | None) -> int:
+        """How many measures :meth:`report` attempts."""
+        wanted = set(self.settings.measure)
+        other = (
+            self._reading() is not None,
+            "maps" in wanted and self._has_map(),
+            held_out is not None,
+            held_out is not None and "sample_basin" in wanted and self._has_coverage(),
+        )
+        return len(wanted & {"sample_basin", "weight_basin"}) + sum(other) + ("batchnorm" in wanted and self._has_gap())
+
+    def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
+        """Measure everything that is asked for."""
+        walk, measure = self.walk, self.settings.measure
+        reading = self._reading()
+        read = None if reading is None else attempt(reading, self._read, instead=self._unread)
+        layers, clean = read or self._unread()
+        accuracy = float(clean.double().mean()) if walk.numbers is None else math.nan
+        basins: dict[str, BasinResult | None] = {}
+        for name, work in (("sample_basin", self._sample_basin), ("weight_basin", self._weight_basin)):
+            basins[name] = attempt(name, lambda work=work: work(clean)) if name in measure else None  # type: ignore[misc]
+        maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
+        held = attempt("val_probe", lambda: self._look_at(held_out)) if held_out is not None else None
+        other, val_accuracy = held or (walk if held_out is None else None, None)
+        within = None
+        basin = basins["sample_basin"]
+        if other is not None and held_out is not None and basin is not None and self._has_coverage():
+            within = attempt("coverage", lambda: coverage(basin, walk.inputs, walk.target, other.inputs, other.target))
+        gap = attempt("batchnorm", lambda: self._gap(other)) if "batchnorm" in measure and self._has_gap() else None
+        tails = {layer.name: layer.tail_accuracy for layer in layers}
+        return Report(
+            layers=tuple(layers),
+            sample_basin=basins["sample_basin"],
+            weight_basin=basins["weight_basin"],
+            accuracy=accuracy,
+            val_accuracy=val_accuracy,
+            samples=walk.samples,
+            num_classes=walk.num_classes,
+            alpha=self.settings.alpha,
+            functional_depth=functional_depth(tails, accuracy, self._chance()),
+            batchnorm_gap=math.nan if gap is None else gap,
+            coverage=math.nan if within is None else within.share,
+            coverage_distance=math.nan if within is None else within.distance,
+            characteristic_maps=None if maps is None else maps[0],
+            subnetwork=None if maps is None else maps[1],
+        )
+
+    def _read(self) -> tuple[list[LayerReport], Tensor]:
+        return LayerReader(self.walk, self.settings).read()
+
+    def _reading(self) -> Measure | None:
+        """The measure that asks for the layers to be read."""
+        return next((name for name in ("modes", "linear") if name in self.settings.measure), None)
+
+    def _unread(self) -> tuple[list[LayerReport], Tensor]:
+        """No layers, and who is right without noise, where no reading has told."""
+        walk = self.walk
+        right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
+        lost = 0
+        for part in blocks(walk.samples, walk.batch_size):
+            inputs, target = walk.batch(part)
+            outputs = walk.outputs(inputs)
+            right[part] = checked(walk.criterion, outputs, target)
+            lost += nonfinite(outputs)
+        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+        return [], walk.crew.share(right.cpu)[0].to(right.device)
+
+    def _look_at(self, given: Given) -> tuple[Walk, float | None]:
+        """The held-out probe, and the accuracy on it, where there is one."""
+        settings = self.settings
+        walk = prepare_walk(self.network, *given, settings.criterion, settings.batch_size, settings.tolerance)
+        return walk, float(walk.all_right().double().mean()) if walk.numbers is None else None
+
+    def _sample_basin(self, clean: Tensor) -> BasinResult:
+        walk = self.walk
+        return sample_rays.sample_basin(
+            walk,
+            self.grid,
+            accuracy=self.settings.accuracy,
+            rays=self.settings.sample_rays,
+            seed=self.settings.seed,
+            noise_at=self.settings.noise_at,
+            clean=clean,
+            memory=self.memory,
+            # Of a probe with a single class it has been said that classes are missing.
+            quiet=walk.num_classes > 1 and bool((walk.labels == walk.labels[0]).all()),
+        )
+
+    def _weight_basin(self, clean: Tensor) -> BasinResult:
+        return weight_rays.weight_basin(
+            self.walk,
+            self.grid,
+            accuracy=self.settings.accuracy,
+            rays=self.settings.weight_rays,
+            normalization=self.settings.normalization,
+            layers=self.settings.weight_layers,
+            seed=self.settings.seed,
+            clean=clean,
+            memory=self.memory,
+        )
+
+    def _has_gap(self) -> bool:
+        return self.walk.num_classes > 1
+
+    def _gap(self, walk: Walk | None) -> float:
+        if walk is None or walk.samples < 2:
+            return math.nan  # a held-out probe that failed has been spoken of; one sample has no statistics
+        size = self.settings.batch_size
+        if size is not None:
+            # Statistics of smaller batches than training's would be others.
+            size = max(size, self.settings.train_batch_size or USUAL_BATCH)
+        gained = right_answers_gained(walk, size, self.settings.seed)
+        return math.nan if gained is None else gained / walk.samples
+
+    def _has_coverage(self) -> bool:
+        """Whether there are classes, and noise on the inputs, between which there are distances too."""
+        return self.walk.num_classes > 1 and self.settings.noise_at is None and has_floating(self.walk.inputs)
+
+    def _has_map(self) -> bool:
+        """Whether there is a single input for a map of it; tokens and several inputs have none."""
+        return isinstance(self.walk.inputs, Tensor) and self.walk.inputs.is_floating_point()
+
+    def _maps(self) -> tuple[Tensor, Subnetwork | None] | None:
+        walk = self.walk
+        if walk.num_classes > self.settings.max_classes or (walk.num_classes == 1 and walk.numbers is None):
+            return None
+        survey = discover(walk.model, walk.inputs)
+        maps = input_maps(walk.model, walk.inputs, Choice(layouts=survey.layouts)).cpu()
+        if not survey.found or walk.crew.lockstep:
+            # Weights that are spread over processes come together only for gradients that begin at the output.
+            return maps, None
+        first = choose(walk.model, survey, [next(iter(survey.found))])
+        return maps, find_subnetwork(walk.model, walk.inputs, first, most=SUBNETWORK[1], classes=SUBNETWORK[0])
+
+    def _chance(self) -> float:
+        """What guessing gives: the largest class is guessed at least as well as any."""
+        walk = self.walk
+        if walk.num_classes < 2:
+            return 0.0
+        largest = float(torch.bincount(walk.labels, minlength=walk.num_classes).max()) / walk.samples
+        return max(chance(walk.num_classes), largest)
+
+
+def _check_classes(walk: Walk, settings: Settings) -> None:
+    num_classes = settings.num_classes
+    told = [name for name in ("modes", "linear") if name in settings.measure]
+    if walk.num_classes == 1 and walk.numbers is None and told:
+        raise ValueError(
+            f"`measure` asks for {told[0]!r}, which need class labels and one logit a class, or one output for each "
+            f"number, got targets of dtype {walk.target.dtype} and a criterion. Leave {' and '.join(map(repr, told))} "
+            "out to measure the basins alone."
+        )
+    if num_classes is not None and walk.num_classes not in (num_classes, 1):
+        raise ValueError(
+            f"`num_classes` must be what the model puts out, {walk.num_classes} classes, got {num_classes}."
+        )
+    if walk.num_classes > 1:
+        size = torch.bincount(walk.labels, minlength=walk.num_classes)
+        if absent := (size == 0).nonzero()[:, 0].tolist():
+            held = walk.num_classes - len(absent)
+            shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"
+            _checks.warn(
+                f"The probe holds {held} of {walk.num_classes} classes; {shown} are missing and left out of every "
+                "mean. Give it at least one sample of each."
+            )
+
+
+@contextmanager
+def _progress(steps: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
+    """A bar that appears after two seconds; tqdm's ``disable=None`` keeps it off where nobody watches."""
+    bar = tqdm(total=steps, desc="netdyn", delay=2, leave=False, disable=None if wanted is None else not wanted)
+    try:
+        yield lambda: bar.update(1)
+    finally:
+        bar.close()

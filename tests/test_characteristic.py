@@ -1,0 +1,151 @@
+"""Characteristic maps and subnetworks against products of matrices."""
+
+import pytest
+import torch
+from torch import nn
+
+import networks
+import reference
+from netdyn.functional import characteristic_maps, linear_substitution_map, subnetwork
+from networks import CLASSES, FEATURES, fill, images, samples
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual.double(), torch.as_tensor(expected).double(), rtol=1e-5, atol=1e-6)
+
+
+def first_matrix(network):
+    """What leads from the input to the first local field of a batch-normalised MLP."""
+    return networks.factors_of(network)[0][:, None] * network.fc1.weight
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, nn.Tanh, lambda: nn.ELU(inplace=True)], ids=["relu", "tanh", "in place"]
+)
+def test_the_map_of_an_mlp_is_the_product_of_all_its_matrices(activation):
+    network = networks.bn_mlp(activation)
+    pathway = torch.from_numpy(
+        reference.mlp_map(networks.weights_of(network), [f.detach() for f in networks.factors_of(network)])[0]
+    )
+    maps = characteristic_maps(network, samples())
+    close(maps, pathway @ first_matrix(network).detach().double())
+    assert (maps.shape, maps.requires_grad) == ((CLASSES, FEATURES), False)
+
+
+def test_hidden_units_share_out_the_whole_map():
+    network = networks.bn_mlp()
+    parts = characteristic_maps(network, samples(), layer="bn1")
+    assert parts.shape == (CLASSES, 9, FEATURES)
+    close(parts.sum(dim=1), characteristic_maps(network, samples()))
+    pathway = linear_substitution_map(network, samples())["bn1"]
+    close(parts, pathway[:, :, None] * first_matrix(network).detach())
+    close(characteristic_maps(network, samples(), layer="bn1", units=[4, 2]), parts[:, [4, 2]])
+
+
+def test_deeper_units_look_at_the_input_through_the_layers_below():
+    network = networks.functional_mlp()
+    weights = [weight.detach() for weight in networks.weights_of(network)]
+    parts = characteristic_maps(network, samples(), layer="fc.1")
+    close(parts, (weights[3] @ weights[2])[:, :, None] * (weights[1] @ weights[0]))
+
+
+def test_images_have_maps_of_their_shape():
+    network = networks.residual_cnn()
+    maps = characteristic_maps(network, images())
+    assert maps.shape == (CLASSES, 2, 8, 8)
+    # The stem's part is followed by the map of its field.
+    stem = reference.residual_tails(network)["bn"]
+    field = reference.normalised(network.bn, torch.zeros(1, 4, 8, 8))
+    zero = stem(field)
+
+    def whole(x):
+        return stem(reference.normalised(network.bn, network.conv(x)))
+
+    expected = torch.autograd.functional.jacobian(whole, torch.zeros(1, 2, 8, 8))
+    close(maps, expected.reshape(maps.shape))
+    assert zero.shape == (1, CLASSES)
+    parts = characteristic_maps(network, images(), layer="bn", units=[0, 255])
+    assert parts.shape == (CLASSES, 2, 2, 8, 8)
+
+
+def test_inputs_beside_the_one_that_floats_are_left_alone():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(FEATURES, CLASSES)
+
+        def forward(self, inputs):
+            return self.fc(inputs["x"]).relu() + inputs["id"][:, None]
+
+    network = fill(Two())
+    close(characteristic_maps(network, {"id": torch.arange(80), "x": samples()}), network.fc.weight.detach())
+
+
+def test_what_does_not_depend_on_the_input_is_zero():
+    class Blind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(FEATURES, CLASSES)
+
+        def forward(self, x):
+            return self.fc(torch.zeros_like(x)).relu()
+
+    assert not characteristic_maps(fill(Blind()), samples()).any()
+
+
+def test_subnetworks_are_the_units_with_the_largest_shares():
+    network = networks.functional_mlp()
+    units, shares = subnetwork(network, samples(), "fc.2", most=3)
+    with torch.no_grad():
+        hidden = torch.nn.functional.gelu(
+            network.fc[2](torch.tanh(network.fc[1](torch.relu(network.fc[0](samples())))))
+        ).double()
+        logits = network(samples()).double()
+    for k in range(CLASSES):
+        expected = [
+            torch.cov(torch.stack([float(network.fc[3].weight.detach()[k, i]) * hidden[:, i], logits[:, k]]))[0, 1]
+            / logits[:, k].var()
+            for i in range(7)
+        ]
+        order = sorted(range(7), key=lambda i: -expected[i])[:3]
+        assert units[k].tolist() == order
+        assert shares[k].tolist() == pytest.approx([float(expected[i]) for i in order], rel=1e-5)
+    _, everything = subnetwork(network, samples(), "fc.2", most=100)
+    close(everything.sum(dim=1), torch.ones(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (
+            lambda: characteristic_maps(networks.bn_mlp(), samples(), units=[1]),
+            ValueError,
+            "`units` needs `layer`, the layer that they are in, got [1] alone.",
+        ),
+        (
+            lambda: characteristic_maps(networks.bn_mlp(), samples(), "bn1", [3, 9]),
+            ValueError,
+            "`units` must lie in [0, 9) in layer 'bn1', got [9].",
+        ),
+        (
+            lambda: characteristic_maps(networks.bn_mlp(), samples(), "bn*"),
+            ValueError,
+            "`layer` must name one layer, got 'bn*', which matches ['bn1', 'bn2', 'bn3'].",
+        ),
+        (
+            lambda: subnetwork(networks.bn_mlp(), samples(), "bn*"),
+            ValueError,
+            "`layer` must name one layer, got 'bn*', which matches ['bn1', 'bn2', 'bn3'].",
+        ),
+        (
+            lambda: characteristic_maps(fill(networks.Tokens()), torch.zeros(8, 3, dtype=torch.int64)),
+            TypeError,
+            "`inputs` must hold exactly one floating tensor with the samples first for a map of the input, got 0. For "
+            "tokens, give the model the output of its embedding.",
+        ),
+    ],
+)
+def test_errors_name_what_was_expected(call, error, text):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == text
