@@ -13,7 +13,7 @@ import reference
 from netdyn.functional import sample_basin
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
-SETTING_OUT = 6  # rows asked before a search with a single logit, to see what comes out and where it comes from
+SETTING_OUT = 9  # rows asked before a search with a single logit, to see what comes out and where it comes from
 
 
 def generator(seed):

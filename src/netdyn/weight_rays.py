@@ -229,12 +229,12 @@ def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
     lowest = float(grid.edges()[1])
     if 0 < median(radii) < lowest:
         _checks.warn(
-            f"The radius lies below the smallest noise level asked, {lowest:.3g}. Set a smaller `low`, "
+            f"The weights' radius lies below the smallest noise level asked, {lowest:.3g}. Set a smaller `low`, "
             f"got {grid.low:g}."
         )
     elif bool(radii.isinf().all()):
         _checks.warn(
-            f"The largest noise level, `high` = {grid.high:g}, takes the network on no ray below `accuracy`: the "
+            f"Noise on the weights up to `high` = {grid.high:g} takes the network on no ray below `accuracy`: the "
             "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
         )
 
