@@ -37,7 +37,7 @@ def basin(radius=0.5, interval=(0.25, 1.0), **changes):
     plain = dict.fromkeys((field.name for field in dataclasses.fields(BasinResult)), 0.5)
     plain |= {"radius": radius, "interval": interval, "level": 0.95, "clean": 0.875, "censored": 0.125, "high": 10.0}
     plain |= {"per_class": torch.ones(5), "noise_classes": None, "per_sample": None, "per_layer": None}
-    plain |= {"radii": torch.tensor([radius]), "curve": falling_curve(0.9, [1.0], [0.5]), "class_curves": ()}
+    plain |= {"radii": torch.tensor([radius]), "curve": falling_curve(0.9, [1.0], [0.5])}
     return BasinResult(**plain | changes)
 
 

@@ -24,7 +24,7 @@ from netdyn.canvas import pixels
 from netdyn.figures import heat_map
 from netdyn.settings import MEASURES as EVERYTHING
 from netdyn.tags import SCALARS
-from netdyn.tensorboard import _last_layout, add_figures, add_histograms, add_layout, layout, writers
+from netdyn.tensorboard import _last_layout, add_about, add_figures, add_histograms, add_layout, layout, writers
 
 
 class Writer:
@@ -399,3 +399,16 @@ def test_nothing_is_written_where_nothing_can_be_read_back(log_dir):
     writer = Remote()
     writer.log_dir = log_dir
     add_layout([named("TensorBoardLogger", writer=writer)], EVERYTHING)
+
+
+def test_the_table_of_tags_is_a_text_in_the_event_file(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    add_about([logger, Plain()], SCALARS, "mine/")
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"))
+    events.Reload()
+    (event,) = events.Tensors("mine/netdyn/about/text_summary")
+    lines = event.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[:2] == ["| tag | unit | what it is |", "|---|---|---|"]
+    assert len(lines) == 2 + len(SCALARS)
+    assert f"| `mine/{SCALARS[0].name}` | {SCALARS[0].unit} | {SCALARS[0].meaning} |" in lines

@@ -106,7 +106,7 @@ def moves(network, *probe, **options):
     network, seen = watched(network)
     options |= {"low": 0.5, "high": 2.0, "rel_tol": 10.0, "criterion": always_right}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Noise on the weights up to")
+        warnings.filterwarnings("ignore", "The largest noise level")
         rays = len(weight_basin(network, *probe, **options).radii)
     del network.forward
     moved = [{name: state[name] - value for name, value in before.items()} for state in seen]
@@ -698,7 +698,7 @@ def test_noise_that_low_precision_rounds_is_reported():
 
 def test_a_range_that_all_rays_outlast_is_warned_of(trained):
     text = (
-        "Noise on the weights up to `high` = 0.01 takes the network on no ray below `accuracy`: the radius lies beyond "
+        "The largest noise level, `high` = 0.01, takes the network on no ray below `accuracy`: the radius lies beyond "
         "it. Set a larger `high`, or a higher `accuracy`."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$"):
@@ -706,6 +706,6 @@ def test_a_range_that_all_rays_outlast_is_warned_of(trained):
 
 
 def test_a_range_that_lies_above_the_radius_is_warned_of(trained):
-    text = "The weights' radius lies below the smallest noise level asked, 5.45. Set a smaller `low`, got 5."
+    text = "The radius lies below the smallest noise level asked, 5.45. Set a smaller `low`, got 5."
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$"):
         assert 0 < weight_basin(*trained, low=5.0).radius < 5.46

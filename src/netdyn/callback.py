@@ -31,7 +31,8 @@ from netdyn.results import Report
 from netdyn.schedules import by_steps
 from netdyn.settings import MEASURES, Measure, Settings
 from netdyn.shards import is_sharded
-from netdyn.tensorboard import add_figures, add_histograms, add_layout, writers
+from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
+from netdyn.tensorboard import add_about, add_figures, add_histograms, add_layout, writers
 
 
 class DynamicsMonitor(Callback):
@@ -82,7 +83,7 @@ class DynamicsMonitor(Callback):
         histograms: Send histograms to TensorBoard.
         figures: Send figures to TensorBoard at both ends of training, at every evaluation, or never; they need the
             extra ``plot``.
-        layout: Arrange TensorBoard's custom scalars.
+        layout: Arrange TensorBoard's custom scalars, and write down there what each tag means.
         prefix: Put before every tag, with a slash.
         seed: Seed of the probe's choice and of all noise.
         strict: Raise when an evaluation fails, instead of warning once and training on.
@@ -227,6 +228,9 @@ class DynamicsMonitor(Callback):
         size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
         self._settings = replace(self._settings, train_batch_size=size if isinstance(size, int) else None)
         self._arrange(trainer)
+        if self._layout and trainer.is_global_zero:
+            table = (*SCALARS, *HISTOGRAMS, *FIGURES)
+            self._deliver("TensorBoard", "text", lambda: add_about(trainer.loggers, table, self._tag("")))
         self._guarded(lambda: self._get_probes(trainer, pl_module))
         if self._on_fit_ends and trainer.global_step == 0 and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=0)
@@ -460,10 +464,9 @@ class DynamicsMonitor(Callback):
         if not trainer.is_global_zero or not writers(trainer.loggers):
             return
         if not available():
-            lacking = "DynamicsMonitor: figures need matplotlib, which the extra `plot` installs."
-            if lacking not in self._warned:
-                self._warned.add(lacking)
-                rank_zero_info(lacking)
+            if "figures" not in self._warned:
+                self._warned.add("figures")
+                rank_zero_info("DynamicsMonitor: figures need matplotlib, which the extra `plot` installs.")
             return
 
         def send() -> None:

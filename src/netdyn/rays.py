@@ -133,11 +133,16 @@ def warn_of_range(radius: float, accuracy: float, grid: Grid, top: float) -> boo
             f"the inputs, else use {_usable(top)}relative=True."
         )
     elif 0 < radius < float(grid.edges()[1]):
-        _checks.warn(
-            f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, "
-            f"got {grid.low:g}."
-        )
+        warn_of_low(grid)
     return not float(grid.edges()[1]) <= radius < math.inf and radius != 0
+
+
+def warn_of_low(grid: Grid) -> None:
+    """Warn that a radius lies below the noise levels searched."""
+    _checks.warn(
+        f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, got "
+        f"{grid.low:g}."
+    )
 
 
 def sample_basin(

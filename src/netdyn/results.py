@@ -139,9 +139,7 @@ class Report:
         layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
             f"{space}_basin": {
-                name: _plain(getattr(basin, name))
-                for name in basin.__dataclass_fields__
-                if name not in ("curve", "class_curves")
+                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
             }
             for space, basin in self._basins()
         }

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from netdyn.canvas import pixels
+from netdyn.tags import Tag
 
 Layout = dict[str, dict[str, list[Any]]]
 """Category → title of a chart → its kind, ``"Multiline"`` or ``"Margin"``, and its tags: what a SummaryWriter takes."""
@@ -47,6 +48,13 @@ def add_figures(loggers: Iterable[Any], figures: Mapping[str, Any], step: int) -
         image = pixels(figure).numpy()
         for writer, prefix in found:
             writer.add_image(prefix + tag, image, global_step=step, dataformats="HWC")
+
+
+def add_about(loggers: Iterable[Any], tags: Iterable[Tag], before: str = "") -> None:
+    """Write the table of tags as a text, once: a page of curves that says what they are."""
+    rows = "\n".join(f"| `{before}{tag.name}` | {tag.unit} | {tag.meaning} |" for tag in tags)
+    for writer, prefix in writers(loggers):
+        writer.add_text(f"{prefix}{before}netdyn/about", f"| tag | unit | what it is |\n|---|---|---|\n{rows}", 0)
 
 
 def layout(measure: Collection[str], before: str = "") -> Layout:

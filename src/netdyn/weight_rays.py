@@ -15,7 +15,7 @@ from netdyn import _checks
 from netdyn.batches import Inputs, seeded
 from netdyn.brackets import Brackets
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
-from netdyn.rays import chance, target_accuracy, warn_of_floor
+from netdyn.rays import chance, target_accuracy, warn_of_floor, warn_of_low
 from netdyn.search import UNKNOWN, Search
 from netdyn.shards import is_shard, local, own_part, reshard, whole
 from netdyn.walk import Walk
@@ -226,15 +226,11 @@ def weight_basin(
 
 def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
     """Warn if the radius lies below the noise levels searched, or all rays above."""
-    lowest = float(grid.edges()[1])
-    if 0 < median(radii) < lowest:
-        _checks.warn(
-            f"The weights' radius lies below the smallest noise level asked, {lowest:.3g}. Set a smaller `low`, "
-            f"got {grid.low:g}."
-        )
+    if 0 < median(radii) < float(grid.edges()[1]):
+        warn_of_low(grid)
     elif bool(radii.isinf().all()):
         _checks.warn(
-            f"Noise on the weights up to `high` = {grid.high:g} takes the network on no ray below `accuracy`: the "
+            f"The largest noise level, `high` = {grid.high:g}, takes the network on no ray below `accuracy`: the "
             "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
         )
 
