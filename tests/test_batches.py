@@ -16,6 +16,7 @@ from netdyn.batches import (
     fingerprints,
     finite,
     has_floating,
+    leaf_names,
     map_tensors,
     sample_tensors,
     seeded,
@@ -354,3 +355,22 @@ def test_a_copy_shares_no_memory_and_no_graph(tree):
     for tensor, original in zip(leaves(copied(attached)), leaves(attached), strict=True):
         assert tensor.data_ptr() != original.data_ptr()
         assert not tensor.requires_grad
+
+
+def test_each_sample_may_have_a_ray_of_its_own():
+    inputs = {"image": IMAGES, "ids": IDS}
+    drawn = standard_noise(inputs, fingerprints(inputs), 0, [3, 0, 1, 3, 2])["image"]
+    for row, ray in enumerate([3, 0, 1, 3, 2]):
+        assert torch.equal(drawn[row], noise_of(inputs, ray=ray)["image"][row])
+
+
+@every_tree
+def test_every_tensor_has_a_path_that_leads_to_it(tree):
+    found = []
+    for path in leaf_names(tree):
+        leaf = tree
+        for key in path.split(".") if path else []:
+            leaf = leaf[key] if isinstance(leaf, dict | UserDict) else leaf[int(key)]
+        found.append(leaf)
+    assert len(found) == len(leaves(tree))
+    assert all(a is b for a, b in zip(found, leaves(tree), strict=True))

@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 from torch import nn
 
+from netdyn.functional import weight_basin
 from netdyn.radii import LOST_CLEAN, Grid
 from netdyn.reentry import Rungs, correct
 from netdyn.search import UNKNOWN, Search
@@ -174,3 +175,28 @@ def test_interval_covers_where_rays_come_back(population, rays, accuracy):
     found, bias = coverage(lambda: drawn_from(population, rays, draw), truth, accuracy)
     assert 0.93 < found < 0.98
     assert abs(bias) < 0.03
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+class Step(nn.Module):
+    """Right as long as its second weight stays within 1 of where it is; the first gives them a spread of 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[-1.0, 1.0]]))
+
+    def forward(self, x):
+        return torch.where((self.weight[0, 1] - 1).abs() < 1, 1.0, -1.0).expand(len(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rays", [8, 16])
+def test_interval_over_weight_rays_covers_the_radius_of_a_step(rays):
+    # A ray is lost at 1 / |e|, e normal: the median is 1 / 0.6745. 1000 seeds, standard error 0.0069.
+    x, target, truth, held = torch.zeros(2, 1), torch.ones(2, dtype=torch.int64), 1 / 0.67449, 0
+    for seed in range(1000):
+        low, high = weight_basin(Step(), x, target, rays=rays, seed=seed).interval
+        held += low <= truth <= high
+    assert 0.93 < held / 1000 < 0.98

@@ -13,7 +13,7 @@ import reference
 from netdyn.functional import sample_basin
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
-SETTING_OUT = 6  # rows asked before a search with a single logit, to see what comes out and where it comes from
+SETTING_OUT = 9  # rows asked before a search with a single logit, to see what comes out and where it comes from
 
 
 def generator(seed):
@@ -725,3 +725,49 @@ def test_a_probability_without_its_last_dimension_is_still_one():
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     target = (network(x) > 0.5).long()
     assert sample_basin(network, x, target).clean == 1
+
+
+# Noise levels that do not hold the radius ----------------------------------------------------------------------------
+
+
+def test_noise_levels_that_end_before_the_radius_are_warned_of():
+    network, x, target, _ = linear_classifier()
+    text = (
+        "The largest noise level, `high` = 0.01, leaves an accuracy of 1.00, and `accuracy` is 0.75: the radius lies "
+        "beyond it. Set a larger `high` if noise of that level is small beside the inputs, else use relative=True."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
+        basin = sample_basin(network, x, target, high=0.01)
+    assert len(caught) == 1
+    assert basin.radius == math.inf
+
+
+def test_noise_levels_that_begin_beyond_the_radius_are_warned_of():
+    network, x, target, _ = linear_classifier()
+    text = "The radius lies below the smallest noise level asked, 2.1. Set a smaller `low`, got 2."
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
+        basin = sample_basin(network, x, target, low=2.0, accuracy=0.75)
+    assert len(caught) == 1
+    assert 0 < basin.radius < 2.11
+
+
+def test_curves_of_classes_are_those_of_their_own_rays():
+    network, x, target = hill(100, 100)
+    basin = sample_basin(network, x, target, high=1e4)
+    for k, curve in enumerate(basin.class_curves):
+        own = basin.radii[:, target == k]
+        for sigma in (0.5, 2.0, 50.0):
+            # A cell is 0.13 wide in log sigma here.
+            below, above = ((own > sigma * factor).double().mean() for factor in (1.15, 0.87))
+            assert below - 1e-9 <= curve.at(sigma) <= above + 1e-9
+
+
+def test_several_rays_share_forward_passes():
+    network, seen = watched(linear_classifier()[0])
+    _, x, target, _ = linear_classifier()
+    wrong = torch.arange(100) % 2 == 0
+    sample_basin(network, x[:100], torch.where(wrong, 1 - target[:100], target[:100]), rays=4, relative=True)
+    # Half of the samples have nothing to search: the rows of two rays go through in one pass, 14 of 100 instead of 28
+    # of 50.
+    assert seen.count(100) >= 14
+    assert seen.count(50) < 7

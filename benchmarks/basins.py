@@ -1,0 +1,128 @@
+"""What the radius of a sample basin costs, and how near it comes to a ladder of noise levels.
+
+Prints one Markdown row a network: the radius from one ray a sample with its interval, the radius of a ladder of 41
+noise levels with 48 draws each, that of 48 rays, the share of rays that come back, and the forward passes a sample of
+a search from the start, and of one that begins where the last left off. About half a minute on one core.
+
+    OMP_NUM_THREADS=1 python benchmarks/basins.py
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from itertools import pairwise
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from netdyn.brackets import Brackets
+from netdyn.functional import prepare_walk, sample_basin
+from netdyn.isolation import isolated
+from netdyn.radii import BasinResult, Grid
+from netdyn.rays import sample_basin as search
+
+Probe = tuple[nn.Module, Tensor, Tensor]
+DRAWS = 48
+
+
+def train(network: nn.Module, x: Tensor, y: Tensor, steps: int, rate: float) -> nn.Module:
+    """Adam, batches of 100 in turn."""
+    optimiser = torch.optim.Adam(network.train().parameters(), lr=rate)
+    for step in range(steps):
+        batch = torch.arange(100 * step, 100 * step + 100) % len(x)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+        optimiser.step()
+    return network.eval()
+
+
+def mlp(*widths: int, norm: bool = False) -> nn.Sequential:
+    """A fully connected network."""
+    layers: list[nn.Module] = []
+    for a, b in pairwise(widths[:-1]):
+        layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+def on_digits(build: Callable[[], nn.Module], steps: int) -> Probe:
+    """A network trained on 1,200 digits, and the other 597."""
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+    torch.manual_seed(0)
+    return train(build(), x[:1200], y[:1200], steps, 0.01), x[1200:], y[1200:]
+
+
+def overlapping() -> Probe:
+    """Five classes of three overlapping clouds each in the plane."""
+    cloud = torch.arange(3024) % 15
+    centres = 1.5 * torch.randn(15, 2, generator=torch.Generator().manual_seed(1))
+    x = centres[cloud] + 0.5 * torch.randn(3024, 2, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(0)
+    return train(mlp(2, 64, 64, 5), x[:2000], cloud[:2000] % 5, 150, 0.02), x[2000:], cloud[2000:] % 5
+
+
+def convolutional() -> nn.Module:
+    """Two convolutions."""
+    return nn.Sequential(
+        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)),
+    )
+
+
+NETWORKS: dict[str, Callable[[], Probe]] = {
+    "MLP, digits": lambda: on_digits(lambda: mlp(64, 64, 64, 10), 200),
+    "CNN, digits": lambda: on_digits(convolutional, 150),
+    "MLP, overlapping clouds": overlapping,
+    "10-layer BN MLP after 30 steps, digits": lambda: on_digits(lambda: mlp(64, *[48] * 10, 10, norm=True), 30),
+}
+
+
+def ladder(network: nn.Module, x: Tensor, y: Tensor, accuracy: float = 0.5) -> float:
+    """First of 41 noise levels below the accuracy, straight in log σ from the one before."""
+    draw, before, at = torch.Generator().manual_seed(7), 1.0, 0.0
+    for sigma in torch.logspace(-3, 1, 41).tolist():
+        right = 0.0
+        with torch.no_grad():
+            for _ in range(DRAWS):
+                noisy = x + sigma * torch.randn(x.shape, generator=draw)
+                right += float((network(noisy).argmax(1) == y).double().mean()) / DRAWS
+        if right < accuracy:
+            part = (before - accuracy) / (before - right)
+            return math.exp((1 - part) * math.log(at) + part * math.log(sigma))
+        before, at = right, sigma
+    return math.inf
+
+
+def evaluated(network: nn.Module, x: Tensor, y: Tensor, memory: Brackets) -> BasinResult:
+    """A search as an evaluation in a run makes it."""
+    with isolated(network):
+        walk = prepare_walk(network, x, y, None, None)
+        return search(walk, Grid.over(1e-3, 1e1, 0.05), accuracy=0.5, memory=memory)
+
+
+def main() -> None:
+    """Print the table."""
+    print("| network | samples | radius (interval) | 48 rays | ladder | come back | cold | warm | one step later |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, build in NETWORKS.items():
+        network, x, y = build()
+        memory = Brackets()
+        cold = evaluated(network, x, y, memory)
+        many = sample_basin(network, x, y, accuracy=0.5, rays=DRAWS)
+        warm = evaluated(network, x, y, memory)
+        rungs = ladder(network, x, y)
+        later = evaluated(train(network, x, y, 1, 1e-4), x, y, memory)
+        low, high = cold.interval
+        print(
+            f"| {name} | {len(x)} | {cold.radius:.3f} ({low:.3f} to {high:.3f}) | {many.radius:.3f} | {rungs:.3f} "
+            f"| {many.reentry:.3f} | {cold.forwards:.2f} | {warm.forwards:.2f} | {later.forwards:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
