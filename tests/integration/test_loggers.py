@@ -312,7 +312,12 @@ def test_a_pytorch_lightning_module_without_forward_is_known_as_one():
 
     monitor = DynamicsMonitor(**QUICK)
     trainer = fit(False, monitor, module=Headless, package=pytorch_lightning)
-    assert monitor.report.scalars() == diagnose(trainer.lightning_module.net, *points(), **QUICK).scalars()
+    found, expected = monitor.report.scalars(), diagnose(trainer.lightning_module.net, *points(), **QUICK).scalars()
+    assert found.keys() == expected.keys()
+    # A search for a radius that begins where the last one ended may end elsewhere on a ray that comes back.
+    assert {t: v for t, v in found.items() if not t.startswith("basin/")} == {
+        t: v for t, v in expected.items() if not t.startswith("basin/")
+    }
 
 
 def test_a_fast_dev_run_of_pytorch_lightning_makes_one_evaluation():
