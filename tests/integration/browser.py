@@ -72,11 +72,11 @@ return cards;
 @contextmanager
 def tensorboard(logs: Path, journal: Path, patience: float = 60.0) -> Iterator[str]:
     """TensorBoard over a folder of logs, on a port of the loopback device that is free; gives its address."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logs.name]
     # The fast loader is a process of its own that outlives a killed TensorBoard.
     command += ["--load_fast=false", "--host", "127.0.0.1", "--port", "0"]
     with journal.open("w", encoding="utf-8") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=journal.parent)
+        server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=logs.parent)
     try:
         deadline = time.monotonic() + patience
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/", journal.read_text(encoding="utf-8"))):

@@ -272,6 +272,21 @@ def test_intervals_enclose_radii(whole, space):
     assert all(a < b < c for a, b, c in zip(low[1:], radius[1:], high[1:], strict=True))
 
 
+def same_numbers(logged: dict[str, float], expected: dict[str, float]) -> None:
+    """Equal, but for basins: a search that begins where the last one ended may meet a ray that comes back elsewhere."""
+    assert logged.keys() == expected.keys()
+    basins = {tag for tag in expected if tag.startswith("basin/")}
+    assert {t: v for t, v in logged.items() if t not in basins} == {
+        t: v for t, v in expected.items() if t not in basins
+    }
+    # Radii of classes under noise on the weights come from the levels visited, which are fewer in such a search.
+    coarse = {tag for tag in basins if tag.startswith("basin/weight/class_radius/")}
+    assert {t: logged[t] for t in coarse} == pytest.approx({t: expected[t] for t in coarse}, rel=0.5, abs=0.05)
+    # Few rays come back, so that another radius moves by less than a cell, which is a tenth.
+    fine = basins - coarse
+    assert {t: logged[t] for t in fine} == pytest.approx({t: expected[t] for t in fine}, rel=0.1, abs=0.02)
+
+
 @pytest.mark.parametrize("step", POINTS)
 def test_what_is_logged_is_what_diagnose_says_of_the_same_weights_and_probe(whole, step):
     module = Digits(network(96, 3))
@@ -285,7 +300,7 @@ def test_what_is_logged_is_what_diagnose_says_of_the_same_weights_and_probe(whol
         if tag.startswith(OURS) and step in dict(points)
     }
     own = {tag: logged.pop(tag) for tag in ("netdyn/seconds", "netdyn/overhead", "netdyn/skipped")}
-    assert logged == {tag: float(np.float32(value)) for tag, value in report.scalars().items()}
+    same_numbers(logged, {tag: float(np.float32(value)) for tag, value in report.scalars().items()})
     assert own["netdyn/seconds"] > 0
     assert own["netdyn/overhead"] > 0
     assert own["netdyn/skipped"] == 0
@@ -555,7 +570,7 @@ class Headless(L.LightningModule):
 def test_without_forward_the_only_child_with_parameters_is_the_model():
     x, y = data(200, 300).tensors
     run = fit(DynamicsMonitor(probe=(x, y), **QUICK), module=Headless(net=network()))
-    assert run.monitor.report.scalars() == diagnose(run.module.net, x, y, weight_rays=2, rel_tol=0.5).scalars()
+    same_numbers(run.monitor.report.scalars(), diagnose(run.module.net, x, y, weight_rays=2, rel_tol=0.5).scalars())
     assert run.steps() == [0, 3, 7, 11]
 
 
@@ -1318,6 +1333,7 @@ def test_monitors_of_other_quantities_have_other_states():
 
 
 @pytest.mark.filterwarnings("ignore:`accuracy` is 0.05, but noise alone")
+@pytest.mark.filterwarnings("ignore:The largest noise level, `high` = 10, leaves an accuracy of")
 def test_the_cost_of_each_basin_is_its_own():
     x, y = data(0, 64).tensors
     alone = diagnose(network(), x, y, measure=["weight_basin"], accuracy=0.05)

@@ -10,6 +10,13 @@ import torch
 from integration.scenarios import data, modules, precision, training
 from integration.untouched import assert_untouched
 
+#: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The radius lies below the smallest noise level:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The largest noise level, `high`:UserWarning"),
+]
+
 SCENARIOS = {
     f"{part.__name__.rpartition('.')[2]}-{name}": build
     for part in (data, modules, precision, training)
