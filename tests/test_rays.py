@@ -766,7 +766,9 @@ def test_several_rays_share_forward_passes():
     network, seen = watched(linear_classifier()[0])
     _, x, target, _ = linear_classifier()
     wrong = torch.arange(100) % 2 == 0
-    sample_basin(network, x[:100], torch.where(wrong, 1 - target[:100], target[:100]), rays=4, relative=True)
+    sample_basin(
+        network, x[:100], torch.where(wrong, 1 - target[:100], target[:100]), rays=4, relative=True, batch_size=100
+    )
     # Half of the samples have nothing to search: the rows of two rays go through in one pass, 14 of 100 instead of 28
     # of 50.
     assert seen.count(100) >= 14

@@ -18,7 +18,7 @@ class Brackets:
     """The cells of the last evaluation: of every sample's rays by the sample's content, and of the rays of the weights.
 
     A search with other settings (``key``) finds nothing here, and replaces what there was. Up to ``LIMIT`` samples are
-    kept, at 8 bytes and two for each ray.
+    kept, at 8 bytes and 4 for each ray.
 
     Example:
         >>> memory = Brackets()
