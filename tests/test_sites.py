@@ -657,7 +657,9 @@ def test_layers_that_mix_the_samples_are_named_and_left_out():
     said = re.escape("the modules ['model'] mix the samples of a batch")
     with (
         pytest.warns(UserWarning, match=said),
-        pytest.raises(ValueError, match=re.escape("In the activations of ['model'] samples")),
+        pytest.raises(
+            ValueError, match=re.escape("Samples cannot be told apart in what the activations of ['model'] read")
+        ),
     ):
         local_fields(fill(Moved("mixed")), samples())
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
 from netdyn.batches import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
 from netdyn.criteria import as_logits
@@ -44,7 +43,8 @@ def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[
     with differentiable():
         # The copy that the graph starts from is the one handed to the network.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
-        (source,) = (tensor for tensor in tensors(chosen) if tensor.is_floating_point() and tensor.ndim)
+        cut = sample_tensors(inputs)
+        source = next(t for t, own in zip(tensors(chosen), cut, strict=True) if own and t.is_floating_point())
         watch = Watch(model, count(chosen), sites.append, straight=True, layouts=choice.layouts)
         with watching(watch, model, chosen) as (_, logits):
             yield as_logits(logits, count(chosen)), source, [site for site in sites if choice.holds(site)]
@@ -53,7 +53,7 @@ def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[
 def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
     """Mean derivative of each logit with respect to the input, every activation's being 1: ``[classes, *shape]``."""
     with _straight_run(model, inputs, choice) as (logits, source, _):
-        rows = [_mean(logits[:, k].sum(), source, None) for k in range(logits.shape[1])]
+        rows = [_mean(logits[:, k].sum(), source) for k in range(logits.shape[1])]
     return torch.stack(rows)
 
 
@@ -64,23 +64,35 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
     the logit's own map.
     """
     with _straight_run(model, inputs, choice) as (_, source, sites):
-        site = sites[0]
+        site = only_site(sites)
         places = site.layout.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
         rows = []
         for unit in units:
             pick = torch.zeros(site.field.numel(), dtype=site.field.dtype, device=site.field.device)
             pick[places[:, unit]] = 1
-            rows.append(_mean(site.edge, source, pick.reshape(site.field.shape)))
+            graph = site.graph
+            rows.append(_mean(None if graph is None else (graph * pick.reshape(graph.shape)).sum(), source))
     maps = torch.stack(rows)
     weights = pathway[:, list(units)].to(maps.dtype)
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
 
-def _mean(output: Tensor | GradientEdge | None, source: Tensor, weights: Tensor | None) -> Tensor:
+def only_site(sites: Sequence[Site]) -> Site:
+    """The one site.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not sites:
+        raise ValueError("`layer` must name a layer with samples, got one whose output is the same for all.")
+    return sites[0]
+
+
+def _mean(output: Tensor | None, source: Tensor) -> Tensor:
     """Mean over samples of an output's gradient with respect to the input; zero where it does not depend on it."""
-    if output is None or (isinstance(output, Tensor) and not output.requires_grad):
+    if output is None or not output.requires_grad:
         return torch.zeros_like(source[0]).detach()
-    (gradient,) = torch.autograd.grad(output, source, weights, retain_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
     return (torch.zeros_like(source) if gradient is None else gradient).mean(dim=0).detach()
 
 
@@ -101,10 +113,13 @@ class Subnetwork:
     maps: Tensor
 
 
-def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork:
-    """The subnetwork of the one chosen layer for the first ``classes`` logits; the model is isolated."""
+def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork | None:
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; None where the layer has no map."""
     found: list[Tensor] = []
-    pathway = next(iter(substitute(model, inputs, choice).values()))
+    linear_map = substitute(model, inputs, choice)
+    if not linear_map:
+        return None
+    pathway = next(iter(linear_map.values()))
     few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
     _, logits = read(model, few, lambda name, fields, outputs: found.append(outputs.clone()), choice)
     shares = unit_shares(found[0], pathway, as_logits(logits, count(few)))[:classes]

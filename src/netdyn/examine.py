@@ -199,6 +199,7 @@ class _Examination:
         )
 
     def _weight_basin(self, clean: Tensor) -> BasinResult:
+        # Begun anew each time: the classes' curves go through the levels that the search visits.
         return weight_rays.weight_basin(
             self.walk,
             self.grid,
@@ -208,7 +209,6 @@ class _Examination:
             layers=self.settings.weight_layers,
             seed=self.settings.seed,
             clean=clean,
-            memory=self.memory,
         )
 
     def _has_gap(self) -> bool:

@@ -186,7 +186,7 @@ def prepare_walk(
         target,
         samples,
         criterion,
-        probability=lambda: discover(model, inputs).probabilities,
+        probability=lambda: discover(model, inputs, check=False).probabilities,
         everything=everything,
         tolerance=tolerance,
     )

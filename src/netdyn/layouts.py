@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Kernels for other batch sizes round otherwise; samples differ by more.
-_ROUNDING = 1e-3
+#: Samples that differ by less than this many roots of the machine's precision are the same.
+ROUNDING = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor of a run with a few samples: its shape, and its values where samples are not simply first."""
+    """A tensor of a run with a few samples."""
 
-    shape: tuple[int, ...]
-    value: Tensor | None
+    value: Tensor
 
-    @classmethod
-    def of(cls, tensor: Tensor, samples: int) -> Seen:
-        """What is to be kept of a tensor."""
-        plain = len(tensor) == samples
-        return cls(tuple(tensor.shape), None if plain else tensor.detach().clone())
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(self.value.shape)
 
 
 def find(two: Seen, three: Seen) -> Layout | None:
@@ -73,22 +71,36 @@ def find(two: Seen, three: Seen) -> Layout | None:
     if not grown:
         return None
     counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
+    axis, folded = grown[0], two.shape[grown[0]] // 2
     if len(counts) == 1:
-        # What else may have grown was cut to the longest sample.
-        return Layout(counts[0])
-    axis = grown[0]
-    folded = two.shape[axis] // 2
-    if len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
+        # What else may have grown was cut to the longest sample, and has no values to compare.
+        layouts = [Layout(counts[0])]
+        if len(grown) > 1:
+            return layouts[0]
+    elif len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
         raise ValueError("more than the samples' axis grows with the number of samples")
-    for fastest in (False, True) if folded > 1 else (False,):
-        layout = Layout(axis, folded, fastest)
-        if folded == 1 or (two.value is None or three.value is None) or _agree(layout, two.value, three.value):
-            return layout
-    raise ValueError("samples are mixed along its axis")
+    else:
+        layouts = [Layout(axis, folded), Layout(axis, folded, fastest=True)]
+    layouts = [layout for layout in layouts if own_places(layout.rows(two.value), layout.rows(three.value))]
+    if not layouts:
+        raise ValueError("samples are mixed along its axis")
+    return min(layouts, key=lambda layout: float(_distances(layout.rows(two.value), layout.rows(three.value)).trace()))
 
 
-def _agree(layout: Layout, two: Tensor, three: Tensor) -> bool:
-    """Whether the two samples that both runs share have the same values."""
-    a, b = layout.rows(two), layout.rows(three)[:2]
-    scale = torch.maximum(a.abs().max(), b.abs().max())
-    return bool((a - b).abs().max() <= _ROUNDING * scale)
+def own_places(rows: Tensor, others: Tensor) -> bool:
+    """Whether the first samples of two runs ``[samples, units]`` stand in the same places in both.
+
+    Each must be nearest to itself, or as near as rounding allows: kernels round otherwise for other batch sizes.
+    """
+    distances = _distances(rows, others)
+    own, nearest = distances.diagonal(), distances.min(dim=1).values
+    size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
+    same = own <= ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
+    return bool(((own <= nearest) | same).all())
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """``[samples, other samples]``; what is not finite is no difference."""
+    difference = (rows[:, None].float() - others[None].float()).nan_to_num(0.0, 0.0, 0.0)
+    distances: Tensor = difference.flatten(2).norm(dim=2)
+    return distances

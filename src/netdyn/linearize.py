@@ -37,7 +37,8 @@ class LinearMap(Mapping[str, Tensor]):
         affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine,
             1 where the Jacobians of two samples have nothing in common; NaN for a single sample.
         through: The part of each map that goes through the layer's activation, where it was asked for: all of it,
-            unless something reads the local field beside its activation.
+            unless something reads the local field beside its activation. Layers from whose output no gradient leads to
+            the logits (a stop-gradient, another head) are not in it.
     """
 
     pathways: dict[str, Tensor]
@@ -155,7 +156,7 @@ def _average(
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
         {layer.site.name: layer.defect for layer in layers},
-        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.through},
+        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},
     )
 
 
@@ -171,7 +172,7 @@ class _Average:
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
         self.spread = self.size = 0.0
-        self.reached = False
+        self.reached = self.passed = False
 
     def add(self, gradient: Tensor | None) -> None:
         """Take one class's Jacobian with respect to the field."""
@@ -184,6 +185,7 @@ class _Average:
 
     def add_through(self, gradient: Tensor | None) -> None:
         """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
+        self.passed = self.passed or gradient is not None
         self.through.append(self._rows(gradient).mean(dim=0))
 
     def _rows(self, gradient: Tensor | None) -> Tensor:

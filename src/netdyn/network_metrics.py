@@ -17,6 +17,7 @@ from netdyn.criteria import Criterion
 from netdyn.functional import linear_tail, prepare_walk
 from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
+from netdyn.sites import choose, discover
 
 
 class BatchNormGap(StateMetric):
@@ -109,6 +110,7 @@ class LinearTail(StateMetric):
         super().__init__(**kwargs)
         _checks.names("layers", layers)
         self.wanted, self.exact = layers, exact
+        self._known: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
         # Right answers of each layer and, last, the number of samples; flat, since a process without data does not know
         # the number of layers.
@@ -123,17 +125,30 @@ class LinearTail(StateMetric):
         """
         accuracies = linear_tail(model, inputs, target, self.wanted, exact=self.exact)
         names = tuple(accuracies)
-        if self.layers and self.layers != names:
-            raise ValueError(
-                f"`model` must have the same layers in every update of one accumulation, {list(self.layers)}, got "
-                f"{list(names)}. Call `reset()` for another model."
-            )
+        self._refuse_others(names, self.layers or self._known)
         self.layers = names
         samples = count(inputs)
         row = [round(accuracy * samples) for accuracy in accuracies.values()] + [samples]
         self.counts.append(torch.tensor(row, dtype=torch.float64, device=self.device))
         self.width = torch.full_like(self.width, len(row))
         self._settle()
+
+    def forward(self, model: nn.Module, inputs: Inputs, target: Tensor) -> Any:
+        """Update, and the accuracies of this batch alone."""
+        # A model that does not fit must be refused before torchmetrics takes the states apart.
+        with isolated(model):
+            names = choose(model, discover(model, inputs), self.wanted).names
+        self._refuse_others(names, self.layers)
+        self._known = self.layers
+        return super().forward(model, inputs, target)
+
+    @staticmethod
+    def _refuse_others(names: tuple[str, ...], known: tuple[str, ...]) -> None:
+        if known and set(known) != set(names):
+            raise ValueError(
+                f"`model` must have the same layers in every update of one accumulation, {list(known)}, got "
+                f"{list(names)}. Call `reset()` for another model."
+            )
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         super()._reduce_states(incoming_state)
@@ -154,7 +169,12 @@ class LinearTail(StateMetric):
         return total[:-1] / total[-1]
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its layers' names."""
+        """Take over another metric's samples, and its layers' names.
+
+        Raises:
+            ValueError: If it has other layers.
+        """
+        self._refuse_others(getattr(incoming_state, "layers", ()) or self.layers, self.layers)
         super().merge_state(incoming_state)
         self.layers = self.layers or getattr(incoming_state, "layers", ())
 

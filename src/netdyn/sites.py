@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
-from netdyn.layouts import Layout, Seen, find
+from netdyn.layouts import Layout, Seen, find, own_places
 from netdyn.naming import clean_name, is_quantised, numbered
 from netdyn.watch import Key, Site, Watch, watching
 
@@ -94,18 +94,29 @@ def run(
         return results
 
 
-def discover(model: nn.Module, inputs: Inputs) -> Survey:
-    """Find a network's local fields; runs two samples, and three."""
+#: Samples of the run that checks what two and three have shown.
+CHECKED = 16
+
+
+def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
+    """Find a network's local fields; runs two samples, and three, and to ``check`` these with others."""
     samples = count(inputs)
     chosen = spread(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
     sites: list[Site] = []
     seen: list[dict[Key, Seen]] = []
+    refused: set[Key] = set()
     for number in (2, 3):
         sites.clear()
         watch = Watch(model, number, sites.append, layouts=None)
         with watching(watch, model, take(inputs, chosen[:number])) as (output, logits):
             seen.append(watch.seen)
+        refused |= watch.refused
     layouts, mixed = _layouts(*seen)
+    layouts |= dict.fromkeys(refused)
+    if check and samples > 3:
+        wrong = _displaced(model, inputs, chosen, layouts, seen[1])
+        layouts |= dict.fromkeys(wrong)
+        mixed = sorted({*mixed, *(key[1] for key in wrong)})
     found: dict[str, Key] = {}
     pooled: set[str] = set()
     runs: Counter[str] = Counter()
@@ -118,8 +129,30 @@ def discover(model: nn.Module, inputs: Inputs) -> Survey:
         if number < watch.pooled:
             pooled.add(name)
     _warn_of_unread(model, watch.packed, mixed)
-    outputs = frozenset(key[1] for key in watch.seen if key[0] == "output")
+    outputs = frozenset(key[1] for key in watch.seen if key[0] == "output" and layouts.get(key) is not None)
     return Survey(found, layouts, outputs, logits is not output, frozenset(pooled), tuple(mixed))
+
+
+def _displaced(
+    model: nn.Module, inputs: Inputs, chosen: Tensor, layouts: Mapping[Key, Layout | None], seen: Mapping[Key, Seen]
+) -> list[Key]:
+    """The local fields that do not hold every sample in its place, when three known ones run among others.
+
+    Networks that sort their batch, or send each sample another way, can look orderly with three.
+    """
+    wrong: list[Key] = []
+    among = torch.cat([chosen, spread(count(inputs), CHECKED)])
+
+    def visit(site: Site) -> None:
+        if site.key not in seen:
+            return
+        rows, known = site.layout.rows(site.field), site.layout.rows(seen[site.key].value)
+        cut = rows.shape[1:] != known.shape[1:]
+        if len(rows) != len(among) or not (cut or own_places(known, rows)):
+            wrong.append(site.key)
+
+    run(model, take(inputs, among), visit, layouts=layouts)
+    return wrong
 
 
 def _layouts(two: Mapping[Key, Seen], three: Mapping[Key, Seen]) -> tuple[dict[Key, Layout | None], list[str]]:
@@ -187,7 +220,11 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
     kept: list[str] = []
     promoted: list[str] = []
     for pattern in layers:
-        if matches := fnmatch.filter(found, pattern):
+        if pattern in found:
+            kept.append(pattern)
+        elif pattern in modules:
+            promoted += _seen(survey, pattern, [pattern])
+        elif matches := fnmatch.filter(found, pattern):
             kept += matches
         elif matches := fnmatch.filter(modules, pattern):
             promoted += _seen(survey, pattern, matches)
@@ -207,8 +244,9 @@ def _seen(survey: Survey, pattern: str, modules: list[str]) -> list[str]:
     if seen := [name for name in modules if name in survey.outputs]:
         return seen
     raise ValueError(
-        f"`layers` names {pattern!r}, but no output of {modules} was seen: they do not run as modules, as the parts "
-        f"of torch's attention do not. Name a module around them. {nearest(pattern, survey.outputs)}"
+        f"`layers` names {pattern!r}, but no output of {modules} was seen that holds samples: they do not run as "
+        "modules, as the parts of torch's attention do not, or say the same for all. Name a module around them. "
+        f"{nearest(pattern, survey.outputs)}"
     )
 
 

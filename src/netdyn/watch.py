@@ -55,6 +55,7 @@ class Site:
         edge: Where the gradient with respect to the field is to be taken, in a straight-through run; None where the
             network itself has turned gradients off.
         output_edge: The same for the output: without what reads the field beside its activation.
+        graph: The field in its place of the graph, in a straight-through run.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Site:
     output: Tensor
     edge: GradientEdge | None = None
     output_edge: GradientEdge | None = None
+    graph: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,11 @@ class Watch(TorchFunctionMode):
         self.calls: Counter[tuple[str, str]] = Counter()
         self.runs: Counter[str] = Counter()
         self.seen: dict[Key, Seen] = {}
+        #: Modules that were taken for activations, but do not act element by element.
+        self.refused: set[Key] = set()
         self.held: list[Site] = []
         self.candidates: list[_Candidate] = []
-        self.squashed: tuple[Tensor, Tensor] | None = None
+        self.squashed: list[tuple[Tensor, Tensor]] = []
         self.latest: weakref.ref[Tensor] | None = None
         #: Names of the modules whose samples have left their places (packed sequences).
         self.packed: list[str] = []
@@ -151,7 +155,7 @@ class Watch(TorchFunctionMode):
             return shared_pool(func, args, kwargs) if self._carries else func(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in SQUASHES and isinstance(result, Tensor):
-            self.squashed = (result, subject)
+            self._squash(result, subject)
         if func in LOOKUPS and self._carries and isinstance(result, Tensor) and not result.requires_grad:
             # A copy, since a leaf must not be written over.
             result = result.detach().requires_grad_().clone()
@@ -172,7 +176,7 @@ class Watch(TorchFunctionMode):
         if isinstance(value, nn.Parameter) or not value.is_floating_point() or value.ndim < 1:
             return None
         if self.layouts is None:
-            self.seen[key] = Seen.of(value, self.samples)
+            self.seen[key] = Seen(value.detach().clone())
             return Layout()
         if key in self.layouts:
             return self.layouts[key]
@@ -187,7 +191,8 @@ class Watch(TorchFunctionMode):
         if layout is None:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
         if key in self.linear:
-            return subject
+            # Another tensor, or a newer version of this one, as the activation would have left it: names depend on it.
+            return subject.mul_(1) if overwrites(func, args, kwargs) else subject.view_as(subject)
         edge = output_edge = None
         if self._carries:
             copied, edge = _with_edge(subject, overwritten=overwrites(func, args, kwargs))
@@ -198,8 +203,9 @@ class Watch(TorchFunctionMode):
             output = func(*args, **kwargs)
         self.latest = weakref.ref(output)
         if func in SQUASHES:
-            self.squashed = (output, copied)
-        site = Site(name, key, layout, copied.detach(), output.detach(), edge, output_edge)
+            self._squash(output, copied)
+        graph = copied if self._carries else None
+        site = Site(name, key, layout, copied.detach(), output.detach(), edge, output_edge, graph)
         self._hold(site, may_be_output=func in SQUASHES)
         return output
 
@@ -227,10 +233,12 @@ class Watch(TorchFunctionMode):
         fields, outputs = [x.new_empty(shape) for shape in shapes], [x.new_empty(shape) for shape in shapes]
         # Zeros added to the fields: their gradient is that of the fields, of all time steps together.
         shifts = [x.new_zeros(shape).requires_grad_() for shape in shapes] if self._carries else []
+        pieces: list[dict[tuple[int, int], Tensor]] = [{} for _ in shapes]
 
         def activate(slot: int, time: int, columns: slice, field: Tensor, phi: recurrent.Phi) -> Tensor:
             if shifts:
                 field = field + shifts[slot][:, time, columns]
+                pieces[slot][time, columns.start] = field
             value = field if keys[slot] in self.linear else phi(field)
             if shifts:
                 value = Carry.apply(field, value.detach())  # type: ignore[no-untyped-call]
@@ -242,7 +250,8 @@ class Watch(TorchFunctionMode):
             layout = self._layout(key, fields[slot])
             if layout is not None and key not in self.linear:
                 edge = get_gradient_edge(shifts[slot]) if shifts else None
-                self._hold(Site(name, key, layout, fields[slot], outputs[slot], edge, edge))
+                graph = _joined(pieces[slot]) if shifts else None
+                self._hold(Site(name, key, layout, fields[slot], outputs[slot], edge, edge, graph))
         return result
 
     def own_function(self, subject: Tensor, compute: Callable[[], Tensor]) -> Tensor:
@@ -260,7 +269,7 @@ class Watch(TorchFunctionMode):
             self._paused = False
         if layout is not None:
             edge = get_gradient_edge(subject) if self.straight and subject.requires_grad else None
-            self._hold(Site(name, key, layout, field, output.detach(), edge, edge))
+            self._hold(Site(name, key, layout, field, output.detach(), edge, edge, subject))
         return output
 
     # --- modules ---
@@ -276,7 +285,8 @@ class Watch(TorchFunctionMode):
         if (layout := self._layout(key, argument)) is None:
             return
         copied, edge = _with_edge(argument) if self._carries else (argument.clone(), None)
-        site = Site(self.makers.of(argument), key, layout, copied.detach(), copied.detach(), edge)
+        graph = copied if self._carries else None
+        site = Site(self.makers.of(argument), key, layout, copied.detach(), copied.detach(), edge, graph=graph)
         self.candidates.append(_Candidate(module, site, argument, copied, len(self.held)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -286,6 +296,7 @@ class Watch(TorchFunctionMode):
             output = self._leave_candidate(self.candidates.pop(), output)
         if self._carries and is_quantised(module) and isinstance(output, Tensor):
             output = output.detach()  # what it would let through is no gradient
+        output = self._begun(output, args)
         parts = list(output) if isinstance(output, tuple | list) else [output]
         first = next((i for i, part in enumerate(parts) if isinstance(part, Tensor)), None)
         if first is not None and (self.layouts is None or name in self.promoted):
@@ -297,9 +308,17 @@ class Watch(TorchFunctionMode):
                     parts[first], edge = _with_edge(parts[first])
                     output = parts[first] if isinstance(output, Tensor) else _like(output, parts)
                 value = parts[first].detach()
-                self._hold(Site(name, key, layout, value, value, edge, edge))
+                self._hold(Site(name, key, layout, value, value, edge, edge, parts[first]))
         self.makers.returned(name, parts)
         return output
+
+    def _begun(self, output: Any, args: Any) -> Any:
+        """In a straight-through run a graph begins at the first module, also where its weights are frozen."""
+        plain = isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad
+        if not (self._carries and plain) or output._base is not None or any(output is value for value in args):
+            return output
+        # A copy, since a leaf must not be written over.
+        return output.detach().requires_grad_().clone()
 
     def _leave_candidate(self, candidate: _Candidate, output: Any) -> Any:
         """A parameter-free module that used activations and kept its input's shape is one activation itself."""
@@ -312,22 +331,37 @@ class Watch(TorchFunctionMode):
                 f"input's shape, {list(candidate.copied.shape)}, got {_shown(output)}."
             )
         is_its_function = len(inside) == 1 and self.latest is not None and self.latest() is output
-        if same_shape and (registered or (inside and not is_its_function)):
+        whole = same_shape and (registered or (inside and not is_its_function))
+        if whole and not registered and self.layouts is None and not self._acts_by_element(candidate, output):
+            self.refused.add(candidate.site.key)
+            whole = False
+        if whole:
             del self.held[candidate.first :]
             site = candidate.site
             if site.key in self.linear:
-                return candidate.copied
+                return candidate.argument.copy_(candidate.copied) if output is candidate.argument else candidate.copied
             value = output.detach().clone()
             if site.edge is not None:
                 overwritten = output is candidate.argument
                 carried: Tensor = Carry.apply(candidate.copied, value)  # type: ignore[no-untyped-call]
-                edge = get_gradient_edge(candidate.copied) if overwritten else site.edge
-                site = replace(site, edge=edge, output_edge=get_gradient_edge(carried))
+                if overwritten and candidate.argument._base is not None:
+                    site = replace(site, edge=get_gradient_edge(candidate.copied))
+                site = replace(site, output_edge=get_gradient_edge(carried))
                 output = candidate.argument.copy_(carried) if overwritten else carried
             self._hold(replace(site, output=value))
         elif not is_its_function:
             self._release()
         return output
+
+    def _acts_by_element(self, candidate: _Candidate, output: Tensor) -> bool:
+        """Whether half of the outputs stay as they are when the inputs of the others change."""
+        moved = torch.arange(candidate.copied.numel(), device=output.device).reshape(candidate.copied.shape) % 2 == 1
+        self._paused = True
+        try:
+            other = candidate.module.forward(torch.where(moved, candidate.copied + 1, candidate.copied))
+        finally:
+            self._paused = False
+        return bool(((other == output) | moved | output.isnan()).all())
 
     # --- handing over ---
 
@@ -350,16 +384,28 @@ class Watch(TorchFunctionMode):
             self.on_site(replace(site, name=numbered(site.name, again)) if self.layouts is not None else site)
         self.held.clear()
 
+    def _squash(self, result: Tensor, logits: Tensor) -> None:
+        """Remember what may turn out to be the model's output; attention's weights are larger, and are not."""
+        if result.ndim <= 2 and len(result) == self.samples:
+            self.squashed.append((result, logits))
+
     def finish(self, output: Any) -> Any:
         """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
-        squashed, logits = self.squashed or (None, None)
-        if squashed is None or logits is None or not _is_all_of(output, squashed):
-            self._release()
-            return output
-        if self.held and self.latest is not None and self.latest() is squashed:
-            self.held.pop()
+        for squashed, logits in reversed(self.squashed):
+            if _is_all_of(output, squashed):
+                if self.held and self.latest is not None and self.latest() is squashed:
+                    self.held.pop()
+                self._release()
+                return logits.reshape(output.shape)
         self._release()
-        return logits.reshape(output.shape)
+        return output
+
+
+def _joined(pieces: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Pieces ``[batch, columns]`` of a field, each with its time and first column: ``[batch, time, width]``."""
+    times = sorted({time for time, _ in pieces})
+    rows = [torch.cat([pieces[key] for key in sorted(pieces) if key[0] == time], dim=1) for time in times]
+    return torch.stack(rows, dim=1)
 
 
 def _like(container: Any, parts: list[Any]) -> Any:
@@ -371,20 +417,24 @@ def _shown(output: Any) -> str:
 
 
 def _is_all_of(output: Any, tensor: Tensor) -> bool:
-    """Whether ``output`` is a tensor or a view of all of it (``sigmoid(x).squeeze(1)``)."""
-    return output is tensor or (
-        isinstance(output, Tensor) and output._base is tensor and output.numel() == tensor.numel()
+    """Whether ``output`` is a tensor, a view of all of it (``sigmoid(x).squeeze(1)``), or a copy in another type."""
+    if not isinstance(output, Tensor) or output.numel() != tensor.numel():
+        return False
+    return (
+        output is tensor or output._base is tensor or torch.equal(output.to(tensor.dtype).reshape(tensor.shape), tensor)
     )
 
 
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:
     """A copy in the same place of the graph, and where the tensor's own gradient is to be taken.
 
-    That is the original's place, for a field may be used beside its activation. It is the copy's where the original has
-    no gradient, or is written over: who uses it later sees the output.
+    That is the original's place as it is now, for a field may be used beside its activation; who uses it after it was
+    written over sees the output. It is the copy's where the original has no gradient, or is a view that is written
+    over: autograd then makes its place anew.
     """
     copied = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
-    return copied, get_gradient_edge(tensor if tensor.requires_grad and not overwritten else copied)
+    place = tensor.requires_grad and not (overwritten and tensor._is_view())
+    return copied, get_gradient_edge(tensor if place else copied)
 
 
 def _may_be(module: nn.Module) -> bool:

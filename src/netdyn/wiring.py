@@ -79,6 +79,7 @@ def linear_share(
     *,
     exact: bool = False,
     batch_size: int | None = None,
+    centre: bool = True,
 ) -> dict[str, float]:
     """How much of what a network says it says linearly: squared correlation of its logits with those of a linear tail.
 
@@ -91,6 +92,7 @@ def linear_share(
         layers: As in :func:`netdyn.functional.local_fields`.
         exact: Run every layer's tail.
         batch_size: Samples a forward pass; None: all at once.
+        centre: Centre over classes; ``False`` for outputs that are numbers to be predicted.
 
     Returns:
         Layer → share in [0, 1], in order of execution: 1 where nothing is lost; NaN where the logits are constant.
@@ -109,7 +111,7 @@ def linear_share(
     """
     with isolated(model):
         logits, linear = _tails(model, inputs, layers, exact, batch_size)
-        return {name: share(logits, value) for name, value in linear.items()}
+        return {name: share(logits, value, centre) for name, value in linear.items()}
 
 
 def _tails(
@@ -164,7 +166,7 @@ def characteristic_maps(
         choice = choose(model, survey, [layer])
         if len(choice.names) != 1:
             raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
-        pathway = next(iter(substitute(model, inputs, choice).values()))
+        pathway = _pathway(model, inputs, choice)
         wanted = range(pathway.shape[1]) if units is None else units
         if wrong := [unit for unit in wanted if not 0 <= unit < pathway.shape[1]]:
             raise ValueError(f"`units` must lie in [0, {pathway.shape[1]}) in layer {layer!r}, got {wrong}.")
@@ -207,8 +209,22 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
         choice = choose(model, discover(model, inputs), [layer])
         if len(choice.names) != 1:
             raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
-        pathway = next(iter(substitute(model, inputs, choice).values()))
+        pathway = _pathway(model, inputs, choice)
         _, logits = read(model, inputs, lambda name, fields, outputs: found.append(outputs.clone()), choice)
         shares = unit_shares(found[0], pathway, logits.reshape(len(found[0]), -1))
     top = shares.topk(min(most, shares.shape[1]), dim=1)
     return top.indices, top.values
+
+
+def _pathway(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
+    """The map of the one chosen layer.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    linear_map = substitute(model, inputs, choice)
+    if not linear_map:
+        raise ValueError(
+            f"`layer` names {choice.names[0]!r}, from which no gradient leads to the logits. Name another."
+        )
+    return next(iter(linear_map.values()))
