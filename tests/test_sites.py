@@ -654,7 +654,7 @@ def test_samples_are_found_wherever_they_are(how, number):
 
 
 def test_layers_that_mix_the_samples_are_named_and_left_out():
-    said = re.escape("the modules ['model'] mix the samples of a batch")
+    said = re.escape("the modules ['model'] mix or sort the samples of a batch, or see only some")
     with (
         pytest.warns(UserWarning, match=said),
         pytest.raises(

@@ -175,7 +175,7 @@ def _warn_of_unread(model: nn.Module, packed: Iterable[str], mixed: Iterable[str
         "are TorchScript": [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)],
         "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
         "run on packed sequences": sorted(set(packed)),
-        "mix the samples of a batch": list(mixed),
+        "mix or sort the samples of a batch, or see only some": list(mixed),
     }
     said = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
     if said:
