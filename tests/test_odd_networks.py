@@ -258,10 +258,7 @@ def test_an_activation_that_only_writes_is_taken_out_too():
 
 
 def test_names_with_brackets_are_names():
-    network = fill(
-        nn.Sequential(nn.ModuleDict({"rel[0]": nn.Linear(FEATURES, 8)})["rel[0]"], nn.ReLU(), nn.Linear(8, 4))
-    )
-    network = nn.ModuleDict({"rel[0]": network[0], "head": network[2]})
+    parts = fill(nn.ModuleDict({"rel[0]": nn.Linear(FEATURES, 8), "head": nn.Linear(8, 4)}))
 
     class Whole(nn.Module):
         def __init__(self):
