@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from netdyn import diagnose
+from netdyn.activations import REGISTERED
 from netdyn.functional import (
     characteristic_maps,
     linear_substitution_map,
@@ -326,3 +327,24 @@ def test_a_metric_takes_one_network():
     with pytest.raises(ValueError, match="`model` must have the same layers"):
         metric.merge_state(other)
     assert (metric.layers, metric.compute().numel()) == (("0",), 1)
+
+
+def test_a_registered_function_of_torch_is_seen_as_a_method_and_in_place_too():
+    class Sines(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.ModuleList(nn.Linear(FEATURES, FEATURES) for _ in range(3))
+
+        def forward(self, x):
+            return self.fc[2](self.fc[1](torch.sin(self.fc[0](x))).sin()).sin_()
+
+    register_activation(torch.sin)
+    try:
+        assert list(local_fields(fill(Sines()), samples())) == ["fc.0", "fc.1", "fc.2"]
+    finally:
+        REGISTERED.functions.clear()
+
+
+def test_a_probe_without_samples_is_refused():
+    with pytest.raises(ValueError, match="`inputs` must hold at least one sample, got none"):
+        local_fields(fill(Stopped()), samples(0))

@@ -132,7 +132,9 @@ def register_activation(activation: T) -> T:
     elif isinstance(activation, type) and issubclass(activation, torch.autograd.Function):
         REGISTERED.autograd.add(activation)
     elif callable(activation) and not isinstance(activation, type | nn.Module):
-        REGISTERED.functions.add(activation)
+        # One of torch's with its method and its in-place twin.
+        twins = _gather([getattr(activation, "__name__", "")])
+        REGISTERED.functions |= {activation, *(twins if activation in twins else ())}
     else:
         raise TypeError(
             "`activation` must be a function, a class of modules or a subclass of torch.autograd.Function, got "

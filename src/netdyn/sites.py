@@ -99,8 +99,14 @@ CHECKED = 16
 
 
 def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
-    """Find a network's local fields; runs two samples, and three, and to ``check`` these with others."""
+    """Find a network's local fields; runs two samples, and three, and to ``check`` these with others.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
     samples = count(inputs)
+    if samples == 0:
+        raise ValueError("`inputs` must hold at least one sample, got none.")
     chosen = spread(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
     sites: list[Site] = []
     seen: list[dict[Key, Seen]] = []
