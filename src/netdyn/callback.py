@@ -449,6 +449,7 @@ class DynamicsMonitor(Callback):
             return
         only = replace(self._settings, measure=("maps",))
         found = self._examined(trainer, pl_module, only, probe, None)
+        self._spent += self._last_cost
         if found is not None:
             self.report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
 
