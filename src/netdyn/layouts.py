@@ -90,13 +90,14 @@ def find(two: Seen, three: Seen) -> Layout | None:
 def own_places(rows: Tensor, others: Tensor) -> bool:
     """Whether the first samples of two runs ``[samples, units]`` stand in the same places in both.
 
-    Each must be nearest to itself, or as near as rounding allows: kernels round otherwise for other batch sizes.
+    One does not if it stands, but for rounding, in another place. One that is found nowhere is another in each run: the
+    network is random, or looks at the whole batch.
     """
     distances = _distances(rows, others)
     own, nearest = distances.diagonal(), distances.min(dim=1).values
     size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
-    same = own <= ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
-    return bool(((own <= nearest) | same).all())
+    same = ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
+    return not bool(((own > same) & (nearest <= same)).any())
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:
