@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,17 +119,19 @@ def test_what_does_not_fit_is_refused(change, text):
         coverage(**arguments)
 
 
-MEASURE = """
-import resource, sys, torch
+# The largest memory of this process alone: what getrusage says begins with that of the process that started it.
+MEASURE = r"""
+import re, sys, torch
 from netdyn.functional import coverage
 from netdyn import coverage as room
 room.BLOCK = int(sys.argv[1])
 x, v = (torch.randn(10_000, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
 y = torch.zeros(10_000, dtype=torch.int64)
 coverage(torch.ones(1, 10), x[:10], y[:10], v[:10], y[:10])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+before = peak()
 coverage(torch.ones(1, 10_000), x, y, v, y)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -145,7 +148,8 @@ def peak(block):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_ten_thousand_against_ten_thousand_take_little_memory():
-    # A block's distances are 16 MB, its points little more; all 10^8 distances would be 400 MB.
-    assert peak(4_000_000) < 100_000
-    assert peak(10**9) > 200_000
+    # A block's distances are 16 MB, of which there are a few at a time; all 10^8 distances are 400 MB.
+    assert peak(4_000_000) < 250_000
+    assert peak(10**9) > 380_000

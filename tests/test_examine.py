@@ -77,8 +77,11 @@ def plain(report):
 #: Measure → what is replaced so that it fails, and where its results stand in a report's plain form.
 PLACES = {
     "modes": ("netdyn.examine.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
-    "sample_basin": ("netdyn.examine.sample_rays.sample_basin", ("sample_basin", "findings")),
-    "weight_basin": ("netdyn.examine.weight_rays.weight_basin", ("weight_basin",)),
+    "sample_basin": (
+        "netdyn.examine.sample_rays.sample_basin",
+        ("sample_basin", "findings", "coverage", "coverage_distance"),
+    ),
+    "weight_basin": ("netdyn.examine.weight_rays.weight_basin", ("weight_basin", "findings")),
     "maps": ("netdyn.examine.input_maps", ()),
     "batchnorm": ("netdyn.examine.right_answers_gained", ("batchnorm_gap",)),
 }
@@ -176,7 +179,7 @@ def test_the_plain_form_goes_through_json_with_all_that_a_report_says(case):
     assert json.loads(json.dumps(form, allow_nan=False)) == form
     assert set(form) == {
         *("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap"),
-        *("phase", "layers", "findings", "sample_basin", "weight_basin"),
+        *("phase", "layers", "findings", "sample_basin", "weight_basin", "coverage", "coverage_distance"),
     }
     assert form["phase"] == {"index": report.phase.index, "spread": report.phase.spread, "mean": report.phase.mean}
     assert form["batchnorm_gap"] == report.batchnorm_gap
