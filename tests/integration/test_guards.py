@@ -472,6 +472,8 @@ class LastState(Callback):
 def interruptible():
     """Lightning ignores Ctrl-C once it was pressed."""
     before = signal.getsignal(signal.SIGINT)
+    # A process that was started in the background ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
