@@ -348,3 +348,31 @@ def test_a_registered_function_of_torch_is_seen_as_a_method_and_in_place_too():
 def test_a_probe_without_samples_is_refused():
     with pytest.raises(ValueError, match="`inputs` must hold at least one sample, got none"):
         local_fields(fill(Stopped()), samples(0))
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no more")
+
+
+class Patient(nn.Module):
+    """Goes on where a part of it has failed."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.fails, self.b = nn.Linear(FEATURES, 8), Failing(), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        try:
+            return self.b(self.fails(h))
+        except RuntimeError:
+            return self.b(h)
+
+
+def test_a_registered_module_that_raises_is_no_activation_and_nothing_is_said():
+    register_activation(Failing)
+    try:
+        assert list(local_fields(fill(Patient()), samples())) == ["a"]
+    finally:
+        REGISTERED.modules.discard(Failing)

@@ -293,7 +293,9 @@ class Watch(TorchFunctionMode):
         """Forward hook."""
         name = self.makers.leave()
         if self.candidates and self.candidates[-1].module is module:
-            output = self._leave_candidate(self.candidates.pop(), output)
+            candidate = self.candidates.pop()
+            # There is no output where the module has raised.
+            output = output if output is None else self._leave_candidate(candidate, output)
         if self._carries and is_quantised(module) and isinstance(output, Tensor):
             output = output.detach()  # what it would let through is no gradient
         output = self._begun(output, args)
