@@ -10,6 +10,7 @@ import torch
 from scipy.stats import mannwhitneyu, rankdata, spearmanr
 from torch import nn
 
+import networks
 from netdyn import diagnose, examine
 from netdyn.crew import Crew
 from netdyn.functional import sample_basin, weight_basin
@@ -427,3 +428,21 @@ def test_tails_of_many_classes_are_run(many):
 @missing
 def test_many_classes_have_no_characteristic_maps(many):
     assert diagnose(*many, measure=["maps"], max_classes=CHOSEN).characteristic_maps is None
+
+
+# Where the noise falls ------------------------------------------------------------------------------------------------
+
+
+def test_noise_on_an_embedding_is_that_of_the_function():
+    network = networks.fill(networks.Tokens())
+    ids = torch.randint(10, (120, 3), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network.out.bias -= network(ids).mean(dim=0)  # so that no class takes all
+        target = network(ids).argmax(dim=1)
+    report = diagnose(network, ids, target, measure=["modes", "sample_basin"], noise_at=["embed"])
+    expected = sample_basin(network, ids, target, noise_at=["embed"])
+    assert 0 < report.sample_basin.radius < 10
+    assert report.sample_basin.radius == expected.radius
+    assert torch.equal(report.sample_basin.radii, expected.radii)
+    with pytest.raises(TypeError, match="noise_at"):
+        diagnose(network, ids, target, measure=["sample_basin"])
