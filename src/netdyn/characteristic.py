@@ -115,20 +115,28 @@ class Subnetwork:
 
 def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork | None:
     """The subnetwork of the one chosen layer for the first ``classes`` logits; None where the layer has no map."""
-    found: list[Tensor] = []
     linear_map = substitute(model, inputs, choice)
     if not linear_map:
         return None
     pathway = next(iter(linear_map.values()))
     few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
-    _, logits = read(model, few, lambda name, fields, outputs: found.append(outputs.clone()), choice)
-    shares = unit_shares(found[0], pathway, as_logits(logits, count(few)))[:classes]
-    top = shares.topk(min(most, shares.shape[1]), dim=1)
-    wanted = torch.unique(top.indices)
+    units, shares = (found[:classes] for found in largest_shares(model, few, choice, pathway, most))
+    wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
-    place = torch.searchsorted(wanted, top.indices)
+    place = torch.searchsorted(wanted, units)
     own = torch.stack([maps[k, place[k]] for k in range(len(place))])
-    return Subnetwork(choice.names[0], top.indices.cpu(), top.values.cpu(), own.cpu())
+    return Subnetwork(choice.names[0], units.cpu(), shares.cpu(), own.cpu())
+
+
+def largest_shares(
+    model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """Units of the one chosen layer that carry most of each logit, and their shares, ``[classes, most]`` each."""
+    found: list[Tensor] = []
+    _, logits = read(model, inputs, lambda name, fields, outputs: found.append(outputs.clone()), choice)
+    shares = unit_shares(found[0], pathway, as_logits(logits, count(inputs)))
+    top = shares.topk(min(most, shares.shape[1]), dim=1)
+    return top.indices, top.values
 
 
 def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:

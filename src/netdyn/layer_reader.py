@@ -129,14 +129,11 @@ class LayerReader:
         self.map = substitute(
             walk.model, walk.inputs, everything, classes=self.classes, units=self._sampled, through=through
         )
-        wanted = {name: self.map.affine_defect[name] for name in self.map if self._is_wanted(name)}
+        wanted = {name: self.map.affine_defect[name] for name in self.map if self.choice.wants(name)}
         warn_of_defects(replace(self.map, affine_defect=wanted))
         self.own = set(list(self.map)[walk.crew.part(len(self.map))])
         self.tail = TailReader(self.map)
         return everything
-
-    def _is_wanted(self, name: str) -> bool:
-        return name in self.choice.names or name.split(":")[0] in self.choice.promoted
 
     def _classes(self) -> Tensor | None:
         """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
@@ -152,7 +149,7 @@ class LayerReader:
             return
         if self.linear:
             self.tail.add(name, fields, outputs)
-        if not self._is_wanted(name):
+        if not self.choice.wants(name):
             return
         if self.units.setdefault(name, fields.shape[1]) != fields.shape[1]:
             raise ValueError(
@@ -239,7 +236,7 @@ class LayerReader:
         walk = self.walk
         order = list(self.map)
         pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
-        names = [name for name in order if name in pooled and self._is_wanted(name)]
+        names = [name for name in order if name in pooled and self.choice.wants(name)]
 
         def work() -> dict[str, Tensor]:
             own = names if walk.crew.lockstep else names[walk.crew.part(len(names))]

@@ -47,19 +47,7 @@ class Layout:
         return value.reshape(samples, -1)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A tensor of a run with a few samples."""
-
-    value: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return tuple(self.value.shape)
-
-
-def find(two: Seen, three: Seen) -> Layout | None:
+def find(two: Tensor, three: Tensor) -> Layout | None:
     """The layout of a tensor seen with two samples, and with these and a third; None where samples have no place.
 
     Raises:
@@ -81,10 +69,10 @@ def find(two: Seen, three: Seen) -> Layout | None:
         raise ValueError("more than the samples' axis grows with the number of samples")
     else:
         layouts = [Layout(axis, folded), Layout(axis, folded, fastest=True)]
-    layouts = [layout for layout in layouts if own_places(layout.rows(two.value), layout.rows(three.value))]
+    layouts = [layout for layout in layouts if own_places(layout.rows(two), layout.rows(three))]
     if not layouts:
         raise ValueError("samples are mixed along its axis")
-    return min(layouts, key=lambda layout: float(_distances(layout.rows(two.value), layout.rows(three.value)).trace()))
+    return min(layouts, key=lambda layout: float(_distances(layout.rows(two), layout.rows(three)).trace()))
 
 
 def own_places(rows: Tensor, others: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
-from netdyn.layouts import Layout, Seen, find, own_places
+from netdyn.layouts import Layout, find, own_places
 from netdyn.naming import clean_name, is_quantised, numbered
 from netdyn.watch import Key, Site, Watch, watching
 
@@ -58,6 +58,10 @@ class Choice:
     names: tuple[str, ...] = ()
     promoted: tuple[str, ...] = ()
     layouts: Mapping[Key, Layout | None] = field(default_factory=dict)
+
+    def wants(self, name: str) -> bool:
+        """Whether a layer of this name is one of them."""
+        return name in self.names or name.split(":")[0] in self.promoted
 
     def holds(self, site: Site) -> bool:
         """Whether a local field is one of them."""
@@ -109,7 +113,7 @@ def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
         raise ValueError("`inputs` must hold at least one sample, got none.")
     chosen = spread(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
     sites: list[Site] = []
-    seen: list[dict[Key, Seen]] = []
+    seen: list[dict[Key, Tensor]] = []
     refused: set[Key] = set()
     for number in (2, 3):
         sites.clear()
@@ -140,7 +144,7 @@ def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
 
 
 def _displaced(
-    model: nn.Module, inputs: Inputs, chosen: Tensor, layouts: Mapping[Key, Layout | None], seen: Mapping[Key, Seen]
+    model: nn.Module, inputs: Inputs, chosen: Tensor, layouts: Mapping[Key, Layout | None], seen: Mapping[Key, Tensor]
 ) -> list[Key]:
     """The local fields that do not hold every sample in its place, when three known ones run among others.
 
@@ -152,7 +156,7 @@ def _displaced(
     def visit(site: Site) -> None:
         if site.key not in seen:
             return
-        rows, known = site.layout.rows(site.field), site.layout.rows(seen[site.key].value)
+        rows, known = site.layout.rows(site.field), site.layout.rows(seen[site.key])
         cut = rows.shape[1:] != known.shape[1:]
         if len(rows) != len(among) or not (cut or own_places(known, rows)):
             wrong.append(site.key)
@@ -161,7 +165,7 @@ def _displaced(
     return wrong
 
 
-def _layouts(two: Mapping[Key, Seen], three: Mapping[Key, Seen]) -> tuple[dict[Key, Layout | None], list[str]]:
+def _layouts(two: Mapping[Key, Tensor], three: Mapping[Key, Tensor]) -> tuple[dict[Key, Layout | None], list[str]]:
     """Layouts of what both runs have seen, and the names of the modules whose samples cannot be told apart."""
     layouts: dict[Key, Layout | None] = {}
     mixed: list[str] = []

@@ -136,7 +136,7 @@ def tails_of(
         _, logits = run(model, batch, visit, promoted=choice.promoted, layouts=survey.layouts)
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()
-    wanted = [name for name in tails.names if name in choice.names or name.split(":")[0] in choice.promoted]
+    wanted = [name for name in tails.names if choice.wants(name)]
     to_run = wanted if exact else [name for name in wanted if name in must_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
     logits = torch.cat(true)

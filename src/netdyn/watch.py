@@ -35,7 +35,7 @@ from netdyn.activations import (
     straight_through,
 )
 from netdyn.batches import Inputs, map_tensors
-from netdyn.layouts import Layout, Seen
+from netdyn.layouts import Layout
 from netdyn.naming import Makers, is_quantised, numbered
 
 Key = tuple[Literal["call", "module", "output"], str, int]
@@ -122,7 +122,7 @@ class Watch(TorchFunctionMode):
         self.promoted, self.layouts, self.linear = frozenset(promoted), layouts, frozenset(linear)
         self.calls: Counter[tuple[str, str]] = Counter()
         self.runs: Counter[str] = Counter()
-        self.seen: dict[Key, Seen] = {}
+        self.seen: dict[Key, Tensor] = {}
         #: Modules that were taken for activations, but do not act element by element.
         self.refused: set[Key] = set()
         self.held: list[Site] = []
@@ -176,7 +176,7 @@ class Watch(TorchFunctionMode):
         if isinstance(value, nn.Parameter) or not value.is_floating_point() or value.ndim < 1:
             return None
         if self.layouts is None:
-            self.seen[key] = Seen(value.detach().clone())
+            self.seen[key] = value.detach().clone()
             return Layout()
         if key in self.layouts:
             return self.layouts[key]

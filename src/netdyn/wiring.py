@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from netdyn import _checks
 from netdyn.batches import Inputs, count
-from netdyn.characteristic import input_maps, unit_maps, unit_shares
+from netdyn.characteristic import input_maps, largest_shares, unit_maps
 from netdyn.criteria import right_class
 from netdyn.isolation import isolated
 from netdyn.linearize import substitute
-from netdyn.sites import Choice, choose, discover, read
+from netdyn.sites import Choice, Survey, choose, discover
 from netdyn.tails import share, tails_of
 
 
@@ -163,10 +163,7 @@ def characteristic_maps(
             if units is not None:
                 raise ValueError(f"`units` needs `layer`, the layer that they are in, got {list(units)} alone.")
             return input_maps(model, inputs, Choice(layouts=survey.layouts))
-        choice = choose(model, survey, [layer])
-        if len(choice.names) != 1:
-            raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
-        pathway = _pathway(model, inputs, choice)
+        choice, pathway = _one_layer(model, inputs, survey, layer)
         wanted = range(pathway.shape[1]) if units is None else units
         if wrong := [unit for unit in wanted if not 0 <= unit < pathway.shape[1]]:
             raise ValueError(f"`units` must lie in [0, {pathway.shape[1]}) in layer {layer!r}, got {wrong}.")
@@ -204,27 +201,23 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
         ([[0], [1]], [[1.0], [1.0]])
     """
     _checks.whole("most", most)
-    found: list[Tensor] = []
     with isolated(model):
-        choice = choose(model, discover(model, inputs), [layer])
-        if len(choice.names) != 1:
-            raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
-        pathway = _pathway(model, inputs, choice)
-        _, logits = read(model, inputs, lambda name, fields, outputs: found.append(outputs.clone()), choice)
-        shares = unit_shares(found[0], pathway, logits.reshape(len(found[0]), -1))
-    top = shares.topk(min(most, shares.shape[1]), dim=1)
-    return top.indices, top.values
+        choice, pathway = _one_layer(model, inputs, discover(model, inputs), layer)
+        return largest_shares(model, inputs, choice, pathway, most)
 
 
-def _pathway(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
-    """The map of the one chosen layer.
+def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> tuple[Choice, Tensor]:
+    """The one layer of this name, and its map.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If there are several, or it has no map.
     """
+    choice = choose(model, survey, [layer])
+    if len(choice.names) != 1:
+        raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
     linear_map = substitute(model, inputs, choice)
     if not linear_map:
         raise ValueError(
             f"`layer` names {choice.names[0]!r}, from which no gradient leads to the logits. Name another."
         )
-    return next(iter(linear_map.values()))
+    return choice, next(iter(linear_map.values()))
