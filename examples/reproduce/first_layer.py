@@ -10,8 +10,8 @@ Three seeds take TIME on one thread.
 
     MNIST_DIR=… python examples/reproduce/first_layer.py [--seeds N] [--quick] [--paper-size]
 
-`--paper-size` trains 50 epochs, and gives the linear network 2,048 units and the five layers 512 each. Scikit-learn's digits, used
-without MNIST, are fewer, and take 100 epochs.
+`--paper-size` trains 50 epochs, and gives the linear network 2,048 units and the five layers 512 each. Scikit-learn's
+digits, used without MNIST, are fewer, and take 100 epochs.
 """
 
 from __future__ import annotations
