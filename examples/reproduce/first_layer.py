@@ -114,16 +114,34 @@ def equal_way(runs: Runs) -> list[Part]:
     ]
 
 
-def correlation(runs: Runs, where: str) -> Part:
+def over_rates(runs: Runs, where: str) -> Part:
     """Over the rates, at the end."""
-    pairs = torch.tensor(
-        [[last(trainings, what) for trainings in runs.values()] for what in ("gradient", "test accuracy")],
-        dtype=torch.float64,
-    )
-    values = [float(torch.corrcoef(pairs[:, :, seed])[0, 1]) for seed in range(pairs.shape[2])]
+    values = [
+        _correlation([trainings[seed][-1] for trainings in runs.values()])
+        for seed in range(len(next(iter(runs.values()))))
+    ]
     rates = ", ".join(map(str, runs))
     statement = f"{where}over the rates {rates} gradient and test accuracy correlate with −0.5 or less"
     return Part(statement, values, [value <= -0.5 for value in values], "{:+.2f}")
+
+
+def over_time(runs: Runs, rate: float, where: str = "") -> Part:
+    """Within a training, after the steep beginning in which both rise."""
+    peaks = [max(range(len(rows)), key=lambda i, rows=rows: rows[i]["gradient"]) for rows in runs[rate]]
+    values = [_correlation(rows[peak:]) for rows, peak in zip(runs[rate], peaks, strict=True)]
+    statement = (
+        f"{where}within a training at rate {rate}, from the gradient's maximum on, gradient and test accuracy "
+        "correlate with −0.5 or less"
+    )
+    return Part(statement, values, [value <= -0.5 for value in values], "{:+.2f}")
+
+
+def _correlation(rows: list[Row]) -> float:
+    """Pearson's, of gradient and test accuracy; 0 for a single row, where a gradient has never fallen."""
+    if len(rows) < 2:
+        return 0.0
+    pairs = torch.tensor([[row["gradient"], row["test accuracy"]] for row in rows], dtype=torch.float64)
+    return float(torch.corrcoef(pairs.T)[0, 1])
 
 
 def percent(runs: list[list[Row]], statement: str, low: float, high: float) -> Part:
@@ -187,8 +205,13 @@ def main(arguments: list[str] | None = None) -> None:
             percent(shallow[HIGH], f"test accuracy at rate {HIGH} within 0.5 points of P1's 97.89 %", 97.39, 98.39),
             flatter(deep, where="five layers: "),
             better(deep, "five layers: "),
-            correlation(deep, "five layers: "),
+            over_rates(deep, "five layers: "),
+            over_time(shallow, LOW),
+            over_time(shallow, HIGH),
+            over_time(deep, HIGH, "five layers: "),
         ],
+        "The readings at equal rate × steps ask whether the rate matters by itself, or by how far it takes the network "
+        "in the same number of epochs.",
     )
     rows = [
         {"network": name, "rate": rate, "seed": seed, **row}
