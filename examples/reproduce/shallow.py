@@ -12,7 +12,7 @@ Trained: cross entropy, plain SGD at rate 0.1, batches of 100, PyTorch's default
 all networks of a seed start from the same weights, and see the same batches. 6,000 steps each, so that few and many
 images differ in nothing else: 10 epochs of the many. P1's rate and length for this network are not known to us; these
 are plain choices.
-Three seeds take TIME on one thread.
+Three seeds take 20 minutes of one busy core.
 
     MNIST_DIR=… python examples/reproduce/shallow.py [--seeds N] [--quick] [--paper-size]
 
