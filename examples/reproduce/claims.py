@@ -136,7 +136,7 @@ class Task:
             if claim.note:
                 print(f"  {claim.note}")
         print(
-            f"\nOn {self.data.name}, {len(self.seeds)} seed(s). Numbers, figure and verdicts: {self.out}/{self.script}.*"
+            f"\nOn {self.data.name}, {len(self.seeds)} seeds. Numbers, figure and verdicts: {self.out}/{self.script}.*"
         )
 
     @property
