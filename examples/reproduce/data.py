@@ -68,7 +68,7 @@ def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
     found = next((folder / name for name in names if (folder / name).exists()), None)
     if found is None:
         raise SystemExit(
-            f"--mnist must name a folder with MNIST in IDX files, none of {', '.join(names)} is in {folder}."
+            f"--mnist must name a folder of MNIST's IDX files, none of {', '.join(names)} is in {folder}."
         )
     content = (gzip.decompress if found.suffix == ".gz" else bytes)(found.read_bytes())
     if content[:4] != bytes([0, 0, 8, dimensions]):

@@ -680,7 +680,7 @@ def test_evaluations_keep_to_their_share_but_for_one(share, figures, monkeypatch
 
 
 def test_the_overhead_is_logged_where_an_evaluation_is_left_out(monkeypatch):
-    """After 4, 8, … steps of a second each: 7 seconds of measuring, and 5 of drawing, which the second time knows of."""
+    """After 4, 8, … steps of a second each: 7 seconds of measuring, 5 of drawing, which the second time knows of."""
     clock = Clock(monkeypatch)
     run = fit(DynamicsMonitor(**MODES, figures="always", max_overhead=1.0, on_fit_ends=False), clock, max_epochs=5)
     assert run.values("netdyn/seconds") == [7, 7]
