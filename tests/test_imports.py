@@ -19,7 +19,7 @@ STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
     "_checks schedules tags",
-    "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
+    "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
     "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
     "settings layer_reader results history examine "
@@ -31,7 +31,9 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Doors between neighbours; `functional` gathers its whole floor.
 DOORS = {
     "schedules": {"_checks"},
+    "ranks": {"sorting"},
     "modes": {"ranks"},
+    "transfer": {"ranks", "sorting"},
     "adapter": {"batches"},
     "measured": {"phases", "radii"},
     "basin_findings": {"measured", "radii"},
