@@ -174,7 +174,7 @@ class _Examination:
             outputs = walk.outputs(inputs)
             right[part] = checked(walk.criterion, outputs, target)
             lost += nonfinite(outputs)
-        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+        warn_of_nonfinite(lost if lost and finite(walk.inputs) else 0, walk.samples)
         return [], walk.crew.share(right.cpu)[0].to(right.device)
 
     def _look_at(self, given: Given) -> tuple[Walk, float | None]:

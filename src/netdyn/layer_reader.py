@@ -131,7 +131,7 @@ class LayerReader:
             lost += nonfinite(outputs)
         self.reports |= {name: self._told(name, ordered) for name, ordered in self.ordered.items()}
         # Where the inputs are to blame, that has been said.
-        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+        warn_of_nonfinite(lost if lost and finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
         tails = self.tail.tails()
         parts = walk.crew.share(lambda: (self.reports, right.cpu(), {n: p.cpu() for n, p in tails.parts.items()}))
