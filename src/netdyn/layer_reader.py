@@ -142,6 +142,12 @@ class LayerReader:
         # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
         return [self.reports[n] for n in self.map if n in self.reports], parts[0][1].to(right.device)
 
+    def whole_pathway(self, name: str) -> Tensor | None:
+        """A layer's map, if all its classes and units are known."""
+        pathway = self.map.pathways.get(name)
+        whole = self.classes is None and pathway is not None and pathway.shape[1] < self.settings.max_units
+        return pathway if whole else None
+
     def _map(self) -> Choice:
         """Find the layers and their maps; what is to be read: a tail runs through all of them."""
         walk, settings = self.walk, self.settings
