@@ -201,7 +201,7 @@ def _defects(layers: Sequence[_Average]) -> list[float]:
     device = layers[0].squares[0].device
     dtype = statistic_dtype(device)
     sums = torch.stack([torch.stack(layer.squares).to(device, dtype).sum(dim=0) for layer in layers]).tolist()
-    return [_defect(*both, layer.samples) for both, layer in zip(sums, layers, strict=True)]
+    return [_defect(spread, size, layer.samples) for (spread, size), layer in zip(sums, layers, strict=True)]
 
 
 def _defect(spread: float, size: float, samples: int) -> float:
