@@ -210,7 +210,7 @@ class LayerReader:
         return torch.randperm(units, generator=generator)[: self.settings.max_units].sort().values
 
     def _in_order(self, name: str, fields: Tensor, outputs: Tensor) -> _Ordered:
-        """What the order of the samples tells of a layer's sampled units; nothing leaves the device."""
+        """What the order of the samples tells of a layer's sampled units; all of it stays on the device."""
         walk = self.walk
         rows, out = unit_rows(fields), unit_rows(outputs)
         sign = self._sign(self.map[name]) if self.settings.distributions and walk.num_classes > 1 else None

@@ -138,7 +138,9 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
         outline[:, :, 0] = corners[:, :1] + edges
         outline[:, :, 1] = middles[:, None]
         outline[:, 1:-1, 1] -= np.repeat(part, 2, axis=1)
-        axes.add_collection(PolyCollection(outline, facecolors=colour, edgecolors="none", label=colour), autolim=False)
+        axes.add_collection(
+            PolyCollection(list(outline), facecolors=colour, edgecolors="none", label=colour), autolim=False
+        )
     zeros = [[(left, middle), (left + inputs, middle)] for left, middle in zip(corners[:, 0], middles, strict=True)]
     axes.add_collection(LineCollection(zeros, colors=GREY, linewidths=0.6), autolim=False)
     sheet.clear(axes, panels, "white")
