@@ -173,13 +173,13 @@ class _Examination:
         """No layers, and who is right without noise, where no reading has told."""
         walk = self.walk
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        lost = 0
+        lost = torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs = walk.outputs(inputs)
             right[part] = checked(walk.criterion, outputs, target)
-            lost += nonfinite(outputs)
-        warn_of_nonfinite(lost if lost and finite(walk.inputs) else 0, walk.samples)
+            lost += nonfinite(outputs).to(lost.device)
+        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
         return [], walk.crew.share(right.cpu)[0].to(right.device)
 
     def _look_at(self, given: Given) -> tuple[Walk, float | None]:

@@ -120,7 +120,7 @@ class LayerReader:
         walk = self.walk
         everything = self._map()
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        logits, lost = [], 0
+        logits, lost = [], torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs, found = read(walk.model, inputs, self._add, everything)
@@ -128,17 +128,17 @@ class LayerReader:
             right[part] = checked(walk.criterion, outputs, target)
             if self.linear:
                 logits.append(as_logits(found, len(target)))
-            lost += nonfinite(outputs)
+            lost += nonfinite(outputs).to(lost.device)
         self.reports |= {name: self._told(name, ordered) for name, ordered in self.ordered.items()}
         # Where the inputs are to blame, that has been said.
-        warn_of_nonfinite(lost if lost and finite(walk.inputs) else 0, walk.samples)
+        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
         tails = self.tail.tails()
         parts = walk.crew.share(lambda: (self.reports, right.cpu(), {n: p.cpu() for n, p in tails.parts.items()}))
         self.reports = {name: report for reports, _, _ in parts for name, report in reports.items()}
-        tails.parts = {name: part.to(right.device) for _, _, own in parts for name, part in own.items()}
+        tails.parts = {name: part for _, _, own in parts for name, part in own.items()}
         if self.linear:
-            self._judge_tails(tails, torch.cat(logits))
+            self._judge_tails(tails, torch.cat(logits).cpu())
         # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
         return [self.reports[n] for n in self.map if n in self.reports], parts[0][1].to(right.device)
 
@@ -275,7 +275,7 @@ class LayerReader:
         )
 
     def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
-        """Accuracy and linear share of every layer's tail."""
+        """Accuracy and linear share of every layer's tail, worked out on the host."""
         walk = self.walk
         order = list(self.map)
         pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
@@ -299,14 +299,14 @@ class LayerReader:
         """Accuracy of some logits; NaN where there are no classes."""
         if self.walk.num_classes < 2:
             return math.nan
-        return float(right_class(logits, self.walk.target).double().mean())
+        return float(right_class(logits, self.walk.target.cpu()).double().mean())
 
 
-def nonfinite(outputs: object) -> int:
-    """Number of samples whose outputs are not finite; 0 where the outputs are no tensor."""
+def nonfinite(outputs: object) -> Tensor:
+    """Number of samples whose outputs are not finite, on their device; 0 where the outputs are no tensor."""
     if not isinstance(outputs, Tensor):
-        return 0
-    return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+        return torch.zeros((), dtype=torch.int64)
+    return (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum()
 
 
 def warn_of_nonfinite(lost: int, samples: int) -> None:
