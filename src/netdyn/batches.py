@@ -134,6 +134,8 @@ class Scratch:
 
     def __init__(self) -> None:
         self._held: dict[int, Tensor] = {}
+        self._filled: dict[int, tuple[Tensor, Any, int]] = {}
+        self._sound: dict[int, bool] = {}
 
     def like(self, place: int, tensor: Tensor) -> Tensor:
         """Memory of the shape and type of a tensor, the ``place``-th of its batch; its content is arbitrary."""
@@ -151,7 +153,27 @@ class Scratch:
     def filled(self, inputs: Inputs) -> Inputs:
         """A copy of every tensor, outside of any graph, good until the next one is asked for."""
         place = iter(range(len(tensors(inputs))))
-        return map_tensors(lambda tensor: self.like(next(place), tensor).copy_(tensor.detach()), inputs)
+        return map_tensors(lambda tensor: self._copy(next(place), tensor), inputs)
+
+    def _copy(self, place: int, tensor: Tensor) -> Tensor:
+        """The copy of the last time, if the same is wanted again and nobody has written over it.
+
+        A tensor's version tells of writing to it, but not of writing through ``.data`` or NumPy. Whether a network does
+        that is seen by comparing once, after the first pass.
+        """
+        room = self.like(place, tensor)
+        wanted = None
+        if not tensor.is_inference():
+            wanted = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
+        if wanted is not None and self._filled.get(place, ())[1:] == (wanted, room._version):
+            if place not in self._sound:
+                self._sound[place] = torch.equal(room, tensor)
+            if self._sound[place]:
+                return room
+        room.copy_(tensor.detach())
+        # With the tensor itself, so that its memory is not meanwhile another's.
+        self._filled[place] = (tensor.detach(), wanted, room._version)
+        return room
 
 
 def blocks(samples: int, batch_size: int | None) -> Iterator[slice]:
