@@ -21,7 +21,6 @@ from netdyn.weight_rays import weight_basin
 
 SAMPLES, FEATURES, CLASSES = 1024, 196, 10
 GRID = Grid.over(1e-3, 1e1, 0.05)
-WEIGHT_GRID = Grid.over(1e-3, 1e1, 0.05)
 
 
 class Written(TorchDispatchMode):
@@ -119,7 +118,8 @@ def test_default_search_takes_at_most_nine_forward_passes_and_writes_twice_the_p
     basin, written, _ = searched(network, x, target, sample_basin, quiet=True)
     assert basin.forwards <= 9
     # For each pass sigma times noise, and the sample added to it. Besides: the copy for the clean pass, the samples
-    # that are right, their noise with the copy that is kept of it, and as much as both for the looks next to the radius.
+    # that are right, their noise with the copy that is kept of it, and as much as both for the looks next to the
+    # radius.
     assert written.count <= (2 * basin.forwards + 6) * x.numel(), written.operations
 
 

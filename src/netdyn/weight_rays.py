@@ -184,7 +184,10 @@ class Trail:
 
 def class_counts(walk: Walk, right: Tensor) -> Tensor:
     """Right answers of each class, float64 ``[classes]``."""
-    return torch.bincount(walk.labels[right.to(walk.labels.device)], minlength=walk.num_classes).double().cpu()
+    # Flags as indices, and `bincount`, would each wait for the device; so only the copy to the CPU does.
+    labels = walk.labels
+    counts = torch.zeros(walk.num_classes, dtype=torch.int64, device=labels.device)
+    return counts.index_add_(0, labels, right.to(labels.device, torch.int64)).cpu().double()
 
 
 def weight_basin(
