@@ -18,10 +18,10 @@ HEAVY = ["lightning", "pytorch_lightning", "tensorboard", "matplotlib", "torchme
 STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
-    "_checks schedules tags",
+    "_checks schedules tags draws",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
-    "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm radiographs figures "
+    "watch sites linearize tails characteristic wiring noise supply walk rays weight_rays batchnorm radiographs figures "
     "functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
@@ -52,8 +52,9 @@ DOORS = {
     "coverage": {"radii"},
     "search": {"radii"},
     "brackets": {"search"},
-    "walk": {"noise"},
-    "rays": {"noise", "walk"},
+    "supply": {"noise"},
+    "walk": {"noise", "supply"},
+    "rays": {"noise", "supply", "walk"},
     "weight_rays": {"rays", "walk"},
     "batchnorm": {"walk"},
     "figures": {"radiographs"},
