@@ -21,8 +21,8 @@ FLOORS = [
     "_checks schedules tags draws",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
-    "watch sites linearize tails characteristic wiring noise supply walk rays weight_rays batchnorm radiographs figures "
-    "functional",
+    "watch sites linearize tails characteristic wiring noise supply walk rays weight_rays batchnorm radiographs "
+    "figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
