@@ -176,7 +176,8 @@ def picture(found: dict[tuple[str, str], list[Row]]) -> Figure:
         axes.set(title=f"at accuracy {label}", xlabel="digit", ylabel="radius, σ a pixel", ylim=(0, None))
         axes.set_xticks(range(10))
         axes.margins(y=0.15)
-        axes.legend(loc="lower right")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -192,12 +192,13 @@ def picture(runs: list[list[Row]]) -> Figure:
     shares.set(ylabel="share", ylim=(-0.03, 1.03))
     _line(radius, runs, "radius", "", "#009E73")
     radius.axhline(runs[0][-1]["distance"], color="grey", linewidth=0.8, linestyle=":")
-    radius.text(10, 1.1 * runs[0][-1]["distance"], "distance to test images", fontsize=8, color="grey")
+    place = radius.get_yaxis_transform()
+    radius.text(0.02, 1.05 * runs[0][-1]["distance"], "distance to test images", transform=place, color="grey")
     radius.set(ylabel="radius of the sample basin, σ a pixel", yscale="log")
     for name, colour in zip(LAYERS, ("#56B4E9", "#CC79A7"), strict=True):
         _line(gradients, runs, name, f"layer {name[-1]}", colour)
     gradients.set(ylabel=f"RPD gradient (at most {STEEPEST:.1f})")
-    shares.legend(loc="upper left", fontsize=8)
+    shares.legend(fontsize=8)
     gradients.legend(loc="upper left")
     return figure
 
