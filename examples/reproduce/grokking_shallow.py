@@ -10,7 +10,7 @@ images follow; coverage jumps at the same time; both layers' RPD gradients are s
 
     MNIST_DIR=… python examples/reproduce/grokking_shallow.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds with 50,000 steps take TIME on one thread; `--paper-size` goes on to the 100,000 of Omnigrok. `--quick`
+Three seeds with 50,000 steps take ten minutes of one core; `--paper-size` goes on to the 100,000 of Omnigrok. `--quick`
 makes the weights four times as large and the weight decay 0.3, to see the jump within 3,000 steps. Without MNIST:
 scikit-learn's digits, 300 of them.
 """
