@@ -244,8 +244,8 @@ def main() -> None:
         f"{epochs} epochs; without normalisation: SGD at 0.01, He's initialisation.",
         parts_of(found[True]),
         readings_of(found),
-        "Early in training running statistics lag behind and leaving activations out often raises the accuracy, so that "
-        "the answer depends on the reading; after training it hardly does, with batch normalisation.",
+        "Early in training running statistics lag behind, and leaving activations out often raises the accuracy: then "
+        "the answer depends on the reading. After training it hardly does, with batch normalisation.",
     )
     rows = [
         {"setting": name_of(norm), "seed": seed, **row}
