@@ -11,7 +11,7 @@ batch where batch statistics are asked for.
 
     MNIST_DIR=… python examples/reproduce/grokking_deep.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds take TIME on one thread. `--paper-size` trains, instead of the setting above, 23 layers × 128 on all
+Three seeds take about five minutes of one core. `--paper-size` trains, instead of the setting above, 23 layers × 128 on all
 60,000 images in batches of 30,000 (P1's setting for another claim). Without MNIST: scikit-learn's digits.
 """
 
