@@ -279,7 +279,8 @@ def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Ten
     (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
     # There are far fewer ranks than places where one stands, so that the division is done once for each.
     position = (torch.arange(2 * samples + 1, device=doubled.device) - 1) * bins
-    cell = -(-position // (2 * samples)) + position // (2 * samples)
+    most = max(2 * samples, 1)
+    cell = -(-position // most) + position // most
     # Each class has three rows of cells: of units wired against it, not at all, and for it.
     row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
     places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
