@@ -55,7 +55,7 @@ def results_of(told: dict[str, Any]) -> str:
     lines += ["", f"![{told['claims'][0]['name']}](reproduction/{script}.png)", ""]
     lines += [
         f"`{told['command']}` on {told['data']}: {told['seeds']} seeds, mean ± standard deviation, "
-        f"{told['minutes']:g} minutes on one thread; [every number](reproduction/{script}.csv).",
+        f"{told['minutes']:g} minutes of one processor; [every number](reproduction/{script}.csv).",
         "",
     ]
     return "\n".join(lines)
