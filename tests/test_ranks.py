@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from netdyn.functional import class_tuning, midranks, order_index, rank_distribution, rpd_gradient
+from netdyn.functional import (
+    class_tuning,
+    midranks,
+    order_index,
+    rank_correlation,
+    rank_distribution,
+    rpd_gradient,
+)
 from reference import NASTY_LAYERS, Layer, layers, random_layer
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
