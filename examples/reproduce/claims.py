@@ -44,7 +44,7 @@ class Part:
     def __str__(self) -> str:
         """Mean ± standard deviation over the seeds."""
         values = list(self.measured)
-        spread = f" ± {self.form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+        spread = f" ± {self.form.format(statistics.stdev(values)).lstrip('+')}" if len(values) > 1 else ""
         return f"{self.form.format(statistics.fmean(values))}{spread}".replace("-", "−")
 
 
