@@ -11,8 +11,8 @@ batch where batch statistics are asked for.
 
     MNIST_DIR=… python examples/reproduce/grokking_deep.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds take about five minutes of one core. `--paper-size` trains, instead of the setting above, 23 layers × 128 on all
-60,000 images in batches of 30,000 (P1's setting for another claim). Without MNIST: scikit-learn's digits.
+Three seeds take about five minutes of one core. `--paper-size` trains, instead of the setting above, 23 layers × 128 on
+all 60,000 images in batches of 30,000 (P1's setting for another claim). Without MNIST: scikit-learn's digits.
 """
 
 from __future__ import annotations
