@@ -184,9 +184,9 @@ def picture(runs: list[list[Row]]) -> Figure:
     figure.suptitle("Grokking: the sample basin widens, and covers the test images, when the network generalises")
     shares, radius, gradients = figure.subplots(1, 3)
     for name, label, colour in (
-        ("train", "accuracy, training images", "#999999"),
-        ("test", "accuracy, test images", "#0072B2"),
-        ("coverage", "coverage of the test images", "#E69F00"),
+        ("train", "training accuracy", "#999999"),
+        ("test", "test accuracy", "#0072B2"),
+        ("coverage", "coverage", "#E69F00"),
     ):
         _line(shares, runs, name, label, colour)
     shares.set(ylabel="share", ylim=(-0.03, 1.03))
@@ -198,7 +198,7 @@ def picture(runs: list[list[Row]]) -> Figure:
     for name, colour in zip(LAYERS, ("#56B4E9", "#CC79A7"), strict=True):
         _line(gradients, runs, name, f"layer {name[-1]}", colour)
     gradients.set(ylabel=f"RPD gradient (at most {STEEPEST:.1f})")
-    shares.legend(fontsize=8)
+    shares.legend(loc="upper left", fontsize=8, handlelength=1)
     gradients.legend(loc="upper left")
     return figure
 
