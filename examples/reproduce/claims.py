@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import csv
 import json
 import os
@@ -43,7 +44,7 @@ class Part:
     def __str__(self) -> str:
         """Mean ± standard deviation over the seeds."""
         values = list(self.measured)
-        spread = f" ± {self.form.format(statistics.stdev(values))}" if len(values) > 1 else ""
+        spread = f" ± {self.form.format(statistics.stdev(values)).lstrip('+')}" if len(values) > 1 else ""
         return f"{self.form.format(statistics.fmean(values))}{spread}".replace("-", "−")
 
 
@@ -90,7 +91,12 @@ def verdict(held: Sequence[Sequence[bool]]) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What a script was asked to do: its data, its seeds, where its results go."""
+    """What a script was asked to do: its data, its seeds, where its results go.
+
+    Attributes:
+        started: When, on the clock.
+        earlier: Seconds of the processor that runs before this one took, which were stopped or made the trainings kept.
+    """
 
     script: str
     data: Data
@@ -100,6 +106,16 @@ class Task:
     out: Path
     progress: Path
     started: float
+    earlier: float
+
+    def spent(self) -> float:
+        """Seconds of the processor, those of runs that were stopped among them."""
+        return self.earlier + time.process_time()
+
+    def remember(self) -> None:
+        """Keep the seconds for a run that goes on from here."""
+        self.progress.mkdir(parents=True, exist_ok=True)
+        (self.progress / f"{self.script}.seconds").write_text(f"{self.spent():.1f}")
 
     def say(self, line: str) -> None:
         """A line of progress, with the minutes gone by."""
@@ -119,7 +135,7 @@ class Task:
             "command": self.command,
             "data": self.data.name,
             "seeds": len(self.seeds),
-            "minutes": round((time.monotonic() - self.started) / 60, 1),
+            "minutes": round(self.spent() / 60, 1),
             "claims": [
                 asdict(claim)
                 | {"verdict": claim.verdict}
@@ -136,14 +152,15 @@ class Task:
             if claim.note:
                 print(f"  {claim.note}")
         print(
-            f"\nOn {self.data.name}, {len(self.seeds)} seed(s). Numbers, figure and verdicts: {self.out}/{self.script}.*"
+            f"\nOn {self.data.name}, {len(self.seeds)} seeds. Numbers, figure and verdicts: {self.out}/{self.script}.*"
         )
 
     @property
     def command(self) -> str:
         """What to type for the same, given MNIST_DIR."""
         flags = [flag for flag, on in (("--quick", self.quick), ("--paper-size", self.paper_size)) if on]
-        return " ".join([f"python examples/reproduce/{self.script}.py", f"--seeds {len(self.seeds)}", *flags])
+        seeds = [] if len(self.seeds) == (1 if self.quick else 3) else [f"--seeds {len(self.seeds)}"]
+        return " ".join([f"python examples/reproduce/{self.script}.py", *flags, *seeds])
 
 
 def task(script: str, about: str, arguments: Sequence[str] | None = None) -> Task:
@@ -176,7 +193,11 @@ def task(script: str, about: str, arguments: Sequence[str] | None = None) -> Tas
     seeds = range(options.seeds or (1 if options.quick else 3))
     size = "-quick" if options.quick else "-paper" if options.paper_size else ""
     progress = options.progress / f"{data.name.split()[0]}{size}"
-    return Task(script, data, seeds, options.quick, options.paper_size, options.out, progress, time.monotonic())
+    kept = progress / f"{script}.seconds"
+    earlier = float(kept.read_text()) if kept.exists() else 0.0
+    own = Task(script, data, seeds, options.quick, options.paper_size, options.out, progress, time.monotonic(), earlier)
+    atexit.register(own.remember)
+    return own
 
 
 def _told(part: Part) -> dict[str, object]:

@@ -67,9 +67,7 @@ def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
     names = [f"{stem}{sign}idx{dimensions}-ubyte{ending}" for sign in "-." for ending in ("", ".gz")]
     found = next((folder / name for name in names if (folder / name).exists()), None)
     if found is None:
-        raise SystemExit(
-            f"--mnist must name a folder with MNIST in IDX files, none of {', '.join(names)} is in {folder}."
-        )
+        raise SystemExit(f"--mnist must name a folder of MNIST's IDX files, none of {', '.join(names)} is in {folder}.")
     content = (gzip.decompress if found.suffix == ".gz" else bytes)(found.read_bytes())
     if content[:4] != bytes([0, 0, 8, dimensions]):
         raise SystemExit(f"--mnist must name a folder of MNIST's IDX files, {found} begins with {content[:4]!r}.")
