@@ -14,10 +14,11 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest lint types docs screenshots format clean distclean
+.PHONY: help demo reproduce test test-lowest lint types docs screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
+	@echo "make reproduce    put the papers' claims to the test on MNIST (MNIST_DIR; ARGS=--quick)"
 	@echo "make test         run the tests (ARGS is passed to pytest)"
 	@echo "make test-lowest  run the tests with the oldest supported versions"
 	@echo "make lint         check style"
@@ -66,6 +67,9 @@ lint: $(VENV)/.stamp-dev
 
 types: $(VENV)/.stamp-dev
 	$(BIN)/mypy
+
+reproduce: $(VENV)/.stamp-examples
+	$(BIN)/python examples/reproduce/all.py $(ARGS)
 
 # Strict: a warning, a link that leads nowhere or a tag that no page explains is an error. Not with --quiet, which
 # silences warnings before they are counted.
