@@ -156,7 +156,7 @@ def parts_of(runs: list[list[Row]], kind: str = "") -> list[Part]:
     ]
     if not kind:
         lost = [
-            end["test accuracy"] - end[f"test pruned {min(depth, count - 1):.0f}"]
+            end["test accuracy"] - end[f"test pruned {depth if depth < count else count - 1:.0f}"]
             for end, depth, count in zip(ends, depths, counts, strict=True)
         ]
         statement = (
