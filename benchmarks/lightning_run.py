@@ -1,0 +1,87 @@
+"""A plain Lightning run on the benchmarks' network: what the callback is added to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from workload import mlp
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+BATCH = 128
+
+
+class Classifier(lightning.LightningModule):
+    """784-256-256-10, cross-entropy, Adam; logs its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        return self.network(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self(images), labels)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Batches(Dataset[Any]):
+    """Two tensors from which a batch is cut at once: a loader that costs next to nothing.
+
+    With a slow one the callback's share of a run would look smaller than it is.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+    def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.tensor(index)
+        return self.images[chosen], self.targets[chosen]
+
+
+def joined(batch: Any) -> Any:
+    """What was cut at once is a batch already."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)
+
+
+def prepare(
+    images: Tensor, labels: Tensor, epochs: int, device: str, callbacks: Sequence[Any], folder: Path | None
+) -> tuple[lightning.Trainer, Classifier, DataLoader[Any]]:
+    """A trainer, a module and a loader, the same at every call; logs to TensorBoard where a folder is given."""
+    lightning.seed_everything(0, verbose=False)
+    trainer = lightning.Trainer(
+        accelerator="cuda" if device.startswith("cuda") else "cpu",
+        devices=1,
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        logger=False if folder is None else TensorBoardLogger(folder),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    return trainer, Classifier(), DataLoader(Batches(images, labels), BATCH, shuffle=True, collate_fn=joined)
