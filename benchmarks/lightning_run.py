@@ -11,9 +11,9 @@ import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
 
-from workload import mlp
+from workload import Batches, joined, mlp
 
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -42,31 +42,6 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
-
-
-class Batches(Dataset[Any]):
-    """Two tensors from which a batch is cut at once: a loader that costs next to nothing.
-
-    With a slow one the callback's share of a run would look smaller than it is.
-    """
-
-    def __init__(self, images: Tensor, targets: Tensor) -> None:
-        self.images, self.targets = images, targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.targets[index]
-
-    def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.tensor(index)
-        return self.images[chosen], self.targets[chosen]
-
-
-def joined(batch: Any) -> Any:
-    """What was cut at once is a batch already."""
-    return batch if isinstance(batch, tuple) else default_collate(batch)
 
 
 def prepare(

@@ -61,7 +61,7 @@ def entered(peer: str) -> bool:
 
 
 def inside(peer: str, what: str, against: str) -> list[Row] | None:
-    """None inside the peer's environment; outside, run this program there and end, or say in a row why it cannot run."""
+    """None inside the peer's environment; outside, run this program there and end, or say in a row why not."""
     if entered(peer):
         return None
     try:

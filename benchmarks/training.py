@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def measure(options: Options) -> list[Row]:
                 trainer, module, loader = prepare(
                     images, labels, epochs if turn >= 0 else 1, options.device, kinds[name](), Path(folder)
                 )
-                seconds = clock.seconds(lambda: trainer.fit(module, loader))
+                seconds = clock.seconds(partial(trainer.fit, module, loader))
             if turn >= 0:
                 taken[name].append(seconds)
                 if name == "defaults":
