@@ -15,9 +15,6 @@ from torch.utils.data import DataLoader
 
 from workload import Batches, joined, mlp
 
-for name in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.ERROR)
-
 BATCH = 128
 
 
@@ -48,6 +45,8 @@ def prepare(
     images: Tensor, labels: Tensor, epochs: int, device: str, callbacks: Sequence[Any], folder: Path | None
 ) -> tuple[lightning.Trainer, Classifier, DataLoader[Any]]:
     """A trainer, a module and a loader, the same at every call; logs to TensorBoard where a folder is given."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(
         accelerator="cuda" if device.startswith("cuda") else "cpu",

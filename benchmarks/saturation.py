@@ -97,10 +97,10 @@ def compare(options: Options) -> list[Row]:
     small, large = (images[:BATCH], labels[:BATCH]), (images[:PROBE], labels[:PROBE])
     rows = []
     for every, interval, probe, steps in (
-        (100, 100, small, options.pick(400, 100)),
+        (100, 100, small, options.pick(200, 100)),
         (100, 1, small, options.pick(200, 100)),
         (1, 1, small, options.pick(20, 2)),
-        (100, 100, large, options.pick(400, 100)),
+        (100, 100, large, options.pick(200, 100)),
     ):
         with tempfile.TemporaryDirectory() as folder:
             kinds = {
@@ -110,7 +110,7 @@ def compare(options: Options) -> list[Row]:
             }
             taken = alternate(
                 {name: partial(loop, steps, images, labels, kind) for name, kind in kinds.items()},
-                options.pick(7, 1),
+                options.pick(5, 1),
                 Clock(options),
             )
         extra = {name: [a - b for a, b in zip(taken[name], taken["bare"], strict=True)] for name in ("netdyn", "delve")}
