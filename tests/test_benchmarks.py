@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import evaluation
 import pairs
 import peers
 import run
+import workload
+from netdyn.weight_rays import WeightNoise
 from pairs import Options, Row, Target
 
 HERE = Path(run.__file__).parent
@@ -159,8 +163,6 @@ def test_the_page_is_made_of_the_table_and_the_docstrings():
 def test_mnist_is_read_from_its_files(packed, tmp_path, monkeypatch):
     import gzip
 
-    import workload
-
     pixels = np.arange(3 * 784, dtype=np.int64) % 256
     files = {
         "train-images-idx3-ubyte": bytes(16) + pixels.astype(np.uint8).tobytes(),
@@ -173,3 +175,40 @@ def test_mnist_is_read_from_its_files(packed, tmp_path, monkeypatch):
     assert (list(images.shape), labels.tolist()) == ([2, 784], [3, 1])
     expected = pixels[: 2 * 784].reshape(2, 784) / 255
     np.testing.assert_allclose(images, (expected - expected.mean()) / expected.std(ddof=1), rtol=0, atol=1e-5)
+
+
+# On a GPU
+
+
+@pytest.fixture
+def on_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    network, x, _ = workload.trained(50, "cuda")
+    yield network, x[:256]
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_pass_under_noise_on_the_weights_waits_for_nothing(on_gpu):
+    """The body of an evaluation's longest part: disturb the weights, run the probe."""
+    network, x = on_gpu
+    noise = WeightNoise.on(network, None, "layer", seed=0)
+    direction = noise.draw(0)
+    with torch.no_grad():
+        noise.network(direction, 0.1)(x)
+        torch.cuda.set_sync_debug_mode("error")
+        for sigma in (0.1, 0.2, 0.4):
+            noise.network(direction, sigma)(x)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_an_evaluation_waits_no_oftener_for_a_larger_layer(on_gpu):
+    """A search has to read its answers, a report its numbers; nothing is read unit by unit."""
+    _, x = on_gpu
+    waits = []
+    for width in (64, 512):
+        network = torch.nn.Sequential(torch.nn.Linear(784, width), torch.nn.ReLU(), torch.nn.Linear(width, 10)).cuda()
+        # Untrained and right nowhere: no search, whose length would depend on the network.
+        waits.append(evaluation.synchronisations(network, x, (network(x).argmax(1) + 1) % 10))
+    assert 0 < waits[1] <= waits[0]
