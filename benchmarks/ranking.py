@@ -40,7 +40,7 @@ def measure(options: Options) -> list[Row]:
     )
     np.testing.assert_array_equal(midranks(fields).cpu().numpy(), stats.rankdata(array, axis=0))
 
-    clock, turns = Clock(options), options.pick(5, 2)
+    clock, turns = Clock(options), options.pick(5 if options.threads == 1 else 3, 2)
     tuning = alternate(
         {
             "netdyn": lambda: class_tuning(fields, labels, CLASSES),

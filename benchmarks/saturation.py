@@ -110,7 +110,7 @@ def compare(options: Options) -> list[Row]:
             }
             taken = alternate(
                 {name: partial(loop, steps, images, labels, kind) for name, kind in kinds.items()},
-                options.pick(5, 1),
+                options.pick(5 if options.threads == 1 else 3, 1),
                 Clock(options),
             )
         extra = {name: [a - b for a, b in zip(taken[name], taken["bare"], strict=True)] for name in ("netdyn", "delve")}

@@ -44,7 +44,7 @@ def compare(
         "default": lambda: weight_basin(network, x, y),
         "other": other,
     }
-    taken = alternate(works, options.pick(7, 1), Clock(options))
+    taken = alternate(works, options.pick(5, 1), Clock(options))
     faster = {"unit": "× faster", "threads": options.threads}
     target = Target(3, at_most=False, unit="× faster")
     return [
