@@ -83,7 +83,8 @@ def run(name: str, threads: int, device: str, quick: bool) -> list[Row]:
         try:
             done = subprocess.run(
                 command,
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                # The sources beside this file, wherever an installed netdyn may come from.
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(HERE.parent / "src")},
                 capture_output=True,
                 text=True,
                 timeout=60 * MINUTES,
