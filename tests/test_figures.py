@@ -9,10 +9,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 
-from netdyn import canvas, figures
+from netdyn import canvas, figures, radiographs
 
 NAN, INF = math.nan, math.inf
 
@@ -301,18 +301,58 @@ def test_the_noise_has_a_unit():
 
 
 def images_of(figure):
-    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    return [np.asarray(image.get_array()) for image in axes_of(figure).images]
+
+
+def titles_of(figure):
+    return [text.get_text() for text in axes_of(figure).texts]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 20])
 def test_images_are_drawn_as_they_are_on_one_scale(classes):
     maps = gaussian(classes, 4, 6)
     figure = figures.characteristic_maps(maps)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in shown] == [str(k) for k in range(classes)]
+    assert titles_of(figure) == [str(k) for k in range(classes)]
     assert all(np.array_equal(image, map_) for image, map_ in zip(images_of(figure), maps.double(), strict=True))
     limit = float(maps.double().abs().max())
-    assert {axes.images[0].get_clim() for axes in shown} == {(-limit, limit)}
+    assert {image.get_clim() for image in axes_of(figure).images} == {(-limit, limit)}
+
+
+def panels_of(figure):
+    """Left, right, upper and lower end of each panel, as it is framed."""
+    (frames,) = (c for c in axes_of(figure).collections if isinstance(c, PolyCollection) and len(c.get_edgecolor()))
+    corners = [path.vertices for path in frames.get_paths()]
+    return [(c[:, 0].min(), c[:, 0].max(), c[:, 1].min(), c[:, 1].max()) for c in corners]
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 5), (10, 4, 6), (7, 30, 2), (5, 2, 30), (1, 5), (20, 784)])
+def test_panels_and_titles_lie_within_the_sheet_and_apart(shape):
+    figure = figures.characteristic_maps(gaussian(*shape))
+    canvas.pixels(figure)
+    axes, panels = axes_of(figure), panels_of(figure)
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert len(panels) == len(axes.texts) == shape[0]
+    for a, b, upper, lower in panels:
+        assert left - 1e-6 <= a < b <= right + 1e-6
+        assert top < upper < lower <= bottom + 1e-6
+    for i, (a, b, upper, lower) in enumerate(panels):
+        assert all(b < c or d < a or lower < u or v < upper for c, d, u, v in panels[:i])
+    drawn = figure.canvas.get_renderer()
+    framed = [axes.transData.transform([(a, lower), (b, upper)]) for a, b, upper, lower in panels]
+    for i, text in enumerate(axes.texts):
+        box = text.get_window_extent(drawn)
+        assert framed[i][1][1] <= box.y0
+        assert all(box.y1 <= low[1] or high[1] <= box.y0 or box.x1 < low[0] or high[0] < box.x0 for low, high in framed)
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
+
+
+def test_images_fill_their_panels_with_square_inputs():
+    figure = figures.characteristic_maps(gaussian(3, 4, 6))
+    for image, (left, right, upper, lower) in zip(axes_of(figure).images, panels_of(figure), strict=True):
+        assert image.get_extent() == [left, right, lower, upper]
+        assert (right - left, lower - upper) == pytest.approx((6, 4))
+    assert axes_of(figure).get_aspect() == 1
 
 
 def test_channels_are_summed():
@@ -321,25 +361,57 @@ def test_channels_are_summed():
     assert all(np.allclose(image, map_.double().sum(0)) for image, map_ in zip(found, maps, strict=True))
 
 
-def bars_of(axes):
-    return sum(patch.get_data().values for patch in axes.patches)
+def bars_of(figure):
+    """The heights of each panel's bars, as shares of the distance from its middle to its edge."""
+    panels = panels_of(figure)
+    heights = 0
+    for colour in radiographs.COLOURS:
+        (bars,) = (c for c in axes_of(figure).collections if c.get_label() == colour)
+        outlines = np.array([path.vertices[:-1, 1] for path in bars.get_paths()])
+        middle = np.array([(upper + lower) / 2 for _, _, upper, lower in panels])[:, None]
+        half = np.array([(lower - upper) / 2 for _, _, upper, lower in panels])[:, None]
+        assert np.array_equal(outlines[:, 1:-1:2], outlines[:, 2:-1:2])
+        heights = heights + (middle - outlines[:, 1:-1:2]) / half
+    return heights
 
 
-@pytest.mark.parametrize("shape", [(2, 5), (10, 784), (3, 2, 2, 2, 2)])
-def test_flat_maps_are_bars(shape):
+@pytest.mark.parametrize("shape", [(2, 5), (10, 784), (3, 2, 2, 2, 2), (20, 1)])
+def test_flat_maps_are_bars_on_one_scale(shape):
     maps = gaussian(*shape)
-    shown = [axes for axes in figures.characteristic_maps(maps).axes if axes.patches]
-    assert len(shown) == len(maps)
-    assert all(np.array_equal(bars_of(a), m) for a, m in zip(shown, maps.double().flatten(1), strict=True))
-    assert len({axes.get_ylim() for axes in shown}) == 1
-    assert shown[0].get_ylim()[1] == -shown[0].get_ylim()[0] >= maps.abs().max()
+    bars, expected = bars_of(figures.characteristic_maps(maps)), maps.double().flatten(1).numpy()
+    # The highest bar ends shortly before the frame.
+    assert np.abs(bars).max() == pytest.approx(1 / 1.05)
+    assert np.allclose(bars * 1.05 * np.abs(expected).max(), expected)
+
+
+def test_bars_have_round_numbers_beside_each_row_and_below_the_last():
+    figure = figures.characteristic_maps(torch.linspace(-0.21, 0.21, 600).repeat(5, 1))
+    axes = axes_of(figure)
+    assert names_on(axes.yaxis) == ["−0.2", "0", "0.2"] * 2
+    assert names_on(axes.xaxis) == ["0", "500"] * 2
+    panels = panels_of(figure)
+    for row, (_, _, upper, lower) in enumerate((panels[0], panels[3])):
+        middle, half = (upper + lower) / 2, (lower - upper) / 2 / 1.05
+        places = axes.get_yticks()[3 * row : 3 * row + 3]
+        assert places == pytest.approx([middle + half * 0.2 / 0.21, middle, middle - half * 0.2 / 0.21])
+    assert axes.get_xticks() == pytest.approx([panels[k][0] + at + 0.5 for k in (3, 4) for at in (0, 500)])
+
+
+def test_a_subnetwork_has_a_row_a_class_and_a_column_a_unit():
+    units, shares = torch.tensor([[3, 1], [0, 2], [5, 4]]), torch.tensor([[0.5, 0.25], [0.4, 0.3], [1.0, 0.0]])
+    maps = gaussian(3, 2, 4, 4)
+    figure = figures.subnetwork(units, shares, maps)
+    assert titles_of(figure)[:3] == ["0: unit 3, 50%", "0: unit 1, 25%", "1: unit 0, 40%"]
+    assert np.array_equal(images_of(figure)[3], maps[1, 1].double())
+    panels = panels_of(figure)
+    assert panels[0][2:] == panels[1][2:]
+    assert panels[0][:2] == panels[2][:2]
 
 
 @pytest.mark.parametrize("shape", [(21, 5), (1000, 5, 5)])
 def test_the_first_twenty_classes_are_shown_and_the_rest_counted(shape):
     figure = figures.characteristic_maps(gaussian(*shape))
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == [str(k) for k in range(20)]
+    assert titles_of(figure) == [str(k) for k in range(20)]
     assert figure.get_suptitle() == f"the first 20 of {shape[0]} classes"
 
 
@@ -349,7 +421,7 @@ def test_all_classes_shown_nothing_said():
 
 def test_classes_may_have_names():
     figure = figures.characteristic_maps(gaussian(2, 3, 3), ["cat", "dog"])
-    assert [axes.get_title() for axes in figure.axes if axes.images] == ["cat", "dog"]
+    assert titles_of(figure) == ["cat", "dog"]
 
 
 def test_the_scale_comes_from_finite_numbers():

@@ -18,10 +18,11 @@ HEAVY = ["lightning", "pytorch_lightning", "tensorboard", "matplotlib", "torchme
 STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
-    "_checks schedules tags",
-    "ranks modes phases radii criteria batches isolation activations adapter crew shards snapshot "
+    "_checks schedules tags draws",
+    "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
-    "watch sites linearize tails characteristic wiring noise walk rays weight_rays batchnorm figures functional",
+    "watch sites linearize tails characteristic wiring noise supply walk rays weight_rays batchnorm radiographs "
+    "figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
@@ -31,7 +32,9 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.s
 # Doors between neighbours; `functional` gathers its whole floor.
 DOORS = {
     "schedules": {"_checks"},
+    "ranks": {"sorting"},
     "modes": {"ranks"},
+    "transfer": {"ranks", "sorting"},
     "adapter": {"batches"},
     "measured": {"phases", "radii"},
     "basin_findings": {"measured", "radii"},
@@ -49,10 +52,12 @@ DOORS = {
     "coverage": {"radii"},
     "search": {"radii"},
     "brackets": {"search"},
-    "walk": {"noise"},
-    "rays": {"noise", "walk"},
+    "supply": {"noise"},
+    "walk": {"noise", "supply"},
+    "rays": {"noise", "supply", "walk"},
     "weight_rays": {"rays", "walk"},
     "batchnorm": {"walk"},
+    "figures": {"radiographs"},
     "functional": {"sites", "linearize", "tails", "wiring", "walk", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
@@ -74,7 +79,7 @@ PACKAGES = {
     "lightning": {"callback"},
     "pytorch_lightning": set(),
     "torchmetrics": {"metric_state", "mode_metrics", "basin_metrics", "network_metrics"},
-    "matplotlib": {"results", "history", "canvas", "figures", "mode_metrics", "network_metrics"},
+    "matplotlib": {"results", "history", "canvas", "radiographs", "figures", "mode_metrics", "network_metrics"},
 }
 
 

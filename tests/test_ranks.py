@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from netdyn.functional import class_tuning, midranks, order_index, rank_distribution, rpd_gradient
+from netdyn.functional import class_tuning, midranks, order_index, rank_correlation, rank_distribution, rpd_gradient
 from reference import NASTY_LAYERS, Layer, layers, random_layer
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -321,3 +321,15 @@ def test_distribution_names_the_wrong_argument_and_its_value(changes, argument, 
 def test_midranks_names_a_wrong_argument_and_its_value(x, value):
     with pytest.raises((ValueError, TypeError), match=rf"(?s)\bx\b.*({value})"):
         midranks(x)
+
+
+@pytest.mark.parametrize("units", [0, 3])
+def test_without_samples_there_are_no_ranks_and_nothing_is_known(units):
+    fields, none = torch.zeros(0, units), torch.zeros(0, dtype=torch.int64)
+    assert midranks(fields).shape == (0, units)
+    assert midranks(torch.zeros(0)).shape == (0,)
+    assert class_tuning(fields, none, 3).isnan().all()
+    assert rank_correlation(fields, torch.zeros(0)).isnan().all()
+    density = rank_distribution(fields, none, torch.zeros(3, units), 3, bins=4)
+    assert density.shape == (3, 4)
+    assert density.isnan().all()

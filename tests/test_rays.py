@@ -181,7 +181,8 @@ def test_radius_falls_as_accuracy_rises():
 
 def test_radius_is_in_the_units_of_the_input():
     network, x, target, _ = linear_classifier()
-    plain, scaled = sample_basin(network, x, target, rays=RAYS), sample_basin(network, 3 * x, target, rays=RAYS)
+    # Far from the accuracy that noise leaves at `high`, which a few samples tell.
+    plain, scaled = (sample_basin(network, scale * x, target, rays=RAYS, accuracy=0.85) for scale in (1, 3))
     # n = 8192 rays of different noise: relative standard error of a radius about 0.02 each; the bound is 4 of them.
     assert scaled.radius / plain.radius == pytest.approx(3, rel=0.12)
 
@@ -368,8 +369,9 @@ def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_searc
     basin = sample_basin(network, x[:1024], torch.where(wrong, 1 - target[:1024], target[:1024]), accuracy=0.7)
     assert (basin.radii[:, wrong] == 0).all()
     assert (basin.radii[:, ~wrong] > 0).all()
-    # Once clean, seven steps for three quarters, a sixteenth at the top, and twice near the radius at most.
-    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 / 16 + 2 + 0.03
+    # Once clean, seven steps for three quarters, a sixteenth at the top, and, with the noise of seed 0, three quarters
+    # four times near the radii of all and of the two classes.
+    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 / 16 + 4 * 3 / 4 + 0.03
 
 
 def test_network_without_a_right_answer_costs_no_search():
@@ -733,7 +735,7 @@ def test_a_probability_without_its_last_dimension_is_still_one():
 def test_noise_levels_that_end_before_the_radius_are_warned_of():
     network, x, target, _ = linear_classifier()
     text = (
-        "The largest noise level, `high` = 0.01, leaves an accuracy of 1.00, and `accuracy` is 0.75: the radius lies "
+        "The largest noise level, `high` = 0.01, leaves an accuracy of 0.99, and `accuracy` is 0.75: the radius lies "
         "beyond it. Set a larger `high` if noise of that level is small beside the inputs, else use relative=True."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:

@@ -75,15 +75,18 @@ def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> int |
             f"`inputs` must hold at least two samples, of which a batch can have statistics, got {walk.samples}."
         )
     statistics = _BatchStatistics()
-    gained = 0
+    with statistics:
+        # Two samples show whether there is anything to normalise.
+        walk.outputs(walk.batch(slice(0, 2))[0])
+    if not statistics.met:
+        return None
+    gained = torch.zeros((), dtype=torch.int64, device=walk.target.device)
     for index in shuffled_batches(walk.samples, batch_size, seed):
         index = index.to(walk.target.device)
         with statistics:
-            gained += int(walk.right(*walk.batch(index)).sum())
-        if not statistics.met:
-            return None
-        gained -= int(walk.right(*walk.batch(index)).sum())
-    return gained
+            gained += walk.right(*walk.batch(index)).sum()
+        gained -= walk.right(*walk.batch(index)).sum()
+    return int(gained)
 
 
 def batchnorm_gap(walk: Walk, batch_size: int | None = None, seed: int = 0) -> float:

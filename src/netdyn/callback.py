@@ -371,10 +371,11 @@ class DynamicsMonitor(Callback):
             )
             return
         self._measured_step = trainer.global_step
-        if not self._crew.share(self._affordable)[0]:
+        affordable, overhead = self._crew.share(self._budget)[0]
+        if not affordable:
             self._skipped += 1
             self._left_out += 1
-            self._send(trainer, {"netdyn/skipped": float(self._skipped)}, step)
+            self._send(trainer, {"netdyn/overhead": overhead, "netdyn/skipped": float(self._skipped)}, step)
             return
 
         settings = self._settings if self._figures_due() else self._without_maps()
@@ -388,11 +389,14 @@ class DynamicsMonitor(Callback):
             "netdyn/overhead": self._spent / max(self._trained, 1e-9),
             "netdyn/skipped": float(self._skipped),
         }
+        begin = time.monotonic()
         self._send(trainer, scalars, step)
         if report is not None:
             self.report = report
             self._history.add(step, report.layers)
             self._show(trainer, report, step)
+        # Sending and drawing are paid for as well. What they took is known only now: the next evaluation logs it.
+        self._spent += time.monotonic() - begin
 
     def _examined(
         self,
@@ -422,7 +426,7 @@ class DynamicsMonitor(Callback):
                 )
                 found.append(report)
 
-        done, self._last_cost, self._trained = self._guarded(evaluate)
+        done, self._last_cost, self._trained, self._spent = self._guarded(evaluate)
         return found[0] if done else None
 
     def _show(self, trainer: Trainer, report: Report, step: int) -> None:
@@ -530,25 +534,31 @@ class DynamicsMonitor(Callback):
     def _training_time(self, now: float) -> float:
         return self._trained_before + now - self._started - self._spent
 
-    def _affordable(self) -> bool:
-        if self._max_overhead is None or not self._evaluations:
-            return True
-        return self._spent + self._last_cost <= self._max_overhead * self._training_time(time.monotonic())
+    def _budget(self) -> tuple[bool, float]:
+        """Whether another evaluation, as dear as the last, keeps to the budget; the overhead so far."""
+        trained = self._training_time(time.monotonic())
+        limit = self._max_overhead
+        affordable = limit is None or not self._evaluations or self._spent + self._last_cost <= limit * trained
+        return affordable, self._spent / max(trained, 1e-9)
 
     # --- never in the way ---
 
-    def _guarded(self, work: Callable[[], None]) -> tuple[bool, float, float]:
-        """Run some of our own work; whether it went well, its seconds, and those of training (the first process's).
+    def _guarded(self, work: Callable[[], None]) -> tuple[bool, float, float, float]:
+        """Run some of our own work; whether it went well, its seconds, those of training, and those spent before.
 
-        What fails is said once, and the training goes on, on all processes alike.
+        The seconds are the first process's. What fails is said once, and the training goes on, on all processes alike.
         """
         begin = time.monotonic()
         caught: list[warnings.WarningMessage] = []
+
+        def seconds() -> tuple[float, float, float]:
+            return time.monotonic() - begin, self._training_time(begin), self._spent
+
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 work()
-                return True, *self._crew.share(lambda: (time.monotonic() - begin, self._training_time(begin)))[0]
+                return True, *self._crew.share(seconds)[0]
         except Exception as error:
             self._crew.fail(error)
             if self._strict:
@@ -559,7 +569,7 @@ class DynamicsMonitor(Callback):
                 f"{_advice(error)}Pass strict=True to have this raised.",
             )
             self._unusable = self._unusable or (self._probe is None and self._collector is None)
-            return False, time.monotonic() - begin, self._training_time(begin)
+            return False, *seconds()
         finally:
             for warning in (entry for entry in caught if issubclass(entry.category, DynamicsWarning)):
                 self._say_once(str(warning.message), str(warning.message), warning.category)

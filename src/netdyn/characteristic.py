@@ -5,7 +5,7 @@ Layout: characteristic maps ``[classes, *input shape]``, those of hidden units `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,12 +19,16 @@ from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice, read
 from netdyn.watch import Site, Watch, watching
 
+#: Samples that show whether a derivative depends on the sample at all; where it does not, no others are asked.
+FEW = 4
 #: Samples that tell which units carry a logit's variance.
 SHARE_SAMPLES = 1024
 
 
 @contextmanager
-def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[tuple[Tensor, Tensor, list[Site]]]:
+def _straight_run(
+    model: nn.Module, inputs: Inputs, choice: Choice, samples: int
+) -> Iterator[tuple[Tensor, Tensor, list[Site]]]:
     """A straight-through run of some samples: the logits, the input tensor and the chosen layers' sites.
 
     Raises:
@@ -39,7 +43,7 @@ def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[
             f"{len(floating)}. For tokens, give the model the output of its embedding."
         )
     sites: list[Site] = []
-    chosen = take(inputs, spread(count(inputs), MAP_SAMPLES))
+    chosen = take(inputs, spread(count(inputs), samples))
     with differentiable():
         # The copy that the graph starts from is the one handed to the network.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
@@ -52,9 +56,11 @@ def _straight_run(model: nn.Module, inputs: Inputs, choice: Choice) -> Iterator[
 
 def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
     """Mean derivative of each logit with respect to the input, every activation's being 1: ``[classes, *shape]``."""
-    with _straight_run(model, inputs, choice) as (logits, source, _):
-        rows = [_mean(logits[:, k].sum(), source) for k in range(logits.shape[1])]
-    return torch.stack(rows)
+
+    def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor]:
+        return (logits[:, k].sum() for k in range(logits.shape[1]))
+
+    return _mean_gradients(model, inputs, choice, outputs)
 
 
 def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int]) -> Tensor:
@@ -63,16 +69,17 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
     How much of a logit's map goes through the unit; over all units of a layer that cuts the network in two they sum to
     the logit's own map.
     """
-    with _straight_run(model, inputs, choice) as (_, source, sites):
+
+    def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor | None]:
         site = only_site(sites)
         places = site.layout.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
-        rows = []
         for unit in units:
             pick = torch.zeros(site.field.numel(), dtype=site.field.dtype, device=site.field.device)
             pick[places[:, unit]] = 1
             graph = site.graph
-            rows.append(_mean(None if graph is None else (graph * pick.reshape(graph.shape)).sum(), source))
-    maps = torch.stack(rows)
+            yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
+
+    maps = _mean_gradients(model, inputs, choice, outputs)
     weights = pathway[:, list(units)].to(maps.dtype)
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
@@ -88,12 +95,46 @@ def only_site(sites: Sequence[Site]) -> Site:
     return sites[0]
 
 
-def _mean(output: Tensor | None, source: Tensor) -> Tensor:
-    """Mean over samples of an output's gradient with respect to the input; zero where it does not depend on it."""
+def _mean_gradients(
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]],
+) -> Tensor:
+    """Mean over samples of some outputs' gradients with respect to the input, ``[outputs, *shape]``.
+
+    What leads to the first layer is mostly affine, and then every sample's gradient is the same.
+    """
+    for samples in (FEW, MAP_SAMPLES):
+        last = samples == MAP_SAMPLES
+        with _straight_run(model, inputs, choice, samples) as (logits, source, sites):
+            means: list[Tensor] = []
+            apart: list[Tensor] = []
+            for output in outputs(logits, sites):
+                gradient = _gradient(output, source)
+                means.append(gradient.mean(dim=0))
+                apart.append(_depends(gradient))
+                # The first output's mostly tells; the others are asked together, for each answer is waited for.
+                if not last and len(apart) == 1 and bool(apart[0]):
+                    break
+        if last or not bool(torch.stack(apart).any()):
+            break
+    return torch.stack(means)
+
+
+def _depends(gradients: Tensor) -> Tensor:
+    """Whether gradients ``[samples, *shape]`` differ between samples by more than rounding."""
+    rounding = 16 * torch.finfo(gradients.dtype).eps * gradients.abs().amax()
+    # Not the other way round: what is NaN depends.
+    return ~((gradients - gradients[:1]).abs().amax() <= rounding)
+
+
+def _gradient(output: Tensor | None, source: Tensor) -> Tensor:
+    """An output's gradient with respect to the input; zero where it does not depend on it."""
     if output is None or not output.requires_grad:
-        return torch.zeros_like(source[0]).detach()
+        return torch.zeros_like(source).detach()
     (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
-    return (torch.zeros_like(source) if gradient is None else gradient).mean(dim=0).detach()
+    return torch.zeros_like(source).detach() if gradient is None else gradient.detach()
 
 
 @dataclass(frozen=True)
@@ -113,12 +154,17 @@ class Subnetwork:
     maps: Tensor
 
 
-def find_subnetwork(model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int) -> Subnetwork | None:
-    """The subnetwork of the one chosen layer for the first ``classes`` logits; None where the layer has no map."""
-    linear_map = substitute(model, inputs, choice)
-    if not linear_map:
+def find_subnetwork(
+    model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int, pathway: Tensor | None = None
+) -> Subnetwork | None:
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; None where the layer has no map.
+
+    The layer's whole ``pathway`` is found where it is not given.
+    """
+    if pathway is None:
+        pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
+    if pathway is None:
         return None
-    pathway = next(iter(linear_map.values()))
     few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
     units, shares = (found[:classes] for found in largest_shares(model, few, choice, pathway, most))
     wanted = torch.unique(units)

@@ -109,6 +109,8 @@ class _Examination:
         walk = prepare_walk(network, *probe, settings.criterion, settings.batch_size, settings.tolerance)
         self.walk = replace(walk, crew=crew)
         _check_classes(self.walk, settings)
+        #: Whoever has read the layers knows the network already.
+        self.reader: LayerReader | None = None
 
     def attempts(self, held_out: Given | None) -> int:
         """How many measures :meth:`report` attempts."""
@@ -158,7 +160,10 @@ class _Examination:
         )
 
     def _read(self) -> tuple[list[LayerReport], Tensor]:
-        return LayerReader(self.walk, self.settings).read()
+        reader = LayerReader(self.walk, self.settings)
+        found = reader.read()
+        self.reader = reader
+        return found
 
     def _reading(self) -> Measure | None:
         """The measure that asks for the layers to be read."""
@@ -168,13 +173,13 @@ class _Examination:
         """No layers, and who is right without noise, where no reading has told."""
         walk = self.walk
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        lost = 0
+        lost = torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs = walk.outputs(inputs)
             right[part] = checked(walk.criterion, outputs, target)
-            lost += nonfinite(outputs)
-        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+            lost += nonfinite(outputs).to(lost.device)
+        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
         return [], walk.crew.share(right.cpu)[0].to(right.device)
 
     def _look_at(self, given: Given) -> tuple[Walk, float | None]:
@@ -236,13 +241,16 @@ class _Examination:
         walk = self.walk
         if walk.num_classes > self.settings.max_classes or (walk.num_classes == 1 and walk.numbers is None):
             return None
-        survey = discover(walk.model, walk.inputs)
+        survey = discover(walk.model, walk.inputs) if self.reader is None else self.reader.survey
         maps = input_maps(walk.model, walk.inputs, Choice(layouts=survey.layouts)).cpu()
         if not survey.found or walk.crew.lockstep:
             # Weights that are spread over processes come together only for gradients that begin at the output.
             return maps, None
-        first = choose(walk.model, survey, [next(iter(survey.found))])
-        return maps, find_subnetwork(walk.model, walk.inputs, first, most=SUBNETWORK[1], classes=SUBNETWORK[0])
+        name = next(iter(survey.found))
+        first = choose(walk.model, survey, [name])
+        pathway = None if self.reader is None else self.reader.whole_pathway(name)
+        classes, most = SUBNETWORK
+        return maps, find_subnetwork(walk.model, walk.inputs, first, most, classes, pathway)
 
     def _chance(self) -> float:
         """What guessing gives: the largest class is guessed at least as well as any."""

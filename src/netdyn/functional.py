@@ -20,13 +20,14 @@ from netdyn.coverage import Covered, covered
 from netdyn.criteria import Criterion, as_logits
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
-from netdyn.modes import order_alignment, order_index, rpd_gradient, transfer_order
+from netdyn.modes import order_alignment, order_index, rpd_gradient
 from netdyn.phases import Phase, phase
 from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.sites import choose, discover, read
 from netdyn.tails import functional_depth
 from netdyn.tasks import find_task
+from netdyn.transfer import transfer_order
 from netdyn.walk import Walk
 from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 

@@ -17,18 +17,21 @@ from netdyn.batches import blocks, finite
 from netdyn.criteria import as_logits, checked, right_class
 from netdyn.functional import warn_of_defects
 from netdyn.linearize import LinearMap, substitute
-from netdyn.modes import mode_shares, order_alignment, order_index, transfer_order
+from netdyn.modes import mode_shares, order_alignment, order_index
 from netdyn.ranks import (
     centre_pathway,
-    constant_units,
+    class_sizes,
+    correlation_from_ranks,
+    densities,
     doubled_midranks,
-    histogram,
-    rank_correlation,
+    rank_counts,
     tuning_from_ranks,
 )
 from netdyn.settings import Settings
 from netdyn.sites import Choice, Survey, choose, discover, read
+from netdyn.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.tails import TailReader, Tails, must_run, run_tails, share, whole_choice
+from netdyn.transfer import kept_order
 from netdyn.walk import Walk
 
 #: Bins of a layer's rank probability distribution.
@@ -76,6 +79,23 @@ class LayerReport:
     distribution: Tensor | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class _Ordered:
+    """What one sort of a layer's sampled units tells, on the network's device.
+
+    Attributes:
+        tuning: ``[classes, units]``, NaN for units that hold NaN.
+        constant: Which units are constant ``[units]``.
+        transfer: Transfer order ``[units]``.
+        counts: Ranks in bins ``[classes, bins]``, see :func:`netdyn.ranks.rank_counts`; None if not asked for.
+    """
+
+    tuning: Tensor
+    constant: Tensor
+    transfer: Tensor
+    counts: Tensor | None
+
+
 class LayerReader:
     """Reads the layers of a walk's network; on several processes each reduces its part of them, and all get all."""
 
@@ -88,16 +108,19 @@ class LayerReader:
         self.own: set[str] = set()
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
+        self.ordered: dict[str, _Ordered] = {}
         self.reports: dict[str, LayerReport] = {}
         self.tail = TailReader(self.map)
         self.classes = self._classes()
+        self.sizes = class_sizes(walk.labels, walk.num_classes)
+        self.number_ranks = torch.zeros(0, 0) if walk.numbers is None else doubled_midranks(walk.numbers)
 
     def read(self) -> tuple[list[LayerReport], Tensor]:
         """The layers' reports, and which samples are right."""
         walk = self.walk
         everything = self._map()
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        logits, lost = [], 0
+        logits, lost = [], torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs, found = read(walk.model, inputs, self._add, everything)
@@ -105,18 +128,25 @@ class LayerReader:
             right[part] = checked(walk.criterion, outputs, target)
             if self.linear:
                 logits.append(as_logits(found, len(target)))
-            lost += nonfinite(outputs)
+            lost += nonfinite(outputs).to(lost.device)
+        self.reports |= {name: self._told(name, ordered) for name, ordered in self.ordered.items()}
         # Where the inputs are to blame, that has been said.
-        warn_of_nonfinite(lost if finite(walk.inputs) else 0, walk.samples)
+        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
         # Every process has seen all fields, and reduced those of its part of the layers.
         tails = self.tail.tails()
         parts = walk.crew.share(lambda: (self.reports, right.cpu(), {n: p.cpu() for n, p in tails.parts.items()}))
         self.reports = {name: report for reports, _, _ in parts for name, report in reports.items()}
-        tails.parts = {name: part.to(right.device) for _, _, own in parts for name, part in own.items()}
+        tails.parts = {name: part for _, _, own in parts for name, part in own.items()}
         if self.linear:
-            self._judge_tails(tails, torch.cat(logits))
+            self._judge_tails(tails, torch.cat(logits).cpu())
         # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
         return [self.reports[n] for n in self.map if n in self.reports], parts[0][1].to(right.device)
+
+    def whole_pathway(self, name: str) -> Tensor | None:
+        """A layer's map, if all its classes and units are known."""
+        pathway = self.map.pathways.get(name)
+        whole = self.classes is None and pathway is not None and pathway.shape[1] < self.settings.max_units
+        return pathway if whole else None
 
     def _map(self) -> Choice:
         """Find the layers and their maps; what is to be read: a tail runs through all of them."""
@@ -159,14 +189,17 @@ class LayerReader:
         if not self.modes:
             self.reports[name] = LayerReport(name, fields.shape[1], 0, affine_defect=self.map.affine_defect[name])
             return
-        index = self._sampled(fields.shape[1]).to(fields.device)
+        if fields.shape[1] > self.settings.max_units:
+            index = self._sampled(fields.shape[1]).to(fields.device)
+            fields, outputs = fields[:, index], outputs[:, index]
         if len(fields) == self.walk.samples:
-            self.reports[name] = self._reduce(name, fields[:, index], outputs[:, index])
+            self.ordered[name] = self._in_order(name, fields, outputs)
             return
         parts = self.parts.setdefault(name, [])
-        parts.append((fields[:, index], outputs[:, index]))
+        # Copies, since the network may write over what it has handed over.
+        parts.append((fields.clone(), outputs.clone()))
         if sum(len(part) for part, _ in parts) == self.walk.samples:
-            self.reports[name] = self._reduce(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+            self.ordered[name] = self._in_order(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
             del self.parts[name]
 
     def _sampled(self, units: int) -> Tensor:
@@ -176,21 +209,49 @@ class LayerReader:
         generator = torch.Generator().manual_seed(self.settings.seed)
         return torch.randperm(units, generator=generator)[: self.settings.max_units].sort().values
 
-    def _reduce(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
-        """A layer's numbers from its sampled units."""
-        walk, pathway, constant = self.walk, self.map[name], constant_units(fields)
-        classes = walk.num_classes > 1
-        class_share = None
-        # Ranks are what costs: they serve the tuning and the distribution.
-        ranks = doubled_midranks(fields)
-        unread = fields.isnan().any(dim=0)
-        if classes:
-            tuning = tuning_from_ranks(ranks, walk.labels, walk.num_classes).masked_fill(unread, torch.nan)
-            class_share = torch.bincount(walk.labels, minlength=walk.num_classes).double() / walk.samples
-            if self.classes is not None:
-                tuning, class_share = tuning[self.classes], class_share[self.classes]
+    def _in_order(self, name: str, fields: Tensor, outputs: Tensor) -> _Ordered:
+        """What the order of the samples tells of a layer's sampled units; all of it stays on the device."""
+        walk = self.walk
+        rows, out = unit_rows(fields), unit_rows(outputs)
+        sign = self._sign(self.map[name]) if self.settings.distributions and walk.num_classes > 1 else None
+        counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
+        found = []
+        # What costs is the sort: all that asks for order is served from it, while its result is in the cache.
+        for part in unit_blocks(rows):
+            order, differs = sort_rows(rows[part])
+            ranks, unread = ranks_from(order, differs), holds_nan(rows[part])
+            constant = ~(differs.any(dim=1) | unread)
+            found.append((self._tuning(ranks, unread), constant, kept_order(rows[part], out[part], order, differs)))
+            if sign is not None and counts is not None:
+                counts += rank_counts(ranks, walk.labels, sign[:, part] * ~(constant | unread), BINS)
+        tuning, constant, transfer = (torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True))
+        return _Ordered(tuning, constant, transfer, counts)
+
+    def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
+        """Tuning to classes, or to the numbers to be predicted."""
+        if self.walk.num_classes < 2:
+            tuning = correlation_from_ranks(ranks, self.number_ranks)
         else:
-            tuning = rank_correlation(fields, self._numbers())
+            tuning = tuning_from_ranks(ranks, self.walk.labels, self.sizes)
+            tuning = tuning if self.classes is None else tuning[self.classes]
+        return tuning.masked_fill(unread, torch.nan)
+
+    def _sign(self, pathway: Tensor) -> Tensor:
+        """How the units are wired to all classes; those that are not among the chosen ones are wired to nothing."""
+        rows = centre_pathway(pathway, self.walk.num_classes).sign()
+        if self.classes is None:
+            return rows
+        return rows.new_zeros(self.walk.num_classes, rows.shape[1]).index_copy_(0, self.classes.to(rows.device), rows)
+
+    def _told(self, name: str, ordered: _Ordered) -> LayerReport:
+        """The numbers of a layer, worked out on the host."""
+        walk = self.walk
+        classes = walk.num_classes > 1
+        tuning, constant, pathway = ordered.tuning.cpu(), ordered.constant.cpu(), self.map[name].cpu()
+        class_share = None
+        if classes:
+            sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
+            class_share = sizes.double() / walk.samples
         # A number added to all logits changes no prediction; one added to all predicted numbers changes all.
         options = {"centre": classes}
         shares = mode_shares(
@@ -199,40 +260,22 @@ class LayerReader:
         return LayerReport(
             name=name,
             units=self.units[name],
-            sampled=fields.shape[1],
+            sampled=len(constant),
             opt_fraction=shares.opt_fraction,
             npt_fraction=shares.npt_fraction,
             constant_fraction=shares.constant_fraction,
             unwired_fraction=shares.unwired_fraction,
             rpd_gradient=shares.rpd_gradient,
-            transfer_order=float(transfer_order(fields, outputs).nanmean()),
+            transfer_order=float(ordered.transfer.nanmean()),
             affine_defect=self.map.affine_defect[name],
             rule=shares.rule,
-            order_index=order_index(tuning, pathway, **options).cpu(),
-            alignment=order_alignment(tuning, pathway, **options).cpu(),
-            distribution=self._distribution(ranks, pathway, ~(constant | unread)),
+            order_index=order_index(tuning, pathway, **options),
+            alignment=order_alignment(tuning, pathway, **options),
+            distribution=None if ordered.counts is None else densities(ordered.counts.cpu()).nanmean(dim=0),
         )
 
-    def _numbers(self) -> Tensor:
-        if self.walk.numbers is None:
-            raise ValueError("there is nothing to compare local fields with")
-        return self.walk.numbers
-
-    def _distribution(self, ranks: Tensor, pathway: Tensor, usable: Tensor) -> Tensor | None:
-        """The layer's rank probability distribution, mean over classes."""
-        walk = self.walk
-        if not self.settings.distributions or walk.num_classes < 2:
-            return None
-        rows = centre_pathway(pathway, walk.num_classes).sign() * usable
-        sign = rows
-        if self.classes is not None:
-            # The other classes are wired to nothing.
-            sign = rows.new_zeros(walk.num_classes, rows.shape[1])
-            sign[self.classes] = rows
-        return histogram(ranks, walk.labels, sign, BINS).nanmean(dim=0).cpu()
-
     def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
-        """Accuracy and linear share of every layer's tail."""
+        """Accuracy and linear share of every layer's tail, worked out on the host."""
         walk = self.walk
         order = list(self.map)
         pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
@@ -256,14 +299,14 @@ class LayerReader:
         """Accuracy of some logits; NaN where there are no classes."""
         if self.walk.num_classes < 2:
             return math.nan
-        return float(right_class(logits, self.walk.target).double().mean())
+        return float(right_class(logits, self.walk.target.cpu()).double().mean())
 
 
-def nonfinite(outputs: object) -> int:
-    """Number of samples whose outputs are not finite; 0 where the outputs are no tensor."""
+def nonfinite(outputs: object) -> Tensor:
+    """Number of samples whose outputs are not finite, on their device; 0 where the outputs are no tensor."""
     if not isinstance(outputs, Tensor):
-        return 0
-    return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+        return torch.zeros((), dtype=torch.int64)
+    return (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum()
 
 
 def warn_of_nonfinite(lost: int, samples: int) -> None:

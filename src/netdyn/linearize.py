@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from netdyn.batches import Inputs, count, map_tensors, spread, take
 from netdyn.criteria import as_logits
 from netdyn.naming import is_quantised
+from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice
 from netdyn.watch import Site, Watch, watching
 
@@ -155,7 +156,7 @@ def _average(
     layers = [layer for layer in layers if layer.reached or not cut]
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
-        {layer.site.name: layer.defect for layer in layers},
+        dict(zip((layer.site.name for layer in layers), _defects(layers), strict=True)),
         {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},
     )
 
@@ -171,7 +172,8 @@ class _Average:
         self.dtype = torch.promote_types(field.dtype, torch.float32)
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
-        self.spread = self.size = 0.0
+        #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖², class by class.
+        self.squares: list[Tensor] = []
         self.reached = self.passed = False
 
     def add(self, gradient: Tensor | None) -> None:
@@ -179,8 +181,7 @@ class _Average:
         self.reached = self.reached or gradient is not None
         jacobian = self._rows(gradient)
         mean = jacobian.mean(dim=0)
-        self.spread += float(((jacobian - mean) ** 2).sum())
-        self.size += float((jacobian**2).sum())
+        self.squares.append(torch.stack([(jacobian - mean).square().sum(), jacobian.square().sum()]))
         self.means.append(mean if self.index is None else mean[self.index])
 
     def add_through(self, gradient: Tensor | None) -> None:
@@ -192,10 +193,15 @@ class _Average:
         value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
         return self.site.layout.rows(value).to(self.dtype)
 
-    @property
-    def defect(self) -> float:
-        """The layer's affine_defect."""
-        return _defect(self.spread, self.size, self.samples)
+
+def _defects(layers: Sequence[_Average]) -> list[float]:
+    """Each layer's affine_defect; all numbers leave the device together."""
+    if not layers:
+        return []
+    device = layers[0].squares[0].device
+    dtype = statistic_dtype(device)
+    sums = torch.stack([torch.stack(layer.squares).to(device, dtype).sum(dim=0) for layer in layers]).tolist()
+    return [_defect(spread, size, layer.samples) for (spread, size), layer in zip(sums, layers, strict=True)]
 
 
 def _defect(spread: float, size: float, samples: int) -> float:

@@ -1,4 +1,4 @@
-"""Which units preserve the order of the samples: order index, alignment, OPT and NPT shares, transfer order.
+"""Which units preserve the order of the samples: order index, alignment, OPT and NPT shares.
 
 Layout as in :mod:`netdyn.ranks`: tuning and pathway ``[classes, units]``. A unit is *wired* if its centred pathway is
 not zero throughout, and *live* if its local field is not constant. Only wired, live units count in any mean.
@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from netdyn._checks import matrix, same_units, share
-from netdyn.ranks import centre_pathway, rows_fit, sort_rows, sortable, statistic_dtype, tie_groups
+from netdyn.ranks import centre_pathway, rows_fit, statistic_dtype
 
 #: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
 SIGN_FLIP_CLASSES = 5
-#: Cyclic shifts that stand for all pairs of samples where an activation is not monotone.
-_SHIFTS = 16
 
 
 def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,72 +226,3 @@ def _opt_units(
     index = order_index(tuning, pathway, centre).nan_to_num(0.0)
     threshold = max(0.0, -float(torch.quantile(index[counted], alpha)))
     return "mirror", counted & (index > threshold)
-
-
-def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
-    """Share of the pairs of samples with different local fields whose outputs keep that order strictly.
-
-    Where the outputs of a unit never fall as its field rises, no pair is reversed and only ties can be lost:
-    (P − ties out)/(P − ties in), with P = S(S − 1)/2 pairs. A ReLU with m fields at or below zero gives
-    1 − m(m − 1)/(S(S − 1)). Other units are judged on the pairs (μ, μ + d) of 16 seeded cyclic shifts d (of all
-    shifts, which is every pair, up to 33 samples).
-
-    Args:
-        fields: Local fields ``[samples, units]``.
-        outputs: Outputs of the activation, same shape.
-
-    Returns:
-        float64 ``[units]`` in [0, 1]; NaN for a constant field and for units that hold NaN.
-
-    Raises:
-        ValueError: If the shapes differ.
-
-    Source:
-        P1 (v1, v2) asks whether the activation itself preserves the order; the measure is netdyn's convention.
-
-    Example:
-        >>> fields = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
-        >>> transfer_order(fields, fields.relu())
-        tensor([0.8333], dtype=torch.float64)
-    """
-    fields, outputs = matrix("fields", fields, "[samples, units]"), matrix("outputs", outputs, "[samples, units]")
-    if fields.shape != outputs.shape:
-        raise ValueError(
-            f"`outputs` must have the shape of `fields`, {list(fields.shape)}, got shape {list(outputs.shape)}."
-        )
-    dtype = statistic_dtype(fields.device)
-    samples = len(fields)
-    ordered, order = sort_rows(sortable(fields).t().contiguous())
-    carried = outputs.t().gather(1, order)
-    monotone = (carried[:, 1:] >= carried[:, :-1]).all(dim=1)
-    # Equal fields must have equal outputs, or the outputs' ties cannot be counted by neighbours.
-    monotone &= ((ordered[:, 1:] != ordered[:, :-1]) | (carried[:, 1:] == carried[:, :-1])).all(dim=1)
-    pairs = samples * (samples - 1) / 2
-    kept = (pairs - _ties(carried, dtype)) / (pairs - _ties(ordered, dtype))
-    if not bool(monotone.all()):
-        kept[~monotone] = _kept_by_shifts(fields[:, ~monotone], outputs[:, ~monotone], dtype)
-    return kept.masked_fill(fields.isnan().any(dim=0) | outputs.isnan().any(dim=0), torch.nan)
-
-
-def _ties(ordered: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pairs of equal values in each sorted row: every element meets the later ones of its group."""
-    _, last = tie_groups(ordered)
-    position = torch.arange(ordered.shape[1], device=ordered.device)
-    return (last - position).sum(dim=1).to(dtype)
-
-
-def _kept_by_shifts(fields: Tensor, outputs: Tensor, dtype: torch.dtype) -> Tensor:
-    samples = len(fields)
-    if samples <= 2 * _SHIFTS + 1:
-        shifts = list(range(1, samples))
-    else:
-        generator = torch.Generator().manual_seed(0)
-        shifts = (1 + torch.randperm(samples - 1, generator=generator)[:_SHIFTS]).tolist()
-    kept = torch.zeros(fields.shape[1], dtype=torch.int64, device=fields.device)
-    differ = kept.clone()
-    for shift in shifts:
-        other, other_output = fields.roll(shift, 0), outputs.roll(shift, 0)
-        above, below = fields > other, fields < other
-        kept += ((above & (outputs > other_output)) | (below & (outputs < other_output))).sum(dim=0)
-        differ += (above | below).sum(dim=0)
-    return kept.to(dtype) / differ.to(dtype)

@@ -6,6 +6,7 @@ inputs, then one for each site, ``[rows, *shape]``, None where there is no noise
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from netdyn import _checks
-from netdyn.batches import Inputs, count, disturb, leaf_names, map_tensors, seeded, standard_noise, take, tensors
+from netdyn.batches import (
+    Inputs,
+    Scratch,
+    count,
+    disturb,
+    leaf_names,
+    map_tensors,
+    noise_rows,
+    standard_noise,
+    take,
+    tensors,
+)
+from netdyn.draws import keys
 
 Rows = list[Tensor | None]
 
@@ -98,27 +111,37 @@ class Noise:
         """Says what is drawn, for telling one noise from another."""
         return f"{self.seed}|{self.inputs}|{[(site.name, site.run) for site in self.sites]}"
 
+    def components(self, inputs: Inputs) -> int:
+        """Numbers that one row of noise consists of."""
+        shapes = [tensor.shape[1:] for tensor, here in zip(tensors(inputs), self.inputs, strict=True) if here]
+        return sum(math.prod(shape) for shape in [*shapes, *(site.shape for site in self.sites)])
+
     def draw(self, inputs: Inputs, prints: Sequence[bytes], rays: Sequence[int]) -> Rows:
-        """The noise of some rows: their inputs, the digests of their samples, and their rays."""
+        """The noise of some rows: the digests of their samples, and their rays; any ``inputs`` of their shapes."""
         rows: Rows = []
         on_inputs = standard_noise(inputs, prints, self.seed, rays, self.inputs)
         map_tensors(lambda tensor, drawn: rows.append(drawn), inputs, on_inputs)
         device = tensors(inputs)[0].device
-        generator = torch.Generator()
         for site in self.sites:
-            drawn = torch.empty(len(prints), *site.shape)
-            for row, (digest, ray) in enumerate(zip(prints, rays, strict=True)):
-                seeded(generator, digest, self.seed, ray, site.name, site.run)
-                torch.randn(site.shape, generator=generator, out=drawn[row])
-            rows.append(drawn.to(device))
+            key = keys(prints, self.seed, rays, f"{site.name}:{site.run}")
+            rows.append(noise_rows(key, site.shape, device))
         return rows
 
     def outputs(
-        self, model: nn.Module, inputs: Inputs, rows: Rows, sigma: Tensor, call: Callable[[Inputs], Any]
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        rows: Rows,
+        sigma: Tensor,
+        call: Callable[[Inputs], Any],
+        scratch: Scratch | None = None,
     ) -> Any:
-        """What ``call`` makes of the inputs under noise of level ``sigma [rows]``; ``model`` holds the modules."""
+        """What ``call`` makes of the inputs under noise of level ``sigma [rows]``; ``model`` holds the modules.
+
+        The inputs stay as they are; see :func:`netdyn.batches.disturb` about ``scratch``.
+        """
         turn = iter(rows)
-        disturbed = disturb(inputs, map_tensors(lambda tensor: next(turn), inputs), sigma)
+        disturbed = disturb(inputs, map_tensors(lambda tensor: next(turn), inputs), sigma, scratch)
         if not self.sites:
             return call(disturbed)
         drawn = dict(zip(self.sites, turn, strict=True))

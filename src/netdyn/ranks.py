@@ -1,8 +1,7 @@
 """Order statistics of local fields: mid-ranks, class tuning and rank distributions.
 
 Layout, here and everywhere in netdyn: local fields ``[samples, units]``, class tuning and pathway
-``[classes, units]``, targets ``[samples]``. Sorting is done on the transpose ``[units, samples]``, whose rows
-are contiguous.
+``[classes, units]``, targets ``[samples]``. Ranks are ``[units, samples]``, as :mod:`netdyn.sorting` makes them.
 
 Ranks are kept as whole numbers, doubled so that the mid-rank of an even tie is whole too. Sums of them are exact
 in int64 and, below 2⁵³, in float64: ten million equal values still share their exact mean rank.
@@ -10,11 +9,11 @@ in int64 and, below 2⁵³, in float64: ten million equal values still share the
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from netdyn._checks import labels, matrix, same_units, whole
+from netdyn.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 
 
 def statistic_dtype(device: torch.device) -> torch.dtype:
@@ -22,57 +21,13 @@ def statistic_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort each row. NumPy's vectorised sort is several times faster than torch's on a CPU."""
-    if rows.device.type != "cpu" or rows.dtype not in (torch.float32, torch.float64):
-        values, order = torch.sort(rows, dim=1)
-        return values, order
-    order = torch.from_numpy(np.argsort(rows.numpy(), axis=1))
-    return rows.gather(1, order), order
-
-
-def sortable(x: Tensor) -> Tensor:
-    """Half precision widened exactly to float32, which sorts faster and can be handed to NumPy."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def tie_groups(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last position of each element's group of equal neighbours.
-
-    Args:
-        ordered: ``[units, samples]``, equal values side by side.
-
-    Returns:
-        Two int64 tensors of the same shape.
-    """
-    units, samples = ordered.shape
-    position = torch.arange(samples, device=ordered.device).expand(units, samples)
-    edge = torch.ones(units, 1, dtype=torch.bool, device=ordered.device)
-    if samples == 0:
-        return position, position
-    differs = ordered[:, 1:] != ordered[:, :-1]
-    starts = torch.cat([edge, differs], dim=1)
-    ends = torch.cat([differs, edge], dim=1)
-    first = torch.where(starts, position, 0).cummax(dim=1).values
-    last = torch.where(ends, position, samples - 1).flip(1).cummin(dim=1).values.flip(1)
-    return first, last
-
-
 def doubled_midranks(fields: Tensor) -> Tensor:
-    """Twice the mid-rank of every field among its unit's samples, int64 ``[units, samples]``.
-
-    Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
-    (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
-    """
-    rows = sortable(fields).t().contiguous()
-    ordered, order = sort_rows(rows)
-    ranks = torch.arange(2, 2 * rows.shape[1] + 2, 2, device=rows.device).repeat(len(rows), 1)
-    # Most units have no ties, and need no groups.
-    tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1)
-    if bool(tied.any()):
-        first, last = tie_groups(ordered[tied])
-        ranks[tied] = first + last + 2
-    return torch.empty_like(order).scatter_(1, order, ranks)
+    """Twice the mid-rank of every field among its unit's samples, int64 ``[units, samples]``."""
+    rows = unit_rows(fields)
+    ranks = torch.empty(rows.shape, dtype=torch.int64, device=rows.device)
+    for part in unit_blocks(rows):
+        ranks[part] = ranks_from(*sort_rows(rows[part]))
+    return ranks
 
 
 def midranks(x: Tensor) -> Tensor:
@@ -101,24 +56,36 @@ def midranks(x: Tensor) -> Tensor:
         raise TypeError(f"`x` must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
     if x.ndim not in (1, 2):
         raise ValueError(f"`x` must have shape [samples] or [samples, units], got shape {list(x.shape)}.")
-    columns = x.detach().reshape(len(x), -1) if x.ndim == 1 else x.detach()
-    ranks = doubled_midranks(columns).t().to(statistic_dtype(x.device)) / 2
-    if columns.is_floating_point():
-        ranks = ranks.masked_fill(columns.isnan().any(dim=0), torch.nan)
-    return ranks.reshape(x.shape)
+    rows = unit_rows(x[:, None] if x.ndim == 1 else x)
+    ranks = torch.empty(rows.shape, dtype=statistic_dtype(x.device), device=x.device)
+    for part in unit_blocks(rows):
+        ranks[part] = ranks_from(*sort_rows(rows[part]))
+        ranks[part] /= 2
+        ranks[part].masked_fill_(holds_nan(rows[part])[:, None], torch.nan)
+    return ranks.t().reshape(x.shape)
 
 
-def tuning_from_ranks(doubled: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]``.
+def class_sizes(target: Tensor, num_classes: int) -> Tensor:
+    """Samples of each class, int64 ``[classes]``."""
+    return _counted(target, num_classes)
+
+
+def _counted(places: Tensor, number: int) -> Tensor:
+    """How often each of the numbers below ``number`` occurs; unlike ``bincount`` it waits for no device."""
+    counts = torch.zeros(number, dtype=torch.int64, device=places.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places))
+
+
+def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
+    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]`` and the classes' sizes.
 
     With R_k the rank sum of class k and n_k its size, Mann–Whitney's U = R_k − n_k(n_k + 1)/2 and
     AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole numbers until the division.
     An absent class, or one that leaves no other sample, divides zero by zero: NaN.
     """
     units, samples = doubled.shape
-    size = torch.bincount(target, minlength=num_classes)[:, None]
-    rank_sum = torch.zeros(units, num_classes, dtype=torch.int64, device=doubled.device).index_add_(1, target, doubled)
-    dtype = statistic_dtype(doubled.device)
+    dtype, size = statistic_dtype(doubled.device), size[:, None]
+    rank_sum = torch.zeros(units, len(size), dtype=torch.int64, device=doubled.device).index_add_(1, target, doubled)
     return (rank_sum.t() - size * (samples + 1)).to(dtype) / (size * (samples - size)).to(dtype)
 
 
@@ -152,7 +119,10 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """
     fields = matrix("fields", fields, "[samples, units]")
     target = labels(target, num_classes, len(fields)).to(fields.device)
-    tuning = tuning_from_ranks(doubled_midranks(fields), target, num_classes)
+    rows, size = unit_rows(fields), class_sizes(target, num_classes)
+    tuning = torch.cat(
+        [tuning_from_ranks(ranks_from(*sort_rows(rows[part])), target, size) for part in unit_blocks(rows)], dim=1
+    )
     if fields.is_floating_point():
         tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
     return tuning
@@ -187,15 +157,19 @@ def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
     target = matrix("target", target, "[samples, outputs]").to(fields.device)
     if len(target) != len(fields):
         raise ValueError(f"`target` must have one entry for each of the {len(fields)} samples, got {len(target)}.")
-    dtype, middle = statistic_dtype(fields.device), len(fields) + 1
-    unit_ranks = (doubled_midranks(fields) - middle).to(dtype)
-    target_ranks = (doubled_midranks(target) - middle).to(dtype)
-    squares = target_ranks.square().sum(dim=1, keepdim=True) * unit_ranks.square().sum(dim=1)
-    tuning: Tensor = target_ranks @ unit_ranks.t() / squares.clamp(min=1).sqrt()
-    tuning = tuning.masked_fill(constant_units(target)[:, None], torch.nan)
-    if fields.is_floating_point():
-        tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
-    return tuning.clamp(-1, 1)
+    tuning = correlation_from_ranks(doubled_midranks(fields), doubled_midranks(target))
+    return tuning.masked_fill(fields.isnan().any(dim=0), torch.nan) if fields.is_floating_point() else tuning
+
+
+def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
+    """Rank correlation ``[outputs, units]`` of doubled mid-ranks with those of numbers to be predicted."""
+    dtype, middle = statistic_dtype(doubled.device), doubled.shape[1] + 1
+    unit_ranks, wanted_ranks = ((ranks - middle).to(dtype) for ranks in (doubled, wanted))
+    spread = wanted_ranks.square().sum(dim=1, keepdim=True)
+    squares = spread * unit_ranks.square().sum(dim=1)
+    tuning: Tensor = wanted_ranks @ unit_ranks.t() / squares.clamp(min=1).sqrt()
+    # All ranks of a constant target are the same.
+    return tuning.masked_fill(spread == 0, torch.nan).clamp(-1, 1)
 
 
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
@@ -268,9 +242,12 @@ def rank_distribution(
     usable = ~constant_units(fields)
     if fields.is_floating_point():
         usable &= ~fields.isnan().any(dim=0)
-    return histogram(
-        doubled_midranks(fields), target, centre_pathway(pathway, num_classes, centre).sign() * usable, bins
-    )
+    sign = centre_pathway(pathway, num_classes, centre).sign() * usable
+    rows = unit_rows(fields)
+    counts = torch.zeros(num_classes, bins, dtype=torch.int64, device=fields.device)
+    for part in unit_blocks(rows):
+        counts += rank_counts(ranks_from(*sort_rows(rows[part])), target, sign[:, part], bins)
+    return densities(counts)
 
 
 def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
@@ -286,12 +263,12 @@ def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
         )
 
 
-def histogram(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
-    """Densities ``[classes, bins]`` of the reflected normalised mid-ranks.
+def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
+    """How many reflected normalised mid-ranks of each class lie in each bin, twice: int64 ``[classes, bins]``.
 
-    In whole numbers: u = D/(2S) with D = 2·midrank − 1, reflection is D → 2S − D, and u lies in bin ⌊D·bins/(2S)⌋. On
-    an inner edge, where D·bins/(2S) is whole, (D·bins − 1) falls in the bin below: counting both bins once each, for
-    every sample, splits such a rank in halves and leaves all others whole, symmetrically under reflection.
+    In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S) the
+    cell ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b, and a reflected rank's is
+    2·bins − cell. A rank counts two in its bin, or one in each of the two at whose edge it lies.
 
     Args:
         doubled: Doubled mid-ranks ``[units, samples]``.
@@ -299,16 +276,21 @@ def histogram(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tenso
         sign: Sign of the pathway ``[classes, units]``; 0 leaves the unit out.
         bins: Number of bins.
     """
-    units, samples = doubled.shape
-    classes = len(sign)
-    direction = sign.t()[:, target]
-    position = doubled - 1
-    position = torch.where(direction < 0, 2 * samples - position, position)
-    upper = torch.div(position * bins, 2 * samples, rounding_mode="floor")
-    lower = torch.div(position * bins - 1, 2 * samples, rounding_mode="floor")
-    offset = (target * bins).expand(units, samples)
-    counted = direction != 0
-    cells = torch.cat([(offset + upper)[counted], (offset + lower)[counted]])
-    counts = torch.bincount(cells, minlength=classes * bins).reshape(classes, bins)
-    counts = counts.to(statistic_dtype(doubled.device))
-    return counts * bins / counts.sum(dim=1, keepdim=True)
+    (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
+    # There are far fewer ranks than places where one stands, so that the division is done once for each.
+    position = (torch.arange(2 * samples + 1, device=doubled.device) - 1) * bins
+    most = max(2 * samples, 1)
+    cell = -(-position // most) + position // most
+    # Each class has three rows of cells: of units wired against it, not at all, and for it.
+    row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
+    places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
+    places += cell.index_select(0, doubled.flatten())
+    against, _, along = _counted(places, classes * 3 * cells).reshape(classes, 3, cells).unbind(1)
+    both = along + against.flip(1)
+    return 2 * both[:, 1::2] + both[:, :-1:2] + both[:, 2::2]
+
+
+def densities(counts: Tensor) -> Tensor:
+    """Counts ``[classes, bins]`` as densities on [0, 1]; a row without any is NaN."""
+    wide = counts.to(statistic_dtype(counts.device))
+    return wide * counts.shape[1] / wide.sum(dim=1, keepdim=True)

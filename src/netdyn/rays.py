@@ -13,10 +13,11 @@ from netdyn import _checks
 from netdyn.batches import blocks
 from netdyn.brackets import Brackets
 from netdyn.criteria import checked, predictions
-from netdyn.noise import Noise, Rows
+from netdyn.noise import Noise
 from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, survival
 from netdyn.reentry import Rungs, correct
 from netdyn.search import UNKNOWN, Search
+from netdyn.supply import Supply
 from netdyn.walk import Walk as Walk
 
 #: Rays from which on a radius of its own is given for every sample.
@@ -47,27 +48,20 @@ def sample_cells(walk: Walk, noise: Noise, grid: Grid, start: Tensor) -> Tensor:
     edges = grid.edges().float()
     search = Search(grid, start.reshape(-1))
     size, waiting = walk.batch_size or max(samples, 1), 0
-    under_way, rows = torch.zeros(0, dtype=torch.int64), list[Tensor | None]()
+    under_way, batch = torch.zeros(0, dtype=torch.int64), None
     while True:
         if len(under_way) < size and waiting < rays * samples:
             new = torch.arange(waiting, min(rays * samples, waiting + size - len(under_way)))
-            rows = _joined(rows, walk.draw(noise, new // samples, new % samples))
+            rows = walk.rows(noise, new // samples, new % samples)
+            batch = rows if batch is None else batch.joined(rows)
             under_way, waiting = torch.cat([under_way, new]), int(new[-1]) + 1
-        if not len(under_way):
+        if batch is None or not len(under_way):
             return search.low.reshape(rays, samples)
-        outputs, target = walk.noisy(noise, rows, under_way % samples, edges[search.question(under_way)])
-        search.answer(under_way, checked(walk.criterion, outputs, target).cpu())
-        going = torch.isin(under_way, search.open())
-        under_way, rows = under_way[going], _chosen(rows, going)
-
-
-def _joined(rows: Rows, others: Rows) -> Rows:
-    both = zip(rows or [None] * len(others), others, strict=True)
-    return [new if old is None or new is None else torch.cat([old, new]) for old, new in both]
-
-
-def _chosen(rows: Rows, index: Tensor) -> Rows:
-    return [None if drawn is None else drawn[index.to(drawn.device)] for drawn in rows]
+        outputs = walk.noisy(noise, batch, edges[search.question(under_way)])
+        search.answer(under_way, checked(walk.criterion, outputs, batch.target).cpu())
+        going = (~search.closed(under_way)).nonzero()[:, 0]
+        if len(going) < len(under_way):
+            under_way, batch = under_way[going], batch.chosen(going) if len(going) else None
 
 
 def right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
@@ -77,8 +71,9 @@ def right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
     for part in blocks(len(asked), walk.batch_size or walk.samples):
         rays, index = asked[part].t()
         if len(rays):
-            outputs, target = walk.noisy(noise, walk.draw(noise, rays, index), index, sigma[rays, index])
-            right[rays, index] = checked(walk.criterion, outputs, target).cpu()
+            batch = walk.rows(noise, rays, index)
+            outputs = walk.noisy(noise, batch, sigma[rays, index])
+            right[rays, index] = checked(walk.criterion, outputs, batch.target).cpu()
     return right
 
 
@@ -87,9 +82,9 @@ def at_top(walk: Walk, noise: Noise, grid: Grid) -> Tensor:
     outcome = torch.full((2, walk.samples), -1, dtype=torch.int64)
     for part in blocks(walk.samples, walk.batch_size):
         index = torch.arange(walk.samples)[part]
-        rows = walk.draw(noise, torch.zeros_like(index), index)
-        outputs, target = walk.noisy(noise, rows, index, torch.full((len(index),), grid.high))
-        outcome[0, part] = checked(walk.criterion, outputs, target).long().cpu()
+        batch = walk.rows(noise, torch.zeros_like(index), index)
+        outputs = walk.noisy(noise, batch, torch.full((len(index),), grid.high))
+        outcome[0, part] = checked(walk.criterion, outputs, batch.target).long().cpu()
         if walk.num_classes > 1:
             outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
     return outcome
@@ -166,6 +161,25 @@ def sample_basin(
     which it is lost. The accuracy that the radius crosses is measured at the same noise levels either way.
     """
     noise = noise_of(walk, noise_at, seed)
+    walk.supply = Supply(noise, walk.inputs, walk.prints, rays)
+    try:
+        return _searched(walk, noise, grid, accuracy, relative, rays, clean, quiet, memory)
+    finally:
+        walk.supply = None
+
+
+def _searched(
+    walk: Walk,
+    noise: Noise,
+    grid: Grid,
+    accuracy: float | None,
+    relative: bool,
+    rays: int,
+    clean: Tensor | None,
+    quiet: bool,
+    memory: Brackets | None,
+) -> BasinResult:
+    """:func:`sample_basin`, with the noise at hand."""
     before = walk.forwards
     clean = walk.shared(Walk.all_right) if clean is None else clean
     alive = clean.cpu().nonzero()[:, 0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -124,7 +125,7 @@ class Group:
     surplus: dict[int, float] = field(default_factory=dict)
     contradicted: dict[int, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def raw(self) -> float:
         """The radius without correction."""
         return self.curve.crossing(self.accuracy)

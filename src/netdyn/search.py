@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from netdyn.radii import Grid
@@ -36,34 +38,61 @@ class Search:
     """
 
     def __init__(self, grid: Grid, start: Tensor) -> None:
-        known = start >= 0
-        self.top = grid.cells
-        self.low = torch.where(known, start, 0)
-        self.high = torch.where(known, start + 1, self.top)
-        self.low_sure = ~known | (self.low == 0)
-        self.high_sure = ~known | (self.high == self.top)
-        self.step = torch.ones_like(start)
-        self.asked = torch.zeros_like(start)
+        # Arrays of NumPy: a ray in weight space is searched alone, and on single numbers their operations are quicker.
+        cell = start.cpu().numpy()
+        known = cell >= 0
+        self._top = grid.cells
+        self._low = np.where(known, cell, 0)
+        self._high = np.where(known, cell + 1, self._top)
+        self._low_sure = ~known | (self._low == 0)
+        self._high_sure = ~known | (self._high == self._top)
+        self._step = np.ones_like(self._low)
+        self._asked = np.zeros_like(self._low)
+
+    @property
+    def low(self) -> Tensor:
+        """Lower edges of the brackets, int64 ``[rays]``."""
+        return torch.from_numpy(self._low)
+
+    @property
+    def high(self) -> Tensor:
+        """Upper edges of the brackets, int64 ``[rays]``."""
+        return torch.from_numpy(self._high)
+
+    @property
+    def asked(self) -> Tensor:
+        """Questions answered so far, int64 ``[rays]``."""
+        return torch.from_numpy(self._asked)
 
     def open(self) -> Tensor:
         """Numbers of the rays whose brackets are not closed."""
-        return (~(self.low_sure & self.high_sure) | (self.high - self.low > 1)).nonzero()[:, 0]
+        return (~self.closed(torch.arange(len(self._low)))).nonzero()[:, 0]
+
+    def closed(self, rays: Tensor) -> Tensor:
+        """Whether the brackets of some rays are closed, bool."""
+        at = rays.numpy()
+        closed = self._low_sure[at] & self._high_sure[at] & (self._high[at] - self._low[at] <= 1)
+        return torch.from_numpy(closed)
 
     def question(self, rays: Tensor) -> Tensor:
         """The edge to ask next for each of some open rays."""
-        low, high = self.low[rays], self.high[rays]
-        middle = torch.div(low + high, 2, rounding_mode="floor")
-        return torch.where(self.low_sure[rays], torch.where(self.high_sure[rays], middle, high), low)
+        return torch.from_numpy(self._question(rays.numpy()))
+
+    def _question(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        low, high = self._low[at], self._high[at]
+        return np.where(self._low_sure[at], np.where(self._high_sure[at], (low + high) // 2, high), low)
 
     def answer(self, rays: Tensor, right: Tensor) -> None:
         """Take in whether the network was right at the edges in question."""
-        low, high, step = self.low[rays], self.high[rays], self.step[rays]
-        low_sure, high_sure, edge = self.low_sure[rays], self.high_sure[rays], self.question(rays)
+        at, yes = rays.numpy(), right.numpy()
+        low, high, step, edge = self._low[at], self._high[at], self._step[at], self._question(at)
+        low_sure, high_sure = self._low_sure[at], self._high_sure[at]
         # Which end is being asked on the way outward; a wrong lower end is the new upper end, and vice versa.
         below, above = ~low_sure, low_sure & ~high_sure
-        self.low[rays] = torch.where(right, edge, torch.where(below, (low - step).clamp(min=0), low))
-        self.high[rays] = torch.where(right, torch.where(above, (high + step).clamp(max=self.top), high), edge)
-        self.step[rays] = torch.where(torch.where(right, above, below), 2 * step, step)
-        self.low_sure[rays] = low_sure | right | (self.low[rays] == 0)
-        self.high_sure[rays] = high_sure | ~right | (self.high[rays] == self.top)
-        self.asked[rays] += 1
+        low = np.where(yes, edge, np.where(below, np.maximum(low - step, 0), low))
+        high = np.where(yes, np.where(above, np.minimum(high + step, self._top), high), edge)
+        self._low[at], self._high[at] = low, high
+        self._step[at] = np.where(np.where(yes, above, below), 2 * step, step)
+        self._low_sure[at] = low_sure | yes | (low == 0)
+        self._high_sure[at] = high_sure | ~yes | (high == self._top)
+        self._asked[at] += 1

@@ -9,10 +9,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from netdyn.batches import Inputs, blocks, copied, fingerprints, sample_tensors, take, tensors
+from netdyn.batches import (
+    Inputs,
+    Scratch,
+    blocks,
+    consecutive,
+    copied,
+    fingerprints,
+    map_tensors,
+    sample_tensors,
+    take,
+    tensors,
+)
 from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked
 from netdyn.noise import Noise, Rows
+from netdyn.supply import Supply
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows on their way through a search, each a ray of a sample.
+
+    Attributes:
+        inputs: The samples, without noise; not to be written over.
+        target: Their targets ``[rows]``.
+        noise: Their noise.
+        cut: Which of the inputs' tensors have the rows first.
+    """
+
+    inputs: Inputs
+    target: Tensor
+    noise: Rows
+    cut: tuple[bool, ...]
+
+    def chosen(self, index: Tensor) -> Batch:
+        """Some of the rows, by their numbers."""
+        at = index.to(self.target.device)
+        noise = [None if own is None else own.index_select(0, index.to(own.device)) for own in self.noise]
+        return Batch(take(self.inputs, index, self.cut), self.target[at], noise, self.cut)
+
+    def joined(self, other: Batch) -> Batch:
+        """These rows and then those of another batch."""
+        turn = iter(self.cut)
+        inputs = map_tensors(lambda a, b: torch.cat([a, b]) if next(turn) else a, self.inputs, other.inputs)
+        pairs = zip(self.noise, other.noise, strict=True)
+        noise = [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs]
+        return Batch(inputs, torch.cat([self.target, other.target]), noise, self.cut)
 
 
 @dataclass
@@ -31,6 +74,9 @@ class Walk:
         digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
+        supply: The noise of a search, while one is under way.
+        origin: Which samples of the supply the walk's are; None: all, in order.
+        scratch: Memory for the batch that passes through the network.
     """
 
     model: nn.Module
@@ -44,6 +90,9 @@ class Walk:
     digests: list[bytes] | None = None
     cut: tuple[bool, ...] = ()
     numbers: Tensor | None = None
+    supply: Supply | None = None
+    origin: Tensor | None = None
+    scratch: Scratch = field(default_factory=Scratch)
 
     def __post_init__(self) -> None:
         self.cut = self.cut or sample_tensors(self.inputs)
@@ -63,8 +112,9 @@ class Walk:
     @property
     def labels(self) -> Tensor:
         """Class labels int64 ``[samples]``; all zero where the targets are no labels."""
-        none = torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
-        return self.target if self.num_classes > 1 else none
+        if self.num_classes > 1:
+            return self.target
+        return torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
@@ -79,29 +129,47 @@ class Walk:
         """Which samples of the probe are right, bool ``[samples]``."""
         right = torch.empty(self.samples, dtype=torch.bool, device=self.target.device)
         for part in blocks(self.samples, self.batch_size):
-            right[part] = self.right(*self.batch(part), model)
+            inputs = self.scratch.filled(take(self.inputs, part, self.cut))
+            right[part] = self.right(inputs, self.target[part], model)
         return right
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of some samples: copies, since a network may write over its input."""
         return copied(take(self.inputs, part, self.cut)), self.target[part]
 
-    def draw(self, noise: Noise, rays: Tensor, index: Tensor) -> Rows:
-        """The noise of some rows, each a ray of a sample."""
-        inputs = take(self.inputs, index.to(self.target.device), self.cut)
-        return noise.draw(inputs, [self.prints[i] for i in index.tolist()], rays.tolist())
+    def rows(self, noise: Noise, rays: Tensor, index: Tensor) -> Batch:
+        """Some rows, each a ray of a sample, with their noise."""
+        if self.supply is not None and self.supply.noise is noise:
+            drawn = self.supply.rows(rays, index if self.origin is None else self.origin[index])
+        else:
+            drawn = noise.draw(self.inputs, self._digests(index), rays.tolist())
+        part = consecutive(index)
+        return Batch(take(self.inputs, part, self.cut), self._targets(part), drawn, self.cut)
 
-    def noisy(self, noise: Noise, rows: Rows, index: Tensor, sigma: Tensor) -> tuple[Any, Tensor]:
-        """Outputs of some rows under noise of level ``sigma [rows]``, and their targets."""
-        inputs, target = self.batch(index.to(self.target.device))
+    def noisy(self, noise: Noise, batch: Batch, sigma: Tensor) -> Any:
+        """Outputs of some rows under noise of level ``sigma [rows]``."""
         level = sigma.to(self.target.device, torch.float32)
-        return noise.outputs(self.model, inputs, rows, level, self.outputs), target
+        return noise.outputs(self.model, batch.inputs, batch.noise, level, self.outputs, self.scratch)
 
     def only(self, index: Tensor) -> Walk:
-        """The same walk on some of the samples, by this process alone."""
-        inputs, target = self.batch(index.to(self.target.device))
-        digests = [self.prints[i] for i in index.tolist()]
-        return replace(self, inputs=inputs, target=target, crew=Crew(), passed=0, digests=digests)
+        """The same walk on some of the samples, by this process alone; its inputs are not to be written over."""
+        part = consecutive(index)
+        return replace(
+            self,
+            inputs=take(self.inputs, part, self.cut),
+            target=self._targets(part),
+            crew=Crew(),
+            passed=0,
+            digests=self._digests(index),
+            origin=index if self.origin is None else self.origin[index],
+        )
+
+    def _digests(self, index: Tensor) -> list[bytes]:
+        prints = self.prints
+        return [prints[i] for i in index.tolist()]
+
+    def _targets(self, part: slice | Tensor) -> Tensor:
+        return self.target[part if isinstance(part, slice) else part.to(self.target.device)]
 
     def shared(self, work: Callable[[Walk], Tensor], index: Tensor | None = None) -> Tensor:
         """Let each process do its part of the samples (of ``index``); the results side by side, ``[..., samples]``."""

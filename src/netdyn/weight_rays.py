@@ -85,17 +85,30 @@ class WeightNoise:
             direction[name] = own_part(self.scales[name] * drawn, weight.detach())
         return direction
 
-    def moved(self, direction: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
-        """The weights W + σ·s·E, rounded to their own type."""
-        own = {name: local(weight.detach()) for name, weight in self.weights.items()}
-        return {
-            name: (w.to(torch.promote_types(w.dtype, torch.float32)) + sigma * direction[name]).to(w.dtype)
-            for name, w in own.items()
-        }
+    def moved(
+        self, direction: dict[str, Tensor], sigma: float, room: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The weights W + σ·s·E, rounded to their own type; in ``room``, if there is one, which is filled once more."""
+        room = {} if room is None else room
+        for name, weight in self.weights.items():
+            w = local(weight.detach())
+            if name not in room:
+                room[name] = torch.empty_like(w)
+            if w.dtype == direction[name].dtype:
+                torch.mul(direction[name], sigma, out=room[name]).add_(w)
+            else:
+                wide = torch.promote_types(w.dtype, torch.float32)
+                room[name].copy_(w.to(wide) + sigma * direction[name])
+        return dict(room)
 
-    def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
-        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
-        moved = self.moved(direction, sigma)
+    def network(
+        self, direction: dict[str, Tensor], sigma: float, room: dict[str, Tensor] | None = None
+    ) -> Callable[[Inputs], Tensor]:
+        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together.
+
+        With a ``room`` for the weights the network is good until another one is made there.
+        """
+        moved = self.moved(direction, sigma, room)
         if any(is_shard(weight) for weight in self.weights.values()):
             own = {name: local(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
@@ -168,15 +181,13 @@ class Trail:
         classes = range(len(self.size)) if len(self.size) > 1 else ()
         return tuple(self.curve(slice(k, k + 1)) if self.size[k] else None for k in classes)
 
-    def class_radii(self, accuracy: float) -> Tensor:
-        """Radius of each class, NaN where it is absent; empty where there are no classes."""
-        found = [math.nan if curve is None else curve.crossing(accuracy) for curve in self.class_curves()]
-        return torch.tensor(found, dtype=torch.float64)
-
 
 def class_counts(walk: Walk, right: Tensor) -> Tensor:
     """Right answers of each class, float64 ``[classes]``."""
-    return torch.bincount(walk.labels[right.to(walk.labels.device)], minlength=walk.num_classes).double().cpu()
+    # Flags as indices, and `bincount`, would each wait for the device; so only the copy to the CPU does.
+    labels = walk.labels
+    counts = torch.zeros(walk.num_classes, dtype=torch.int64, device=labels.device)
+    return counts.index_add_(0, labels, right.to(labels.device, torch.int64)).cpu().double()
 
 
 def weight_basin(
@@ -300,10 +311,10 @@ class RaySearch:
         classes, and after a warm start a level on either side, which bisection would have met on its way.
         """
         walk, grid, edges = self.walk, self.grid, self.grid.edges().tolist()
-        direction = noise.draw(ray)
+        direction, room = noise.draw(ray), dict[str, Tensor]()
 
         def visit(step: int) -> Tensor:
-            network = noise.network(direction, edges[step])
+            network = noise.network(direction, edges[step], room)
             right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
             return class_counts(walk, right)
 
@@ -353,6 +364,8 @@ def summarize_weights(
 ) -> BasinResult:
     """From radii on rays and the accuracies met on the way to the result."""
     low, high, level = median_interval(radii)
+    curves = trail.class_curves()
+    per_class = [math.nan if curve is None else curve.crossing(accuracy) for curve in curves]
     return BasinResult(
         radii=radii.double(),
         radius=median(radii),
@@ -363,10 +376,10 @@ def summarize_weights(
         floor=trail.floor,
         censored=float(radii.isinf().double().mean()),
         reentry=0.0,
-        per_class=trail.class_radii(accuracy),
+        per_class=torch.tensor(per_class, dtype=torch.float64),
         per_layer=per_layer,
         high=grid.high,
         forwards=forwards,
-        curve=replace(trail.curve(), classes=trail.class_curves()),
+        curve=replace(trail.curve(), classes=curves),
         realised=realised,
     )

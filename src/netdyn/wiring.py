@@ -138,8 +138,9 @@ def characteristic_maps(
 
     Returns:
         ``[classes, *input shape]``: the mean over 64 samples of each logit's derivative with respect to the input, that
-        of every activation being 1. With ``layer``: ``[classes, units, *input shape]``, which sum over all units to the
-        whole map where no other way leads around the layer.
+        of every activation being 1; over four where it is the same for each of them. With ``layer``:
+        ``[classes, units, *input shape]``, which sum over all units to the whole map where no other way leads around
+        the layer.
 
     Raises:
         TypeError: If there is not exactly one floating input tensor.

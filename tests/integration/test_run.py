@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from integration.untouched import OURS, ListLogger
-from netdyn import DynamicsMonitor, diagnose
+from netdyn import DynamicsMonitor, callback, diagnose
 from netdyn.probe import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
 
@@ -641,6 +641,51 @@ def test_overhead_is_time_measuring_over_time_training():
     seconds, overhead = run.values("netdyn/seconds"), run.values("netdyn/overhead")
     training = [sum(seconds[: i + 1]) / share for i, share in enumerate(overhead)]
     assert all(0 < earlier < later for earlier, later in pairwise(training))
+
+
+class Clock(L.Callback):
+    """Seconds that pass in nothing but a training step (1), an evaluation (7) and the drawing of figures (5)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.measuring, self.budgets = 0.0, 0.0, []
+        monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(callback, "examine", self.slowly(callback.examine, 7))
+        monkeypatch.setattr(DynamicsMonitor, "_draw", self.slowly(DynamicsMonitor._draw, 5))
+
+    def slowly(self, work: Any, seconds: float) -> Any:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            self.now += seconds
+            self.measuring += seconds
+            return work(*args, **kwargs)
+
+        return slow
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += 1
+        self.budgets.append((self.measuring, self.now - self.measuring))
+
+
+@pytest.mark.parametrize(("share", "figures"), [(0.05, "never"), (0.3, "never"), (0.3, "always"), (2.0, "always")])
+def test_evaluations_keep_to_their_share_but_for_one(share, figures, monkeypatch):
+    """400 steps of a second each, an evaluation wanted after every fourth of them."""
+    clock = Clock(monkeypatch)
+    one = 7 + 5 * (figures == "always")
+    options = {"figures": figures, "max_overhead": share, "on_fit_ends": False}
+    run = fit(DynamicsMonitor(**MODES, **options), clock, max_epochs=100)
+    assert all(measuring <= share * training + one for measuring, training in clock.budgets)
+    # As many as the budget pays for, the first and what no more can be had for left aside.
+    made = len(run.steps("probe/accuracy"))
+    assert made >= min(100, 400 * share / one - 2)
+    assert (made < 100) == (share * 4 < one)
+
+
+def test_the_overhead_is_logged_where_an_evaluation_is_left_out(monkeypatch):
+    """After 4, 8, … steps of a second each: 7 seconds of measuring, 5 of drawing, which the second time knows of."""
+    clock = Clock(monkeypatch)
+    run = fit(DynamicsMonitor(**MODES, figures="always", max_overhead=1.0, on_fit_ends=False), clock, max_epochs=5)
+    assert run.values("netdyn/seconds") == [7, 7]
+    assert run.values("netdyn/overhead") == pytest.approx([7 / 4, 12 / 8, 12 / 12, 12 / 16, 19 / 20])
+    assert run.values("netdyn/skipped") == [0, 1, 2, 3, 3]
 
 
 # Callbacks that watch our numbers

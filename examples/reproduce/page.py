@@ -1,0 +1,80 @@
+"""Write what the scripts found into `docs/reproduction.md`, between the lines that say so.
+
+    python examples/reproduce/all.py --mnist DIR --out docs/reproduction
+    python examples/reproduce/page.py
+
+Everything else on that page is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, RESULTS = DOCS / "reproduction.md", DOCS / "reproduction"
+ORDER = (
+    *("shallow", "phases", "first_layer", "linear_tail"),
+    *("depth_width", "classes", "grokking_shallow", "grokking_deep"),
+)
+MARK = re.compile(r"(<!-- (verdicts|results (\w+)) -->\n).*?(\n<!-- end -->)", re.S)
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What each script told, in the order of the page."""
+    return {script: json.loads((RESULTS / f"{script}.json").read_text(encoding="utf-8")) for script in ORDER}
+
+
+def verdicts(found: dict[str, dict[str, Any]]) -> str:
+    """One row a claim."""
+    rows = [
+        f"| [{claim['name']}](#{script}) | {claim['source']} | {claim['says']} | **{claim['verdict']}** |"
+        for script, told in found.items()
+        for claim in told["claims"]
+    ]
+    return "\n".join(["", "| claim | paper | what it says | here |", "|---|---|---|---|", *rows, ""])
+
+
+def results_of(told: dict[str, Any]) -> str:
+    """Everything about the claims of one script: setting, numbers, figure, command."""
+    lines = []
+    for claim in told["claims"]:
+        lines += ["", f"**{claim['name']}** ({claim['source']}): *{claim['verdict']}*", ""]
+        lines += [f"{claim['says']}", "", f"Setting: {claim['setting']}", ""]
+        lines += ["| what is to be true | measured | verdict |", "|---|---:|---|"]
+        lines += [f"| {part['statement']} | {part['text']} | {part['verdict']} |" for part in claim["parts"]]
+        if claim["readings"]:
+            lines += ["", "Other readings, which have no part in the verdict:", ""]
+            lines += ["| what is to be true | measured | verdict |", "|---|---:|---|"]
+            lines += [f"| {part['statement']} | {part['text']} | {part['verdict']} |" for part in claim["readings"]]
+        if claim["note"]:
+            lines += ["", claim["note"]]
+    script = told["script"]
+    lines += ["", f"![{told['claims'][0]['name']}](reproduction/{script}.png)", ""]
+    lines += [
+        f"`{told['command']}` on {told['data']}: {told['seeds']} seeds, mean ± standard deviation, "
+        f"{told['minutes']:g} minutes of one processor; [every number](reproduction/{script}.csv).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def written(page: str, found: dict[str, dict[str, Any]]) -> str:
+    """The page with its results."""
+
+    def filled(match: re.Match[str]) -> str:
+        content = verdicts(found) if match[3] is None else results_of(found[match[3]])
+        return match[1] + content + match[4]
+
+    return MARK.sub(filled, page)
+
+
+def main() -> None:
+    """Write the page anew."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
