@@ -7,12 +7,11 @@ once: the fastest that it offers. How many iterations it takes depends on the ne
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 import pairs
+import torch
 from pairs import Options, Row
 from peers import failed, inside, version
+from torch import nn
 from weight_radius import compare
 from workload import trained
 

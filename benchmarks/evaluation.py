@@ -13,13 +13,13 @@ from __future__ import annotations
 import warnings
 from unittest.mock import patch
 
-import torch
-from torch import Tensor, nn
-
 import pairs
-from netdyn import diagnose
+import torch
 from pairs import Clock, Options, Row, Target, alternate, ratios, row
+from torch import Tensor, nn
 from workload import CLASSES, trained
+
+from netdyn import diagnose
 
 #: Samples of a forward pass and whether it records a graph; None: one vector-Jacobian product.
 Pass = tuple[int, bool] | None

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
 import pairs
+import torch
 from pairs import Options, Row
 from peers import failed, inside, version
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from weight_radius import compare
 from workload import Batches, joined, trained
 

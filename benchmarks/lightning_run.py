@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-
 from workload import Batches, joined, mlp
 
 BATCH = 128

@@ -9,13 +9,13 @@ too. Mid-ranks are compared with `scipy.stats.rankdata(axis=0)`, and with the le
 from __future__ import annotations
 
 import numpy as np
-import torch
-from scipy import stats
-
 import pairs
-from netdyn.functional import class_tuning, midranks
+import torch
 from pairs import Clock, Options, Row, Target, alternate, ratios, row
+from scipy import stats
 from workload import CLASSES, generator
+
+from netdyn.functional import class_tuning, midranks
 
 
 def of_scipy(fields: np.ndarray, labels: np.ndarray) -> np.ndarray:

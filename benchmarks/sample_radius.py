@@ -21,15 +21,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
-
 import pairs
+import torch
 from basins import evaluated, mlp, on_digits, train
-from netdyn.brackets import Brackets
-from netdyn.functional import sample_basin
 from pairs import Options, Row, Target, row
 from peers import failed, inside, version
+from torch import Tensor, nn
+
+from netdyn.brackets import Brackets
+from netdyn.functional import sample_basin
 
 GROUP = 20
 LEVELS = torch.logspace(-3, 1, 41)

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-
 import pairs
-from netdyn import diagnose
+import torch
 from pairs import Clock, Options, Row, Target, alternate, ratios, row
 from peers import failed, inside, version
+from torch import nn
 from workload import PROBE, data, mlp
+
+from netdyn import diagnose
 
 BATCH = 128
 LAYERS = ["0", "2"]

@@ -12,17 +12,17 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import pairs
 import torch
+from depth import exponent, mlp, settled
+from pairs import Clock, Options, Row, Target, alternate, row
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from workload import generator
 
-import pairs
-from depth import exponent, mlp, settled
 from netdyn import diagnose
 from netdyn.settings import MEASURES
-from pairs import Clock, Options, Row, Target, alternate, row
-from workload import generator
 
 WIDTH = 64
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pairs
 from lightning_run import BATCH, prepare
-from netdyn import DynamicsMonitor
 from pairs import Options, Row, Target, row
 from workload import data
+
+from netdyn import DynamicsMonitor
 
 
 class Timed(DynamicsMonitor):

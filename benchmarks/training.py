@@ -20,9 +20,10 @@ from typing import Any
 
 import pairs
 from lightning_run import BATCH, prepare
-from netdyn import DynamicsMonitor, diagnose
 from pairs import Clock, Options, Row, Target, order, ratios, row
 from workload import PROBE, data, source
+
+from netdyn import DynamicsMonitor, diagnose
 
 LIMIT = 0.05
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pairs import Clock, Options, Row, Target, alternate, ratios, row
 from torch import Tensor, nn
 
 from netdyn.functional import weight_basin
-from pairs import Clock, Options, Row, Target, alternate, ratios, row
 
 PRECISION = 0.05
 

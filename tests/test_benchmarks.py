@@ -9,17 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
 import evaluation
+import numpy as np
 import pairs
 import peers
+import pytest
 import run
+import torch
 import workload
-from netdyn.weight_rays import WeightNoise
 from pairs import Options, Row, Target
+
+from netdyn.weight_rays import WeightNoise
 
 HERE = Path(run.__file__).parent
 #: Those that need no peer and take a few seconds at their tiny sizes.
