@@ -14,7 +14,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo reproduce test test-lowest lint types docs screenshots format clean distclean
+.PHONY: help demo reproduce test test-lowest lint types docs bench screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint         check style"
 	@echo "make types        check types"
 	@echo "make docs         build the documentation in build/docs"
+	@echo "make bench        measure what netdyn costs and write docs/benchmarks.md (a quarter of an hour)"
 	@echo "make screenshots  take the pictures of TensorBoard in docs/images (needs Chromium)"
 	@echo "make format       rewrite the code in the project's style"
 	@echo "make clean        remove caches and build results"
@@ -77,6 +78,10 @@ docs: $(VENV)/.stamp-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo "open build/docs/index.html"
 
+# What netdyn is compared with goes into environments of its own, build/peers.
+bench: $(VENV)/.stamp-dev
+	$(BIN)/python benchmarks/run.py
+
 screenshots: $(VENV)/.stamp-dev
 	OMP_NUM_THREADS=1 NETDYN_BROWSER=required NETDYN_SCREENSHOTS=docs/images $(BIN)/python -m pytest -k screenshots tests/integration/test_browser.py
 
@@ -86,7 +91,7 @@ format: $(VENV)/.stamp-dev
 
 clean:
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find src tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src tests examples benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV) $(LOWEST) checkpoints lightning_logs logs runs

@@ -1,0 +1,77 @@
+"""A whole Lightning run with the callback, against the same run without.
+
+784-256-256-10 on 60,000 samples of MNIST's shape, batches of 128, five epochs, Adam, TensorBoard's logger in both, the
+same seed; batches are cut from tensors in memory, so that loading them costs next to nothing. `Trainer.fit` is timed
+from beginning to end. The callback at its defaults makes six evaluations, of the untrained network and at the end
+of each of the five epochs, and draws its figures at both ends.
+
+With `max_overhead=0.05` it leaves out evaluations that would take it over 5 % of the time of training. The first one is
+always made, so that a run may take 5 % and one evaluation more; how much one is, is measured after each run
+without, with `diagnose` on the trained network and 1,024 of its samples.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pairs
+from lightning_run import BATCH, prepare
+from pairs import Clock, Options, Row, Target, order, ratios, row
+from workload import PROBE, data, source
+
+from netdyn import DynamicsMonitor, diagnose
+
+LIMIT = 0.05
+
+
+def measure(options: Options) -> list[Row]:
+    """Two rows."""
+    samples, epochs = options.pick(60_000, 1280), options.pick(5, 1)
+    images, labels = data(samples)
+    clock, turns = Clock(options), options.pick(5 if options.threads == 1 else 3, 1)
+    given: dict[str, Any] = {"probe_size": 64, "figures": "never"} if options.quick else {}
+    kinds = {
+        "without": lambda: [],
+        "defaults": lambda: [DynamicsMonitor(**given)],
+        "limited": lambda: [DynamicsMonitor(max_overhead=LIMIT, **given)],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in kinds}
+    evaluation = []
+    for turn in range(-1, turns):
+        for name in order(list(kinds), turn):
+            with tempfile.TemporaryDirectory() as folder:
+                trainer, module, loader = prepare(
+                    images, labels, epochs if turn >= 0 else 1, options.device, kinds[name](), Path(folder)
+                )
+                seconds = clock.seconds(partial(trainer.fit, module, loader))
+            if turn >= 0:
+                taken[name].append(seconds)
+                if name == "without":
+                    probe = module.to(options.device), *(part[:PROBE].to(options.device) for part in (images, labels))
+                    evaluation.append(clock.seconds(partial(diagnose, *probe, progress=False)) / seconds)
+    one = statistics.median(evaluation)
+    what = f"{epochs} epochs, {samples:,} samples, batches of {BATCH}, {source()}"
+    return [
+        row(
+            f"a run with the callback at its defaults: {what}",
+            "the run without",
+            ratios(taken["defaults"], taken["without"]),
+            Target(1.15, unit="×"),
+            threads=options.threads,
+        ),
+        row(
+            f"a run with `max_overhead={LIMIT}`: the same",
+            "the run without",
+            ratios(taken["limited"], taken["without"]),
+            Target(1 + LIMIT + one, said=f"≤ {1 + LIMIT:g}× and one evaluation, {one:.2g}×"),
+            threads=options.threads,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    pairs.main(measure, __doc__)

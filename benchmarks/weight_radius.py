@@ -1,0 +1,53 @@
+"""netdyn's side of the two comparisons of the weight radius: as many rays as ± 5 % take.
+
+784-256-256-10 after 400 steps of Adam, a probe of 1,024 of its training samples. Rays are doubled from the default 8
+until half the 95 % interval is at most 5 % of the radius; the search with that many is what is timed, from the start
+and with the probe in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pairs import Clock, Options, Row, Target, alternate, ratios, row
+from torch import Tensor, nn
+
+from netdyn.functional import weight_basin
+
+PRECISION = 0.05
+
+
+def rays_needed(network: nn.Module, x: Tensor, y: Tensor, most: int) -> int:
+    """Rays for a 95 % interval of the radius within ± 5 %."""
+    rays = 8
+    while rays < most:
+        low, high = (basin := weight_basin(network, x, y, rays=rays)).interval
+        if high - low <= 2 * PRECISION * basin.radius:
+            break
+        rays *= 2
+    return rays
+
+
+def compare(
+    options: Options,
+    network: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    other: Callable[[], object],
+    against: str,
+    note: str = "",
+) -> list[Row]:
+    """Two rows: with as many rays as ± 5 % take, and, without a target, with the default 8."""
+    rays = rays_needed(network, x, y, options.pick(64, 8))
+    works = {
+        "precise": lambda: weight_basin(network, x, y, rays=rays),
+        "default": lambda: weight_basin(network, x, y),
+        "other": other,
+    }
+    taken = alternate(works, options.pick(5, 1), Clock(options))
+    faster = {"unit": "× faster", "threads": options.threads}
+    target = Target(3, at_most=False, unit="× faster")
+    return [
+        row(f"weight radius ± 5 %, {rays} rays", against, ratios(taken["other"], taken["precise"]), target, **faster),
+        row("weight radius, the default 8 rays", against, ratios(taken["other"], taken["default"]), **faster),
+    ]
