@@ -32,7 +32,7 @@ def measure(options: Options) -> list[Row]:
     """Two rows."""
     samples, epochs = options.pick(60_000, 1280), options.pick(5, 1)
     images, labels = data(samples)
-    clock, turns = Clock(options), options.pick(5 if options.threads == 1 else 3, 1)
+    clock, turns = Clock(options), options.pick(3 if options.threads == 1 else 2, 1)
     given: dict[str, Any] = {"probe_size": 64, "figures": "never"} if options.quick else {}
     kinds = {
         "without": lambda: [],
