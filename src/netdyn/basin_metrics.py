@@ -115,7 +115,8 @@ class SampleBasin(_BasinMetric):
         >>> net.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
         <All keys matched successfully>
         >>> metric = SampleBasin(rays=4)
-        >>> metric.update(net, torch.eye(2).repeat(50, 1), torch.tensor([0, 1]).repeat(50))
+        >>> points = torch.eye(2).repeat(100, 1) + 0.01 * torch.arange(200)[:, None]
+        >>> metric.update(net, points, torch.tensor([0, 1]).repeat(100))
         >>> bool(metric.compute() > 0.5)
         True
     """
