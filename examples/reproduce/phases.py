@@ -295,6 +295,10 @@ def third_phase(found: dict[str, list[list[Row]]], samples: int, third: Kind) ->
             above(f"Adam at {FASTER.rate}: the mean is at least {large:.2f}", [end["mean"] for end in faster], large),
             above(f"the network of 10 layers, by SGD: at the end {near}", [converged(end) for end in others], 0.85),
         ],
+        ""
+        if third.batch == 30_000
+        else "P1's own size, batches of 30,000 of all images, is behind `--paper-size`: this "
+        "verdict is on the smaller training.",
     )
 
 
