@@ -19,7 +19,7 @@ ORDER = (
     *("shallow", "phases", "first_layer", "linear_tail"),
     *("depth_width", "classes", "grokking_shallow", "grokking_deep"),
 )
-MARK = re.compile(r"(<!-- (verdicts|results (\w+)) -->\n).*?(\n<!-- end -->)", re.S)
+MARK = re.compile(r"(<!-- (verdicts|results (\w+)) -->\n)(?:.*?\n)??(<!-- end -->)", re.S)
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -66,7 +66,7 @@ def written(page: str, found: dict[str, dict[str, Any]]) -> str:
 
     def filled(match: re.Match[str]) -> str:
         content = verdicts(found) if match[3] is None else results_of(found[match[3]])
-        return match[1] + content + match[4]
+        return f"{match[1]}{content}\n{match[4]}"
 
     return MARK.sub(filled, page)
 
