@@ -34,7 +34,14 @@ def verdicts(found: dict[str, dict[str, Any]]) -> str:
         for script, told in found.items()
         for claim in told["claims"]
     ]
-    return "\n".join(["", "| claim | paper | what it says | here |", "|---|---|---|---|", *rows, ""])
+    whole = sum(told["minutes"] for told in found.values())
+    return "\n".join(
+        [
+            *("", "| claim | paper | what it says | here |", "|---|---|---|---|", *rows, ""),
+            f"All scripts together took {whole:.0f} minutes of one processor; `all.py` runs two at a time.",
+            "",
+        ]
+    )
 
 
 def results_of(told: dict[str, Any]) -> str:

@@ -249,7 +249,7 @@ def batches_not_copied(patch: pytest.MonkeyPatch) -> None:
 def weights_shaken_in_place(patch: pytest.MonkeyPatch) -> None:
     """Add the noise and take it off again; the snapshot would put the weights back: both must be gone."""
 
-    def shaken(self: WeightNoise, direction: dict[str, Tensor], sigma: float) -> Callable[[Any], Any]:
+    def shaken(self: WeightNoise, direction: dict[str, Tensor], sigma: float, room: Any = None) -> Callable[[Any], Any]:
         def call(inputs: Any) -> Any:
             for name, weight in self.weights.items():
                 weight += sigma * direction[name]

@@ -757,7 +757,8 @@ def among_best_two(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def own_criterion() -> Training:
-    return training(Classifier(), monitor={"criterion": among_best_two})
+    # Pure noise leaves nearly half of the answers among the best two.
+    return training(Classifier(), monitor={"criterion": among_best_two, "accuracy": 0.8})
 
 
 def in_small_batches() -> Training:
