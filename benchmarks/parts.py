@@ -1,0 +1,79 @@
+"""Where the time of a run with the callback goes: evaluations, figures, sending, and the rest.
+
+One run as in `training.py` without the callback, one with its defaults and one with `max_overhead=0.05`, after one that
+does not count. Prints the processor's seconds of each, and of the callback's parts in it. A minute or two on one core.
+
+    OMP_NUM_THREADS=1 python benchmarks/parts.py
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from lightning.pytorch import Callback
+from lightning_run import prepare
+from workload import data
+
+from netdyn import DynamicsMonitor
+
+PARTS = {
+    "evaluations": ("_examined",),
+    "figures": ("_draw",),
+    "scalars, histograms, layout": ("_send", "_arrange"),
+    "choosing the probe": ("_get_probes", "_get_val_probe"),
+}
+SPENT: Counter[str] = Counter()
+
+
+def watched(part: str, name: str) -> None:
+    """Count the seconds of one of the callback's methods under a part's name."""
+    method = getattr(DynamicsMonitor, name)
+
+    @functools.wraps(method)
+    def timed(self: DynamicsMonitor, *args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            SPENT[part] += time.process_time() - start
+
+    setattr(DynamicsMonitor, name, timed)
+
+
+def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
+    """One run."""
+    images, labels = data(60_000)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, module, loader = prepare(images, labels, epochs, "cpu", callbacks, Path(folder))
+        start = time.process_time()
+        trainer.fit(module, loader)
+        return time.process_time() - start
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    for part, names in PARTS.items():
+        for name in names:
+            watched(part, name)
+    seconds([], epochs=1)
+    without = seconds([])
+    print(f"| seconds | whole run | {' | '.join(PARTS)} |\n|---|---:|{'---:|' * len(PARTS)}")
+    print(f"| without the callback | {without:.1f} |{' |' * len(PARTS)}")
+    for name, given in {"defaults": {}, "`max_overhead=0.05`": {"max_overhead": 0.05}}.items():
+        SPENT.clear()
+        whole = seconds([DynamicsMonitor(**given)])
+        print(f"| {name} | {whole:.1f} | {' | '.join(f'{SPENT[part]:.2f}' for part in PARTS)} |")
+
+
+if __name__ == "__main__":
+    main()
