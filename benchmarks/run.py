@@ -41,7 +41,11 @@ NAMES = (
 COUNTED = ("sample_radius",)
 MINUTES = 15
 
-HEAD = """# Benchmarks
+HEAD = """---
+hide: [toc]
+---
+
+# Benchmarks
 
 <!-- Made by benchmarks/run.py: change that. -->
 
@@ -59,6 +63,9 @@ A single one: `python benchmarks/run.py --only ranking`, or `python benchmarks/r
 `--device cuda` they run on a GPU, with the clock read when it is done. What netdyn is compared with is installed in
 environments under `build/peers`, with the versions of `constraints.txt`, and is no dependency.
 """
+
+#: The first two columns hold words.
+WIDE = '<div class="words" markdown>'
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -140,7 +147,8 @@ def told(name: str) -> str:
 def page(rows: Sequence[Row], names: Sequence[str], where: str) -> str:
     """The whole page."""
     how = "\n".join(told(name) for name in names)
-    return f"{HEAD}\n## The table\n\n{where}\n\n{table(rows)}\n\n## How each comparison is made\n\n{how}"
+    shown = f"{WIDE}\n\n{table(rows)}\n\n</div>"
+    return f"{HEAD}\n## The table\n\n{where}\n\n{shown}\n\n## How each comparison is made\n\n{how}"
 
 
 def main(given: Sequence[str] | None = None) -> None:
