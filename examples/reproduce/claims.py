@@ -125,7 +125,7 @@ class Task:
         """Print the verdicts, and write the rows as CSV, the figure as PNG and the claims as JSON."""
         self.out.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        with (self.out / f"{self.script}.csv").open("w", newline="") as file:
+        with (self.out / f"{self.script}.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, columns, lineterminator="\n")
             table.writeheader()
             table.writerows({name: _short(value) for name, value in row.items()} for row in rows)
@@ -143,7 +143,8 @@ class Task:
                 for claim in claims
             ],
         }
-        (self.out / f"{self.script}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        (self.out / f"{self.script}.json").write_text(text, encoding="utf-8")
         for claim in claims:
             print(f"\n{claim.name} ({claim.source}): {claim.verdict.upper()}\n  {claim.says}\n  Here: {claim.setting}")
             for kind, parts in (("", claim.parts), ("another reading: ", claim.readings)):
