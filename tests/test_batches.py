@@ -203,7 +203,7 @@ def test_noise_reaches_only_floating_tensors_with_samples(inputs, expected):
 def test_one_entry_that_is_not_finite_is_noticed(value, expected):
     images = IMAGES.clone()
     images[4, 1, 2] = value
-    assert finite({"ids": IDS, "x": [images]}) is expected
+    assert bool(finite({"ids": IDS, "x": [images]})) is expected
 
 
 # Fingerprints

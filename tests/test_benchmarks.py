@@ -19,7 +19,10 @@ import torch
 import workload
 from pairs import Options, Row, Target
 
-from netdyn.weight_rays import WeightNoise
+from netdyn import diagnose
+from netdyn.examine import _Examination
+from netdyn.layer_reader import LayerReader
+from netdyn.weight_noise import WeightNoise
 
 HERE = Path(run.__file__).parent
 #: Those that need no peer and take a few seconds at their tiny sizes.
@@ -200,6 +203,28 @@ def test_on_a_gpu_a_pass_under_noise_on_the_weights_waits_for_nothing(on_gpu):
         torch.cuda.set_sync_debug_mode("error")
         for sigma in (0.1, 0.2, 0.4):
             noise.network(direction, sigma)(x)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("right", [True, False])
+def test_on_a_gpu_an_evaluation_waits_nowhere_between(on_gpu, right, monkeypatch):
+    """From when the layers are found to when the first result is read; without a basin to search as well."""
+    network, x = on_gpu
+    read, finish = LayerReader.read, _Examination._finish
+
+    def watched(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        return read(*arguments)
+
+    def unwatched(*arguments):
+        torch.cuda.set_sync_debug_mode("default")
+        return finish(*arguments)
+
+    monkeypatch.setattr(LayerReader, "read", watched)
+    monkeypatch.setattr(_Examination, "_finish", unwatched)
+    target = (network(x).argmax(1) + (0 if right else 1)) % 10
+    report = diagnose(network, x, target, val_inputs=x[:99], val_target=target[:99], progress=False)
+    assert (report.weight_basin.radius > 0) == right
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from netdyn import supply as supplies
-from netdyn import weight_rays
+from netdyn import weight_noise
 from netdyn.batches import Scratch, disturb
 from netdyn.functional import prepare_walk
 from netdyn.isolation import isolated
@@ -136,8 +136,8 @@ def test_a_sample_is_copied_again_only_where_others_leave_the_search(trained):
 
 def test_each_ray_in_weight_space_is_drawn_once_and_the_first_for_the_report(trained, monkeypatch):
     drawn = []
-    draw = weight_rays.WeightNoise.draw
-    monkeypatch.setattr(weight_rays.WeightNoise, "draw", lambda self, ray: drawn.append(ray) or draw(self, ray))
+    draw = weight_noise.WeightNoise.draw
+    monkeypatch.setattr(weight_noise.WeightNoise, "draw", lambda self, ray: drawn.append(ray) or draw(self, ray))
     basin, _, _ = searched(*trained, weight_basin)
     assert drawn == [*range(8), 0]
     # Once clean, then for each ray the top and at most as many steps as the grid has levels.

@@ -136,6 +136,7 @@ def test_a_layer_asks_its_device_two_things_while_the_network_runs():
     with isolated(model):
         walk = functional.prepare_walk(model, x, y, None, None)
         reader = layer_reader.LayerReader(walk, Settings(measure=("modes", "linear")))
+        reader.find()
         everything = reader._map()
         with Kernels() as kernels:
             sites.read(model, x, reader._add, everything)

@@ -79,10 +79,10 @@ def plain(report):
 PLACES = {
     "modes": ("netdyn.examine.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
     "sample_basin": (
-        "netdyn.examine.sample_rays.sample_basin",
+        "netdyn.examine.sample_rays.begin_sample_basin",
         ("sample_basin", "findings", "coverage", "coverage_distance"),
     ),
-    "weight_basin": ("netdyn.examine.weight_rays.weight_basin", ("weight_basin", "findings")),
+    "weight_basin": ("netdyn.examine.weight_rays.begin_weight_basin", ("weight_basin", "findings")),
     "maps": ("netdyn.examine.input_maps", ()),
     "batchnorm": ("netdyn.examine.right_answers_gained", ("batchnorm_gap",)),
 }
@@ -123,7 +123,7 @@ def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
     for place, _ in PLACES.values():
         monkeypatch.setattr(place, tears)
     report, failed = examined(case, (x[:40], target[:40]))
-    assert [name for name, _, _ in failed] == ["modes", "sample_basin", "weight_basin", "maps", "batchnorm"]
+    assert [name for name, _, _ in failed] == ["modes", "batchnorm", "sample_basin", "weight_basin", "maps"]
     right = net(x).argmax(dim=1) == target
     assert report.scalars() == {
         "probe/accuracy": pytest.approx(float(right.double().mean())),

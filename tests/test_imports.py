@@ -18,11 +18,12 @@ HEAVY = ["lightning", "pytorch_lightning", "tensorboard", "matplotlib", "torchme
 STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 FLOORS = [
-    "_checks schedules tags draws",
+    "_checks schedules tags draws transit",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
-    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage",
-    "watch sites linearize tails characteristic wiring noise supply walk rays weight_rays batchnorm radiographs "
-    "figures functional",
+    "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage "
+    "targets",
+    "watch sites linearize tails characteristic wiring noise supply walk rays weight_noise weight_rays batchnorm "
+    "radiographs figures functional",
     "settings layer_reader results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "probe tensorboard callback",
@@ -51,11 +52,12 @@ DOORS = {
     "reentry": {"radii"},
     "coverage": {"radii"},
     "search": {"radii"},
+    "targets": {"radii"},
     "brackets": {"search"},
     "supply": {"noise"},
     "walk": {"noise", "supply"},
     "rays": {"noise", "supply", "walk"},
-    "weight_rays": {"rays", "walk"},
+    "weight_rays": {"walk", "weight_noise"},
     "batchnorm": {"walk"},
     "figures": {"radiographs"},
     "functional": {"sites", "linearize", "tails", "wiring", "walk", "rays", "weight_rays", "batchnorm"},

@@ -1,6 +1,5 @@
 """Basins in weight space: exact oracles, a ladder, what is moved and how far, seeds, and that nothing stays behind."""
 
-import copy
 import math
 import re
 import warnings
@@ -11,12 +10,9 @@ import torch
 from torch import nn
 
 import reference
-from netdyn import weight_rays
-from netdyn.brackets import Brackets
-from netdyn.functional import prepare_walk, weight_basin
-from netdyn.isolation import isolated
-from netdyn.radii import Grid
-from netdyn.weight_rays import WeightNoise
+from netdyn import weight_noise
+from netdyn.functional import weight_basin
+from netdyn.weight_noise import WeightNoise
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
 
@@ -629,53 +625,6 @@ def test_network_in_another_dtype_has_nearly_the_same_radii(dtype):
     assert network.weight.dtype == dtype
 
 
-# Where the last evaluation left off ----------------------------------------------------------------------------------
-
-
-def evaluated(network, x, target, memory=None, **options):
-    """A weight basin as an evaluation in a run makes it, and what it cost."""
-    with isolated(network):
-        walk = prepare_walk(network, x, target, None, None)
-        return weight_rays.weight_basin(walk, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)
-
-
-def test_warm_start_finds_the_same_radii_for_less(trained):
-    memory = Brackets()
-    cold = evaluated(*trained, memory)
-    warm = evaluated(*trained, memory)
-    assert torch.equal(warm.radii, cold.radii)
-    # Two edges of the cell, the top and a level on either side; without noise once.
-    assert warm.forwards <= 1 + 8 * 5 < cold.forwards
-
-
-def test_warm_start_after_a_small_step_finds_what_a_cold_one_finds(trained):
-    network, x, target = trained
-    memory = Brackets()
-    evaluated(*trained, memory)
-    moved = copy.deepcopy(network)
-    optimiser = torch.optim.SGD(moved.parameters(), lr=0.05)
-    nn.functional.cross_entropy(moved(x), target).backward()
-    optimiser.step()
-    cold, warm = evaluated(moved, x, target), evaluated(moved, x, target, memory)
-    assert torch.equal(warm.radii, cold.radii)
-    assert warm.forwards < cold.forwards
-
-
-def test_warm_start_knows_each_tensor_by_itself(trained):
-    memory = Brackets()
-    cold = evaluated(*trained, memory, layers="each", rays=4)
-    warm = evaluated(*trained, memory, layers="each", rays=4)
-    assert warm.per_layer == cold.per_layer
-    assert warm.forwards < 0.75 * cold.forwards
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"normalization": "global"}])
-def test_other_settings_start_cold(trained, change):
-    memory = Brackets()
-    evaluated(*trained, memory)
-    assert evaluated(*trained, memory, **change).forwards == evaluated(*trained, **change).forwards
-
-
 # Low precision and ranges --------------------------------------------------------------------------------------------
 
 
@@ -691,9 +640,9 @@ def test_noise_that_low_precision_rounds_is_reported():
     with torch.no_grad():
         network.weight.copy_(100 + (torch.arange(128).reshape(2, 64) % 2))
     noise = WeightNoise.on(network, None, "layer", 0)
-    assert weight_rays.realised_noise(noise, 0.02)["weight"] == 0
+    assert weight_noise.realised_noise(noise, 0.02)["weight"] == 0
     # At twice the step's spread rounding adds its own: sqrt(1 + (step / sqrt(12) / noise)^2) = 1.01.
-    assert weight_rays.realised_noise(noise, 2.0)["weight"] == pytest.approx(1.01, abs=0.1)
+    assert weight_noise.realised_noise(noise, 2.0)["weight"] == pytest.approx(1.01, abs=0.1)
 
 
 def test_a_range_that_all_rays_outlast_is_warned_of(trained):

@@ -20,7 +20,8 @@ from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
 from netdyn.radii import LOST_CLEAN, BasinResult
 from netdyn.search import UNKNOWN
-from netdyn.weight_rays import Trail, WeightNoise, class_counts, summarize_weights, warn_unmoved, weight_accuracy
+from netdyn.weight_noise import WeightNoise
+from netdyn.weight_rays import Trail, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 
 
 class _Kept(list[Any]):
@@ -168,7 +169,8 @@ class SampleBasin(_BasinMetric):
             alive = walk.all_right().cpu().nonzero()[:, 0]
             start = torch.full((self.rays, len(alive)), UNKNOWN)
             cells = torch.full((self.rays, walk.samples), LOST_CLEAN)
-            cells[:, alive] = walk.shared(lambda own: sample_rays.sample_cells(own, noise, self.grid, start), alive)
+            found = walk.shared(lambda own: sample_rays.sample_cells(own, noise, self.grid, start), alive)
+            cells[:, alive] = found.cpu()
             top = sample_rays.at_top(walk, noise, self.grid)
         self._saw(walk.num_classes)
         self._kept.append((walk, noise))
@@ -325,7 +327,8 @@ class WeightBasin(_BasinMetric):
         with isolated(model):
             walk = prepare_walk(model, inputs, target, self.criterion, self.batch_size)
             noise = WeightNoise.on(model, self.layers, self.normalization, self.seed)
-            warn_unmoved(noise)
+            if unmoved := noise.unmoved:
+                warn_unmoved(unmoved)
             right = walk.all_right()
             rows = [class_counts(walk, torch.ones_like(right)), class_counts(walk, right)]
             for ray in range(self.rays):
@@ -333,7 +336,7 @@ class WeightBasin(_BasinMetric):
                 networks = (noise.network(direction, sigma) for sigma in self.ladder)
                 rows += [class_counts(walk, walk.all_right(network)) for network in networks]
         self._saw(walk.num_classes)
-        self.counts.append(torch.stack(rows).reshape(-1).to(self.device))
+        self.counts.append(torch.stack(rows).reshape(-1).to(self.device, torch.float64))
         self._settle()
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from netdyn.draws import Keys, keys, normals
+from netdyn.transit import sent
 
 Inputs = Any
 """A tensor, or a (nested) sequence or mapping of tensors."""
@@ -107,7 +108,7 @@ def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     if isinstance(index, slice) or index.dtype != torch.int64 or tensor.layout != torch.strided:
         return tensor[index]
     # Several times faster than indexing where rows are long.
-    return tensor.index_select(0, index.to(tensor.device))
+    return tensor.index_select(0, sent(index, tensor.device))
 
 
 def consecutive(index: Tensor) -> Tensor | slice:
@@ -163,7 +164,8 @@ class Scratch:
         """
         room = self.like(place, tensor)
         wanted = None
-        if not tensor.is_inference():
+        # On another device a comparison would have to be waited for, and a copy takes next to no time.
+        if not tensor.is_inference() and tensor.device.type == "cpu":
             wanted = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
         if wanted is not None and self._filled.get(place, ())[1:] == (wanted, room._version):
             if place not in self._sound:
@@ -194,9 +196,10 @@ def has_floating(inputs: Inputs) -> bool:
     return any(own and t.is_floating_point() for t, own in zip(tensors(inputs), sample_tensors(inputs), strict=True))
 
 
-def finite(inputs: Inputs) -> bool:
-    """Whether all floating tensors are finite."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors(inputs) if tensor.is_floating_point())
+def finite(inputs: Inputs) -> Tensor:
+    """Whether all floating tensors are finite, bool scalar, on the device of the first."""
+    found = [tensor.isfinite().all() for tensor in tensors(inputs) if tensor.is_floating_point()]
+    return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
 
 
 def fingerprints(inputs: Inputs, cut: Sequence[bool] | None = None) -> list[bytes]:
@@ -241,7 +244,7 @@ def standard_noise(
 
 def noise_rows(key: Keys, shape: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal rows of some shape, float32 ``[rows, *shape]``, from their keys ``[rows, 2]``."""
-    return torch.from_numpy(normals(key, math.prod(shape))).reshape(len(key), *shape).to(device)
+    return sent(torch.from_numpy(normals(key, math.prod(shape))).reshape(len(key), *shape), device)
 
 
 def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor, scratch: Scratch | None = None) -> Inputs:
@@ -257,7 +260,7 @@ def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor, scratch: Scratch | Non
         room = scratch.like(next(place), clean)
         if drawn is None:
             return room.copy_(clean.detach())
-        level = sigma.to(clean.device).reshape(-1, *[1] * (clean.ndim - 1))
+        level = sent(sigma, clean.device).reshape(-1, *[1] * (clean.ndim - 1))
         wide = torch.promote_types(clean.dtype, torch.float32)
         if clean.dtype != wide or clean.dtype != drawn.dtype:
             return room.copy_(clean.detach().to(wide) + level.to(wide) * drawn.to(wide))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from netdyn.transit import sent
 from netdyn.walk import Walk
 
 
@@ -61,7 +62,7 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
     yield from order.tensor_split(number)
 
 
-def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> int | None:
+def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> Tensor | None:
     """How many more samples are right with the statistics of a batch; None where nothing is batch-normalised.
 
     Works on a network that is isolated already. Both runs use the same batches, so that a normalisation without
@@ -82,11 +83,11 @@ def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> int |
         return None
     gained = torch.zeros((), dtype=torch.int64, device=walk.target.device)
     for index in shuffled_batches(walk.samples, batch_size, seed):
-        index = index.to(walk.target.device)
+        index = sent(index, walk.target.device)
         with statistics:
             gained += walk.right(*walk.batch(index)).sum()
         gained -= walk.right(*walk.batch(index)).sum()
-    return int(gained)
+    return gained
 
 
 def batchnorm_gap(walk: Walk, batch_size: int | None = None, seed: int = 0) -> float:
@@ -95,5 +96,10 @@ def batchnorm_gap(walk: Walk, batch_size: int | None = None, seed: int = 0) -> f
     Every process of a crew asks the whole probe, since statistics belong to whole batches; the first one's answer
     counts for all.
     """
-    gained = walk.crew.share(lambda: right_answers_gained(walk, batch_size, seed))[0]
-    return math.nan if gained is None else gained / walk.samples
+
+    def gained() -> int | None:
+        found = right_answers_gained(walk, batch_size, seed)
+        return None if found is None else int(found)
+
+    first = walk.crew.share(gained)[0]
+    return math.nan if first is None else first / walk.samples

@@ -15,7 +15,7 @@ LIMIT = 1 << 16
 
 
 class Brackets:
-    """The cells of the last evaluation: of every sample's rays by the sample's content, and of the rays of the weights.
+    """The cells of the last evaluation: of every sample's rays, by the sample's content.
 
     A search with other settings (``key``) finds nothing here, and replaces what there was. Up to ``LIMIT`` samples are
     kept, at 8 bytes and 4 for each ray.
@@ -31,7 +31,6 @@ class Brackets:
         self._key = ""
         self._digests = torch.zeros(0, dtype=torch.int64)
         self._cells = torch.zeros(0, 0, dtype=torch.int32)
-        self._weights: dict[str, Tensor] = {}
 
     def samples(self, key: str, prints: Sequence[bytes], rays: int) -> Tensor:
         """Last cells int64 ``[rays, samples]`` of the samples with these digests; ``UNKNOWN`` where there is none."""
@@ -50,30 +49,17 @@ class Brackets:
         self._key, self._digests = key, numbers[:LIMIT].clone()
         self._cells = cells.cpu()[:, order[:LIMIT]].to(torch.int32)
 
-    def weights(self, key: str, rays: int) -> Tensor:
-        """Last cells int64 ``[rays]`` of rays in weight space; ``UNKNOWN`` where there is none."""
-        start = torch.full((rays,), UNKNOWN)
-        last = self._weights.get(key, start[:0])[:rays]
-        start[: len(last)] = last.long()
-        return start
-
-    def keep_weights(self, cells: dict[str, Tensor]) -> None:
-        """Remember the cells ``[rays]`` of an evaluation by key, in place of the last one's."""
-        self._weights = {key: last.to(torch.int32) for key, last in cells.items()}
-
     def state_dict(self) -> dict[str, Any]:
         """Everything remembered, as strings and tensors."""
         return {
             "key": self._key,
             "digests": self._digests.clone(),
             "cells": self._cells.clone(),
-            "weights": {key: last.clone() for key, last in self._weights.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         self._key, self._digests, self._cells = state["key"], state["digests"].cpu(), state["cells"].cpu()
-        self._weights = {key: last.cpu() for key, last in state["weights"].items()}
 
 
 def _numbers(prints: Sequence[bytes]) -> Tensor:

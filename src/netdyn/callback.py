@@ -423,6 +423,7 @@ class DynamicsMonitor(Callback):
                     held_out=None if held_out is None else (held_out.inputs, held_out.target),
                     on_failure=raise_it if self._strict else self._left_undone,
                     memory=self._brackets,
+                    digests=lambda: probe.digests,
                 )
                 found.append(report)
 

@@ -17,6 +17,7 @@ from netdyn.criteria import as_logits
 from netdyn.linearize import MAP_SAMPLES, differentiable, substitute
 from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice, read
+from netdyn.transit import sent
 from netdyn.watch import Site, Watch, watching
 
 #: Samples that show whether a derivative depends on the sample at all; where it does not, no others are asked.
@@ -80,7 +81,7 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
             yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
 
     maps = _mean_gradients(model, inputs, choice, outputs)
-    weights = pathway[:, list(units)].to(maps.dtype)
+    weights = pathway.index_select(1, sent(torch.tensor(list(units)), pathway.device)).to(maps.dtype)
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
 

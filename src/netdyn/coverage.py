@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from netdyn.radii import median
+from netdyn.transit import sent
 
 #: Distances held at a time.
 BLOCK = 4_000_000
@@ -50,6 +51,7 @@ def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tup
     |a − b|² = |a|² − 2 a·b + |b|² finds the nearest, block by block, about the class's mean so that little cancels;
     the distance itself is then taken from the difference.
     """
+    own, chosen = sent(own, points.device), sent(chosen, others.device)
     center = points[own].double().mean(dim=0).to(points.dtype)
     # A block holds its distances and its points on both sides.
     rows = max(BLOCK // max(points.shape[1], math.isqrt(BLOCK)), 1)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -21,13 +22,14 @@ from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
 from netdyn.criteria import checked
 from netdyn.functional import check_basin, coverage, prepare_walk
-from netdyn.layer_reader import LayerReader, LayerReport, nonfinite, warn_of_nonfinite
+from netdyn.layer_reader import LayerReader, nonfinite, warn_of_nonfinite
 from netdyn.radii import BasinResult
-from netdyn.rays import chance
 from netdyn.results import Report
 from netdyn.settings import Measure, Settings
 from netdyn.sites import Choice, choose, discover
 from netdyn.tails import functional_depth
+from netdyn.targets import chance
+from netdyn.transit import Coming
 from netdyn.walk import Walk
 
 T = TypeVar("T")
@@ -55,6 +57,15 @@ class _Attempts:
     def __call__(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None = None) -> T | None:
         """What the work gives; where it fails what comes ``instead``. If that fails too, so does everything."""
         try:
+            return self.part(name, work, instead)
+        finally:
+            self.step()
+
+    def part(self, name: str, work: Callable[[], T] | None, instead: Callable[[], T] | None = None) -> T | None:
+        """As above, for one part of a measure among several; without work, where an earlier part failed, nothing."""
+        if work is None:
+            return None
+        try:
             result = work()
             # Whoever failed outside of shared work is met here at the latest.
             self.crew.share(lambda: None)
@@ -64,8 +75,6 @@ class _Attempts:
             replaced = None if instead is None else instead()
             self.on_failure(name, error)
             return replaced
-        finally:
-            self.step()
 
 
 def examine(
@@ -78,6 +87,7 @@ def examine(
     held_out: Given | None = None,
     on_failure: OnFailure = raise_it,
     memory: Brackets | None = None,
+    digests: Callable[[], list[bytes]] | None = None,
 ) -> Report:
     """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
 
@@ -90,19 +100,51 @@ def examine(
         held_out: Inputs and targets of a held-out probe.
         on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
         memory: Where rays were lost in the last evaluation; this one begins there.
+        digests: Gives those of the probe's samples, to whoever has kept them.
     """
-    examination = _Examination(network, probe, settings, crew, memory)
+    examination = _Examination(network, probe, settings, crew, memory, digests)
     # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
     crew.share(lambda: None)
     with _progress(examination.attempts(held_out), progress) as step:
         return examination.report(_Attempts(crew, on_failure, step), held_out)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What the first part of an evaluation leaves for the second.
+
+    Attributes:
+        clean: Who is right without noise, on the host.
+        other: The held-out probe, or the probe itself where there is none; None where it has failed.
+        val_right: Who is right on the held-out probe.
+        gap: The rest of the measure of batch normalisation; None where it failed or is not asked for.
+        basins: The rests of the basins; None where one has failed.
+    """
+
+    clean: Tensor
+    other: Walk | None
+    val_right: Tensor | None
+    gap: Callable[[], float] | None
+    basins: dict[str, Callable[[], BasinResult] | None]
+
+
 class _Examination:
+    """One evaluation, in two parts: what can be asked without knowing an answer, and all that comes after.
+
+    The first part looks at the probes and finds the layers; from then on it only gives the network's device work. The
+    second reads what that has come to, and asks what depends on it. So the device is not kept waiting by questions.
+    """
+
     def __init__(
-        self, network: nn.Module, probe: Given, settings: Settings, crew: Crew, memory: Brackets | None
+        self,
+        network: nn.Module,
+        probe: Given,
+        settings: Settings,
+        crew: Crew,
+        memory: Brackets | None,
+        digests: Callable[[], list[bytes]] | None,
     ) -> None:
-        self.network, self.settings, self.memory = network, settings, memory
+        self.network, self.settings, self.memory, self.digests = network, settings, memory, digests
         self.grid = check_basin(
             settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
         )
@@ -111,6 +153,8 @@ class _Examination:
         _check_classes(self.walk, settings)
         #: Whoever has read the layers knows the network already.
         self.reader: LayerReader | None = None
+        #: Samples with outputs that are not finite, where no reading has counted them.
+        self.lost: Tensor | None = None
 
     def attempts(self, held_out: Given | None) -> int:
         """How many measures :meth:`report` attempts."""
@@ -125,29 +169,53 @@ class _Examination:
 
     def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
         """Measure everything that is asked for."""
-        walk, measure = self.walk, self.settings.measure
-        reading = self._reading()
-        read = None if reading is None else attempt(reading, self._read, instead=self._unread)
-        layers, clean = read or self._unread()
-        accuracy = float(clean.double().mean()) if walk.numbers is None else math.nan
-        basins: dict[str, BasinResult | None] = {}
-        for name, work in (("sample_basin", self._sample_basin), ("weight_basin", self._weight_basin)):
-            basins[name] = attempt(name, lambda work=work: work(clean)) if name in measure else None  # type: ignore[misc]
+        return self._finish(attempt, self._begin(attempt, held_out), held_out)
+
+    def _begin(self, attempt: _Attempts, held_out: Given | None) -> _Begun:
+        """Ask what can be asked without knowing an answer, but for one: who is right without noise?"""
+        walk, measure, reading = self.walk, self.settings.measure, self._reading()
+        held: tuple[Walk, Tensor] | None = None
+        if held_out is not None:
+            held = attempt("val_probe", lambda: self._look_at(held_out))
+        known = attempt.part("sample_basin", self._digest) if "sample_basin" in measure else None
+        right = self._unread() if reading is None else attempt(reading, self._read, instead=self._unread)
+        assert right is not None  # what comes instead of a failed reading fails, or says who is right
+        coming = Coming(right)
+        other = walk if held_out is None else None if held is None else held[0]
+        wanted = "batchnorm" in measure and self._has_gap()
+        gap = attempt("batchnorm", lambda: self._begin_gap(other)) if wanted else None
+        # Where nobody is right there is no basin, and a search would be for nothing. Meanwhile this has arrived.
+        clean = coming.arrived()
+        basins: dict[str, Callable[[], BasinResult] | None] = {}
+        if "sample_basin" in measure:
+            begin = _nothing if known is None else partial(self._begin_sample_basin, clean)
+            basins["sample_basin"] = attempt("sample_basin", begin)
+        if "weight_basin" in measure:
+            basins["weight_basin"] = attempt("weight_basin", partial(self._begin_weight_basin, clean))
+        return _Begun(clean, other, None if held is None else held[1], gap, basins)
+
+    def _finish(self, attempt: _Attempts, begun: _Begun, held_out: Given | None) -> Report:
+        """Read the answers, and ask what depends on them."""
+        walk, measure, reading = self.walk, self.settings.measure, self._reading()
+        reader = self.reader
+        layers = (attempt.part(reading, None if reader is None else reader.told) if reading else None) or []
+        self._warn_of_lost()
+        basins = {name: attempt.part(name, rest) for name, rest in begun.basins.items()}
+        gap = attempt.part("batchnorm", begun.gap) if "batchnorm" in measure and self._has_gap() else None
         maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
-        held = attempt("val_probe", lambda: self._look_at(held_out)) if held_out is not None else None
-        other, val_accuracy = held or (walk if held_out is None else None, None)
-        within = None
-        basin = basins["sample_basin"]
-        if other is not None and held_out is not None and basin is not None and self._has_coverage():
+        within, basin, other = None, basins.get("sample_basin"), begun.other
+        if held_out is not None and other is not None and basin is not None and self._has_coverage():
             within = attempt("coverage", lambda: coverage(basin, walk.inputs, walk.target, other.inputs, other.target))
-        gap = attempt("batchnorm", lambda: self._gap(other)) if "batchnorm" in measure and self._has_gap() else None
+        accuracy = self._accuracy(begun.clean)
         tails = {layer.name: layer.tail_accuracy for layer in layers}
         return Report(
             layers=tuple(layers),
-            sample_basin=basins["sample_basin"],
-            weight_basin=basins["weight_basin"],
+            sample_basin=basin,
+            weight_basin=basins.get("weight_basin"),
             accuracy=accuracy,
-            val_accuracy=val_accuracy,
+            val_accuracy=None
+            if begun.val_right is None or walk.numbers is not None
+            else self._accuracy(begun.val_right),
             samples=walk.samples,
             num_classes=walk.num_classes,
             alpha=self.settings.alpha,
@@ -159,75 +227,92 @@ class _Examination:
             subnetwork=None if maps is None else maps[1],
         )
 
-    def _read(self) -> tuple[list[LayerReport], Tensor]:
+    def _accuracy(self, right: Tensor) -> float:
+        """Share of right answers; NaN where numbers are predicted, which are all right without noise."""
+        return float(right.double().mean()) if self.walk.numbers is None else math.nan
+
+    def _read(self) -> Tensor:
         reader = LayerReader(self.walk, self.settings)
-        found = reader.read()
+        reader.find()
+        right = reader.read()
         self.reader = reader
-        return found
+        return right
 
     def _reading(self) -> Measure | None:
         """The measure that asks for the layers to be read."""
         return next((name for name in ("modes", "linear") if name in self.settings.measure), None)
 
-    def _unread(self) -> tuple[list[LayerReport], Tensor]:
-        """No layers, and who is right without noise, where no reading has told."""
+    def _unread(self) -> Tensor:
+        """Who is right without noise, where no reading has told."""
         walk = self.walk
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        lost = torch.zeros((), dtype=torch.int64, device=right.device)
+        self.lost = torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs = walk.outputs(inputs)
             right[part] = checked(walk.criterion, outputs, target)
-            lost += nonfinite(outputs).to(lost.device)
-        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
-        return [], walk.crew.share(right.cpu)[0].to(right.device)
+            self.lost += nonfinite(outputs).to(right.device)
+        return right if walk.crew.size == 1 else walk.crew.share(right.cpu)[0].to(right.device)
 
-    def _look_at(self, given: Given) -> tuple[Walk, float | None]:
-        """The held-out probe, and the accuracy on it, where there is one."""
+    def _warn_of_lost(self) -> None:
+        if self.lost is not None:
+            warn_of_nonfinite(int(self.lost) if self.lost and finite(self.walk.inputs) else 0, self.walk.samples)
+
+    def _look_at(self, given: Given) -> tuple[Walk, Tensor]:
+        """The held-out probe, and which of its samples are right."""
         settings = self.settings
         walk = prepare_walk(self.network, *given, settings.criterion, settings.batch_size, settings.tolerance)
-        return walk, float(walk.all_right().double().mean()) if walk.numbers is None else None
+        return walk, walk.all_right()
 
-    def _sample_basin(self, clean: Tensor) -> BasinResult:
-        walk = self.walk
-        return sample_rays.sample_basin(
+    def _digest(self) -> list[bytes]:
+        """What seeds the samples' noise is made of all of the probe, which has to be on the host for it."""
+        if self.digests is not None:
+            self.walk.digests = self.digests()
+        return self.walk.prints
+
+    def _begin_sample_basin(self, clean: Tensor) -> Callable[[], BasinResult]:
+        walk, settings = self.walk, self.settings
+        labels = walk.known_labels
+        return sample_rays.begin_sample_basin(
             walk,
             self.grid,
-            accuracy=self.settings.accuracy,
-            rays=self.settings.sample_rays,
-            seed=self.settings.seed,
-            noise_at=self.settings.noise_at,
+            accuracy=settings.accuracy,
+            relative=False,
+            rays=settings.sample_rays,
+            seed=settings.seed,
+            noise_at=settings.noise_at,
             clean=clean,
             memory=self.memory,
             # Of a probe with a single class it has been said that classes are missing.
-            quiet=walk.num_classes > 1 and bool((walk.labels == walk.labels[0]).all()),
+            quiet=walk.num_classes > 1 and bool((labels == labels[0]).all()),
         )
 
-    def _weight_basin(self, clean: Tensor) -> BasinResult:
-        # Begun anew each time: the classes' curves go through the levels that the search visits.
-        return weight_rays.weight_basin(
+    def _begin_weight_basin(self, clean: Tensor) -> Callable[[], BasinResult]:
+        settings = self.settings
+        return weight_rays.begin_weight_basin(
             self.walk,
             self.grid,
-            accuracy=self.settings.accuracy,
-            rays=self.settings.weight_rays,
-            normalization=self.settings.normalization,
-            layers=self.settings.weight_layers,
-            seed=self.settings.seed,
+            accuracy=settings.accuracy,
+            relative=False,
+            rays=settings.weight_rays,
+            normalization=settings.normalization,
+            layers=settings.weight_layers,
+            seed=settings.seed,
             clean=clean,
         )
 
     def _has_gap(self) -> bool:
         return self.walk.num_classes > 1
 
-    def _gap(self, walk: Walk | None) -> float:
+    def _begin_gap(self, walk: Walk | None) -> Callable[[], float]:
         if walk is None or walk.samples < 2:
-            return math.nan  # a held-out probe that failed has been spoken of; one sample has no statistics
+            return lambda: math.nan  # a held-out probe that failed has been spoken of; one sample has no statistics
         size = self.settings.batch_size
         if size is not None:
             # Statistics of smaller batches than training's would be others.
             size = max(size, self.settings.train_batch_size or USUAL_BATCH)
-        gained = right_answers_gained(walk, size, self.settings.seed)
-        return math.nan if gained is None else gained / walk.samples
+        gained, samples = right_answers_gained(walk, size, self.settings.seed), walk.samples
+        return lambda: math.nan if gained is None else int(gained) / samples
 
     def _has_coverage(self) -> bool:
         """Whether there are classes, and noise on the inputs, between which there are distances too."""
@@ -257,8 +342,12 @@ class _Examination:
         walk = self.walk
         if walk.num_classes < 2:
             return 0.0
-        largest = float(torch.bincount(walk.labels, minlength=walk.num_classes).max()) / walk.samples
+        largest = float(torch.bincount(walk.known_labels).max()) / walk.samples
         return max(chance(walk.num_classes), largest)
+
+
+def _nothing() -> None:
+    """What can be begun of a measure that has failed before."""
 
 
 def _check_classes(walk: Walk, settings: Settings) -> None:
@@ -275,7 +364,7 @@ def _check_classes(walk: Walk, settings: Settings) -> None:
             f"`num_classes` must be what the model puts out, {walk.num_classes} classes, got {num_classes}."
         )
     if walk.num_classes > 1:
-        size = torch.bincount(walk.labels, minlength=walk.num_classes)
+        size = torch.bincount(walk.known_labels, minlength=walk.num_classes)
         if absent := (size == 0).nonzero()[:, 0].tolist():
             held = walk.num_classes - len(absent)
             shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"

@@ -6,7 +6,7 @@ generators, also when they raise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -28,6 +28,7 @@ from netdyn.sites import choose, discover, read
 from netdyn.tails import functional_depth
 from netdyn.tasks import find_task
 from netdyn.transfer import transfer_order
+from netdyn.transit import sent, together
 from netdyn.walk import Walk
 from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 
@@ -130,13 +131,13 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
     """
     with isolated(model):
         linear_map = substitute(model, inputs, choose(model, discover(model, inputs), layers))
-    warn_of_defects(linear_map)
+    warn_of_defects(linear_map.affine_defect)
     return linear_map
 
 
-def warn_of_defects(linear_map: LinearMap) -> None:
+def warn_of_defects(defects: Mapping[str, float]) -> None:
     """Warn of layers whose averaged map means nothing."""
-    bad = [name for name, defect in linear_map.affine_defect.items() if defect > DEFECT_LIMIT]
+    bad = [name for name, defect in defects.items() if defect > DEFECT_LIMIT]
     if bad:
         _checks.warn(
             f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
@@ -161,16 +162,17 @@ def prepare_walk(
         raise ValueError("`inputs` must hold at least one sample, got none.")
     if not isinstance(target, Tensor):
         raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
-    if not finite(inputs):
+    few = take(inputs, slice(0, 2))
+    outputs, again = model(copied(few)), model(copied(few))
+    ((are_finite,), (are_same,)) = together([finite(inputs), _same(outputs, again)])
+    if not are_finite:
         _checks.warn(
             "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
             "the network alone."
         )
     weight = next(model.parameters(), None)
-    target = target if weight is None else target.to(weight.device)
-    few = take(inputs, slice(0, 2))
-    outputs, again = model(copied(few)), model(copied(few))
-    if not _same(outputs, again):
+    device = target.device if weight is None else weight.device
+    if not are_same:
         _checks.warn(
             "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
             "are those of the network and its own noise together. Switch off what is random, such as a functional "
@@ -184,20 +186,32 @@ def prepare_walk(
     cut = sample_tensors(inputs)
     task = find_task(
         outputs,
-        target,
+        target.cpu(),
         samples,
         criterion,
         probability=lambda: discover(model, inputs, check=False).probabilities,
         everything=everything,
         tolerance=tolerance,
     )
-    return Walk(model, inputs, task.target, task.criterion, task.num_classes, batch_size, numbers=task.numbers)
+    return Walk(
+        model,
+        inputs,
+        sent(task.target, device),
+        task.criterion,
+        task.num_classes,
+        batch_size,
+        numbers=None if task.numbers is None else sent(task.numbers, device),
+        at_hand=task.target if task.num_classes > 1 else None,
+    )
 
 
-def _same(first: object, second: object) -> bool:
-    """Whether all tensors of two outputs are the same, NaN being itself."""
-    pairs = zip(tensors(first), tensors(second), strict=False)
-    return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
+def _same(first: object, second: object) -> Tensor:
+    """Whether all tensors of two outputs are the same, NaN being itself; bool scalar."""
+    pairs = list(zip(tensors(first), tensors(second), strict=False))
+    if any(a.shape != b.shape for a, b in pairs):
+        return torch.tensor(False)
+    found = [((a == b) | ((a != a) & (b != b))).all() for a, b in pairs]
+    return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:

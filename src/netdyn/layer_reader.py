@@ -32,6 +32,7 @@ from netdyn.sites import Choice, Survey, choose, discover, read
 from netdyn.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.tails import TailReader, Tails, must_run, run_tails, share, whole_choice
 from netdyn.transfer import kept_order
+from netdyn.transit import sent
 from netdyn.walk import Walk
 
 #: Bins of a layer's rank probability distribution.
@@ -103,8 +104,9 @@ class LayerReader:
         self.walk, self.settings = walk, settings
         self.modes, self.linear = "modes" in settings.measure, "linear" in settings.measure
         self.survey: Survey
+        self.tails: Tails
         self.choice = Choice()
-        self.map = LinearMap({}, {})
+        self.map = LinearMap({})
         self.own: set[str] = set()
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
@@ -115,12 +117,21 @@ class LayerReader:
         self.sizes = class_sizes(walk.labels, walk.num_classes)
         self.number_ranks = torch.zeros(0, 0) if walk.numbers is None else doubled_midranks(walk.numbers)
 
-    def read(self) -> tuple[list[LayerReport], Tensor]:
-        """The layers' reports, and which samples are right."""
+    def find(self) -> None:
+        """Find the layers. Which these are has to be known before anything can be read of them."""
+        self.survey = discover(self.walk.model, self.walk.inputs)
+        self.choice = choose(self.walk.model, self.survey, self.settings.layers)
+
+    def read(self) -> Tensor:
+        """Run the network and sort what passes; which samples are right, bool ``[samples]``.
+
+        All stays on the network's device: nothing is read before :meth:`told` asks for it.
+        """
         walk = self.walk
         everything = self._map()
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
-        logits, lost = [], torch.zeros((), dtype=torch.int64, device=right.device)
+        self.lost = torch.zeros((), dtype=torch.int64, device=right.device)
+        logits = []
         for part in blocks(walk.samples, walk.batch_size):
             inputs, target = walk.batch(part)
             outputs, found = read(walk.model, inputs, self._add, everything)
@@ -128,19 +139,35 @@ class LayerReader:
             right[part] = checked(walk.criterion, outputs, target)
             if self.linear:
                 logits.append(as_logits(found, len(target)))
-            lost += nonfinite(outputs).to(lost.device)
-        self.reports |= {name: self._told(name, ordered) for name, ordered in self.ordered.items()}
-        # Where the inputs are to blame, that has been said.
-        warn_of_nonfinite(int(lost) if lost and finite(walk.inputs) else 0, walk.samples)
-        # Every process has seen all fields, and reduced those of its part of the layers.
-        tails = self.tail.tails()
-        parts = walk.crew.share(lambda: (self.reports, right.cpu(), {n: p.cpu() for n, p in tails.parts.items()}))
-        self.reports = {name: report for reports, _, _ in parts for name, report in reports.items()}
-        tails.parts = {name: part for _, _, own in parts for name, part in own.items()}
+            self.lost += nonfinite(outputs).to(right.device)
+        self.tails = self.tail.tails()
         if self.linear:
-            self._judge_tails(tails, torch.cat(logits).cpu())
+            self.logits = torch.cat(logits)
+            self.tails.exact = self._run_tails()
         # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
-        return [self.reports[n] for n in self.map if n in self.reports], parts[0][1].to(right.device)
+        return right if walk.crew.size == 1 else walk.crew.share(right.cpu)[0].to(right.device)
+
+    def told(self) -> list[LayerReport]:
+        """The layers' reports, worked out on the host."""
+        walk, tails = self.walk, self.tails
+        defects = self.map.affine_defect
+        warn_of_defects({name: defect for name, defect in defects.items() if self.choice.wants(name)})
+        # Where the inputs are to blame, that has been said.
+        warn_of_nonfinite(int(self.lost) if self.lost and finite(walk.inputs) else 0, walk.samples)
+        for name in self.units:
+            ordered = self.ordered.get(name)
+            self.reports[name] = (
+                LayerReport(name, self.units[name], 0, affine_defect=defects[name])
+                if ordered is None
+                else self._told(name, ordered)
+            )
+        # Every process has seen all fields, and reduced those of its part of the layers.
+        parts = walk.crew.share(lambda: (self.reports, {n: p.cpu() for n, p in tails.parts.items()}))
+        self.reports = {name: report for reports, _ in parts for name, report in reports.items()}
+        tails.parts = {name: part for _, own in parts for name, part in own.items()}
+        if self.linear:
+            self._judge_tails(tails, self.logits.cpu())
+        return [self.reports[n] for n in self.map if n in self.reports]
 
     def whole_pathway(self, name: str) -> Tensor | None:
         """A layer's map, if all its classes and units are known."""
@@ -149,18 +176,14 @@ class LayerReader:
         return pathway if whole else None
 
     def _map(self) -> Choice:
-        """Find the layers and their maps; what is to be read: a tail runs through all of them."""
-        walk, settings = self.walk, self.settings
-        self.survey = discover(walk.model, walk.inputs)
-        self.choice = choose(walk.model, self.survey, settings.layers)
+        """Find the layers' maps; what is to be read: a tail runs through all of them."""
+        walk = self.walk
         everything = whole_choice(self.survey, self.choice) if self.linear else self.choice
         # Of many classes the tail needs all rows, and is cheaper to run.
         through = self.linear and self.classes is None
         self.map = substitute(
             walk.model, walk.inputs, everything, classes=self.classes, units=self._sampled, through=through
         )
-        wanted = {name: self.map.affine_defect[name] for name in self.map if self.choice.wants(name)}
-        warn_of_defects(replace(self.map, affine_defect=wanted))
         self.own = set(list(self.map)[walk.crew.part(len(self.map))])
         self.tail = TailReader(self.map)
         return everything
@@ -170,9 +193,10 @@ class LayerReader:
         walk, most = self.walk, self.settings.max_classes
         if walk.num_classes <= most:
             return None
-        present = torch.bincount(walk.labels, minlength=walk.num_classes).nonzero()[:, 0].cpu()
+        present = torch.unique(walk.known_labels)
         generator = torch.Generator().manual_seed(self.settings.seed)
-        return present[torch.randperm(len(present), generator=generator)[:most]].sort().values
+        chosen: Tensor = present[torch.randperm(len(present), generator=generator)[:most]].sort().values
+        return chosen
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
@@ -187,11 +211,10 @@ class LayerReader:
                 "that cuts its batches to their longest sample. Pad all samples alike, or leave `batch_size` None."
             )
         if not self.modes:
-            self.reports[name] = LayerReport(name, fields.shape[1], 0, affine_defect=self.map.affine_defect[name])
             return
         if fields.shape[1] > self.settings.max_units:
-            index = self._sampled(fields.shape[1]).to(fields.device)
-            fields, outputs = fields[:, index], outputs[:, index]
+            index = sent(self._sampled(fields.shape[1]), fields.device)
+            fields, outputs = fields.index_select(1, index), outputs.index_select(1, index)
         if len(fields) == self.walk.samples:
             self.ordered[name] = self._in_order(name, fields, outputs)
             return
@@ -233,7 +256,7 @@ class LayerReader:
             tuning = correlation_from_ranks(ranks, self.number_ranks)
         else:
             tuning = tuning_from_ranks(ranks, self.walk.labels, self.sizes)
-            tuning = tuning if self.classes is None else tuning[self.classes]
+            tuning = tuning if self.classes is None else tuning.index_select(0, sent(self.classes, tuning.device))
         return tuning.masked_fill(unread, torch.nan)
 
     def _sign(self, pathway: Tensor) -> Tensor:
@@ -241,7 +264,8 @@ class LayerReader:
         rows = centre_pathway(pathway, self.walk.num_classes).sign()
         if self.classes is None:
             return rows
-        return rows.new_zeros(self.walk.num_classes, rows.shape[1]).index_copy_(0, self.classes.to(rows.device), rows)
+        whole = rows.new_zeros(self.walk.num_classes, rows.shape[1])
+        return whole.index_copy_(0, sent(self.classes, rows.device), rows)
 
     def _told(self, name: str, ordered: _Ordered) -> LayerReport:
         """The numbers of a layer, worked out on the host."""
@@ -250,7 +274,8 @@ class LayerReader:
         tuning, constant, pathway = ordered.tuning.cpu(), ordered.constant.cpu(), self.map[name].cpu()
         class_share = None
         if classes:
-            sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
+            sizes = class_sizes(walk.known_labels, walk.num_classes)
+            sizes = sizes if self.classes is None else sizes[self.classes]
             class_share = sizes.double() / walk.samples
         # A number added to all logits changes no prediction; one added to all predicted numbers changes all.
         options = {"centre": classes}
@@ -274,19 +299,23 @@ class LayerReader:
             distribution=None if ordered.counts is None else densities(ordered.counts.cpu()).nanmean(dim=0),
         )
 
+    def _run_tails(self) -> dict[str, Tensor]:
+        """Logits of the tails that must be run; all processes' on the host, this one's alone on its device."""
+        walk, order = self.walk, list(self.map)
+        pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
+        names = [name for name in order if name in pooled and self.choice.wants(name)]
+        own = names if walk.crew.lockstep else names[walk.crew.part(len(names))]
+
+        def work() -> dict[str, Tensor]:
+            found = run_tails(walk.model, walk.inputs, self.survey, order, own, walk.batch_size)
+            return found if walk.crew.size == 1 else {name: value.cpu() for name, value in found.items()}
+
+        return {name: value for found in walk.crew.share(work) for name, value in found.items()}
+
     def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
         """Accuracy and linear share of every layer's tail, worked out on the host."""
         walk = self.walk
-        order = list(self.map)
-        pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
-        names = [name for name in order if name in pooled and self.choice.wants(name)]
-
-        def work() -> dict[str, Tensor]:
-            own = names if walk.crew.lockstep else names[walk.crew.part(len(names))]
-            return run_tails(walk.model, walk.inputs, self.survey, order, own, walk.batch_size)
-
-        for found in walk.crew.share(work):
-            tails.exact |= {name: value.to(logits.device) for name, value in found.items()}
+        tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
@@ -299,7 +328,7 @@ class LayerReader:
         """Accuracy of some logits; NaN where there are no classes."""
         if self.walk.num_classes < 2:
             return math.nan
-        return float(right_class(logits, self.walk.target.cpu()).double().mean())
+        return float(right_class(logits, self.walk.known_labels).double().mean())
 
 
 def nonfinite(outputs: object) -> Tensor:

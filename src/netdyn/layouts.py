@@ -7,6 +7,7 @@ axis that has grown is theirs, and the samples that both runs share keep their v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,35 +48,50 @@ class Layout:
         return value.reshape(samples, -1)
 
 
-def find(two: Tensor, three: Tensor) -> Layout | None:
-    """The layout of a tensor seen with two samples, and with these and a third; None where samples have no place.
+def possible(two: Tensor, three: Tensor) -> list[Layout]:
+    """The layouts that a tensor may have, as its shapes with two samples and with three tell; none: no samples in it.
 
     Raises:
-        ValueError: If more than one axis has grown, or samples are mixed.
+        ValueError: If more than one axis has grown.
     """
     if len(two.shape) != len(three.shape):
         raise ValueError("its number of dimensions depends on the number of samples")
     grown = [axis for axis, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if not grown:
-        return None
+        return []
     counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
     axis, folded = grown[0], two.shape[grown[0]] // 2
     if len(counts) == 1:
-        # What else may have grown was cut to the longest sample, and has no values to compare.
-        layouts = [Layout(counts[0])]
-        if len(grown) > 1:
-            return layouts[0]
-    elif len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
+        return [Layout(counts[0])]
+    if len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
         raise ValueError("more than the samples' axis grows with the number of samples")
-    else:
-        layouts = [Layout(axis, folded), Layout(axis, folded, fastest=True)]
-    layouts = [layout for layout in layouts if own_places(layout.rows(two), layout.rows(three))]
-    if not layouts:
+    return [Layout(axis, folded), Layout(axis, folded, fastest=True)]
+
+
+def evidence(layout: Layout, two: Tensor, three: Tensor) -> Tensor:
+    """What speaks for a layout, once it is read: whether samples keep their places, and how far they differ, ``[2]``.
+
+    What was cut to the longest sample has no values to compare, and fits.
+    """
+    if two.movedim(layout.axis, 0).shape[1:] != three.movedim(layout.axis, 0).shape[1:]:
+        return torch.ones(2, device=two.device)
+    rows, others = layout.rows(two), layout.rows(three)
+    return torch.stack([own_places(rows, others).float(), _distances(rows, others).trace()])
+
+
+def best(layouts: Sequence[Layout], found: Sequence[Sequence[float]]) -> Layout:
+    """Of some possible layouts the one that the evidence, ``(fits, difference)`` each, speaks for.
+
+    Raises:
+        ValueError: If none fits.
+    """
+    fitting = [(difference, at) for at, (fits, difference) in enumerate(found) if fits]
+    if not fitting:
         raise ValueError("samples are mixed along its axis")
-    return min(layouts, key=lambda layout: float(_distances(layout.rows(two), layout.rows(three)).trace()))
+    return layouts[min(fitting)[1]]
 
 
-def own_places(rows: Tensor, others: Tensor) -> bool:
+def own_places(rows: Tensor, others: Tensor) -> Tensor:
     """Whether the first samples of two runs ``[samples, units]`` stand in the same places in both.
 
     One does not if it stands, but for rounding, in another place. One that is found nowhere is another in each run: the
@@ -85,7 +101,8 @@ def own_places(rows: Tensor, others: Tensor) -> bool:
     own, nearest = distances.diagonal(), distances.min(dim=1).values
     size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
     same = ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
-    return not bool(((own > same) & (nearest <= same)).any())
+    displaced: Tensor = ((own > same) & (nearest <= same)).any()
+    return ~displaced
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:

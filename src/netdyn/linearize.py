@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from unittest.mock import patch
 
@@ -22,12 +23,35 @@ from netdyn.criteria import as_logits
 from netdyn.naming import is_quantised
 from netdyn.ranks import statistic_dtype
 from netdyn.sites import Choice
+from netdyn.transit import sent, together
 from netdyn.watch import Site, Watch, watching
 
 #: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
 MAP_SAMPLES = 64
 #: Above this the signs of an averaged map are noise.
 DEFECT_LIMIT = 0.9
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a layer's Jacobian differs between samples.
+
+    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: as a
+    difference of sums, rounding would show a defect of 1e-4 where there is none.
+
+    Attributes:
+        sums: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device.
+        samples: Number m of samples.
+    """
+
+    sums: Tensor
+    samples: int
+
+    def defect(self, apart: float, size: float) -> float:
+        """From the sums, read; NaN for one sample or Jacobians that are not finite, 0 where all are zero."""
+        if self.samples < 2 or not math.isfinite(apart + size):
+            return math.nan
+        return math.sqrt(min(1.0, (apart / (self.samples - 1)) / (size / self.samples))) if size else 0.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +64,18 @@ class LinearMap(Mapping[str, Tensor]):
         through: The part of each map that goes through the layer's activation, where it was asked for: all of it,
             unless something reads the local field beside its activation. Layers from whose output no gradient leads to
             the logits (a stop-gradient, another head) are not in it.
+        spreads: What the affine defect is made of, see :class:`Spread`.
     """
 
     pathways: dict[str, Tensor]
-    affine_defect: dict[str, float]
     through: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    spreads: dict[str, Spread] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def affine_defect(self) -> dict[str, float]:
+        """Read off when it is first asked for, of all layers together."""
+        sums = together([spread.sums for spread in self.spreads.values()])
+        return {name: spread.defect(*own) for (name, spread), own in zip(self.spreads.items(), sums, strict=True)}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.pathways[name]
@@ -130,11 +161,7 @@ def _average(
     through: bool,
     cut: bool,
 ) -> LinearMap:
-    """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time.
-
-    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: as a
-    difference of sums, rounding would show a defect of 1e-4 where there is none.
-    """
+    """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time."""
     rows = range(logits.shape[1]) if classes is None else classes.tolist()
     layers = [_Average(site, units) for site in sites]
     edges = [layer.site.edge for layer in layers]
@@ -156,8 +183,8 @@ def _average(
     layers = [layer for layer in layers if layer.reached or not cut]
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
-        dict(zip((layer.site.name for layer in layers), _defects(layers), strict=True)),
         {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},
+        {layer.site.name: layer.spread() for layer in layers},
     )
 
 
@@ -168,7 +195,7 @@ class _Average:
         self.site = site
         field = site.layout.rows(site.field)
         self.samples, width = field.shape
-        self.index = None if units is None else units(width).to(field.device)
+        self.index = None if units is None else sent(units(width), field.device)
         self.dtype = torch.promote_types(field.dtype, torch.float32)
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
@@ -182,30 +209,18 @@ class _Average:
         jacobian = self._rows(gradient)
         mean = jacobian.mean(dim=0)
         self.squares.append(torch.stack([(jacobian - mean).square().sum(), jacobian.square().sum()]))
-        self.means.append(mean if self.index is None else mean[self.index])
+        self.means.append(mean if self.index is None else mean.index_select(0, self.index))
 
     def add_through(self, gradient: Tensor | None) -> None:
         """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
         self.passed = self.passed or gradient is not None
         self.through.append(self._rows(gradient).mean(dim=0))
 
+    def spread(self) -> Spread:
+        """Over all classes that were taken."""
+        squares = torch.stack(self.squares)
+        return Spread(squares.to(statistic_dtype(squares.device)).sum(dim=0), self.samples)
+
     def _rows(self, gradient: Tensor | None) -> Tensor:
         value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
         return self.site.layout.rows(value).to(self.dtype)
-
-
-def _defects(layers: Sequence[_Average]) -> list[float]:
-    """Each layer's affine_defect; all numbers leave the device together."""
-    if not layers:
-        return []
-    device = layers[0].squares[0].device
-    dtype = statistic_dtype(device)
-    sums = torch.stack([torch.stack(layer.squares).to(device, dtype).sum(dim=0) for layer in layers]).tolist()
-    return [_defect(spread, size, layer.samples) for (spread, size), layer in zip(sums, layers, strict=True)]
-
-
-def _defect(spread: float, size: float, samples: int) -> float:
-    """affine_defect from summed squares; NaN for one sample or Jacobians that are not finite, 0 where all are zero."""
-    if samples < 2 or not math.isfinite(spread + size):
-        return math.nan
-    return math.sqrt(min(1.0, (spread / (samples - 1)) / (size / samples))) if size else 0.0

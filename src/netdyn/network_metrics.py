@@ -67,7 +67,7 @@ class BatchNormGap(StateMetric):
             walk = prepare_walk(model, inputs, target, self.criterion, None)
             gained = right_answers_gained(walk, self.batch_size, self.seed)
         if gained is not None:
-            self.gained = self.gained + gained
+            self.gained = self.gained + gained.to(self.device)
             self.samples = self.samples + walk.samples
 
     def compute(self) -> Tensor:

@@ -12,6 +12,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from netdyn.batches import Inputs, copied, count, map_tensors, take, tensors
+from netdyn.batches import Inputs, copied, count, fingerprints, map_tensors, take, tensors
 from netdyn.isolation import kept
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
@@ -34,6 +35,11 @@ class Probe:
 
     inputs: Inputs
     target: Tensor
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """Of each sample's content, which seeds its noise; found once, since a probe stays as it is."""
+        return fingerprints(self.inputs)
 
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""

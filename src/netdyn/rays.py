@@ -9,21 +9,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from netdyn import _checks
 from netdyn.batches import blocks
 from netdyn.brackets import Brackets
 from netdyn.criteria import checked, predictions
 from netdyn.noise import Noise
-from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, default_accuracy, survival
+from netdyn.radii import LEVEL, LOST_CLEAN, BasinResult, Grid, survival
 from netdyn.reentry import Rungs, correct
 from netdyn.search import UNKNOWN, Search
 from netdyn.supply import Supply
+from netdyn.targets import chance, target_accuracy, warn_of_floor, warn_of_range
+from netdyn.transit import sent
 from netdyn.walk import Walk as Walk
 
 #: Rays from which on a radius of its own is given for every sample.
 PER_SAMPLE_RAYS = 8
-#: A radius is not to be trusted where its accuracy is nearer than this to what noise alone leaves.
-FLOOR_MARGIN = 0.05
 
 
 def noise_of(walk: Walk, names: Sequence[str] | None, seed: int) -> Noise:
@@ -41,8 +40,38 @@ def points(walk: Walk, names: Sequence[str] | None = None) -> Tensor:
 def sample_cells(walk: Walk, noise: Noise, grid: Grid, start: Tensor) -> Tensor:
     """Close the bracket of every ray of every sample, all right without noise: cells int64 ``[rays, samples]``.
 
-    ``start`` holds the cells to begin with. As many rows as there are samples in a batch are under way at a time; one
-    whose bracket is closed makes room for the next.
+    ``start`` holds the cells to begin with, on the host. Where none is known nobody waits for the answers.
+    """
+    return _bisected(walk, noise, grid, len(start)) if starts_cold(start) else _resumed(walk, noise, grid, start)
+
+
+def starts_cold(start: Tensor) -> bool:
+    """Whether no ray's cell is known."""
+    return bool((start < 0).all())
+
+
+def _bisected(walk: Walk, noise: Noise, grid: Grid, rays: int) -> Tensor:
+    """From the whole grid, which takes every ray the same number of questions; cells on the network's device."""
+    device = walk.target.device
+    edges, cells = sent(grid.edges().float(), device), [torch.zeros(0, dtype=torch.int64, device=device)]
+    for part in blocks(rays * walk.samples, walk.batch_size or walk.samples):
+        row = torch.arange(part.start, part.stop)
+        batch = walk.rows(noise, row // walk.samples, row % walk.samples)
+        low = torch.zeros(len(row), dtype=torch.int64, device=device)
+        high = torch.full_like(low, grid.cells)
+        for _ in range(grid.levels):
+            middle = (low + high) // 2
+            outputs = walk.noisy(noise, batch, edges.index_select(0, middle))
+            right = checked(walk.criterion, outputs, batch.target)
+            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+        cells.append(low)
+    return torch.cat(cells).reshape(rays, walk.samples)
+
+
+def _resumed(walk: Walk, noise: Noise, grid: Grid, start: Tensor) -> Tensor:
+    """From the cells in ``start``; as many rows as there are samples in a batch are under way at a time.
+
+    One whose bracket is closed makes room for the next, so that each answer is read before the next question.
     """
     rays, samples = start.shape
     edges = grid.edges().float()
@@ -78,66 +107,19 @@ def right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
 
 
 def at_top(walk: Walk, noise: Noise, grid: Grid) -> Tensor:
-    """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none)."""
-    outcome = torch.full((2, walk.samples), -1, dtype=torch.int64)
+    """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none).
+
+    They are on the network's device.
+    """
+    outcome = torch.full((2, walk.samples), -1, dtype=torch.int64, device=walk.target.device)
     for part in blocks(walk.samples, walk.batch_size):
         index = torch.arange(walk.samples)[part]
         batch = walk.rows(noise, torch.zeros_like(index), index)
         outputs = walk.noisy(noise, batch, torch.full((len(index),), grid.high))
-        outcome[0, part] = checked(walk.criterion, outputs, batch.target).long().cpu()
+        outcome[0, part] = checked(walk.criterion, outputs, batch.target).long()
         if walk.num_classes > 1:
-            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
+            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
     return outcome
-
-
-def chance(num_classes: int) -> float:
-    """Accuracy of guessing; 0 where there are no classes."""
-    return 1 / num_classes if num_classes > 1 else 0.0
-
-
-def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int) -> float:
-    """The absolute accuracy that defines a radius."""
-    wanted = default_accuracy(num_classes) if accuracy is None else accuracy
-    if relative:
-        # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
-        return floor + wanted * (clean - floor) if clean > floor else 1.0
-    return wanted
-
-
-def warn_of_floor(accuracy: float, floor: float) -> None:
-    """Warn if the accuracy that defines a radius is too near to what noise alone leaves."""
-    if accuracy < floor + FLOOR_MARGIN:
-        _checks.warn(
-            f"`accuracy` is {accuracy:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
-            f"means little. Use {_usable(floor)}relative=True."
-        )
-
-
-def _usable(floor: float) -> str:
-    """An accuracy well above what noise leaves, as part of an advice; empty if there is none."""
-    usable = round((1 + floor) / 2, 2)
-    return f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
-
-
-def warn_of_range(radius: float, accuracy: float, grid: Grid, top: float) -> bool:
-    """Warn if the radius lies outside the noise levels searched; whether it does."""
-    if radius == math.inf:
-        _checks.warn(
-            f"The largest noise level, `high` = {grid.high:g}, leaves an accuracy of {top:.2f}, and `accuracy` is "
-            f"{accuracy:.2f}: the radius lies beyond it. Set a larger `high` if noise of that level is small beside "
-            f"the inputs, else use {_usable(top)}relative=True."
-        )
-    elif 0 < radius < float(grid.edges()[1]):
-        warn_of_low(grid)
-    return not float(grid.edges()[1]) <= radius < math.inf and radius != 0
-
-
-def warn_of_low(grid: Grid) -> None:
-    """Warn that a radius lies below the noise levels searched."""
-    _checks.warn(
-        f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, got "
-        f"{grid.low:g}."
-    )
 
 
 def sample_basin(
@@ -160,54 +142,81 @@ def sample_basin(
     and for all ends in the same cell with and without it; one that comes back may end in another of the cells in
     which it is lost. The accuracy that the radius crosses is measured at the same noise levels either way.
     """
-    noise = noise_of(walk, noise_at, seed)
-    walk.supply = Supply(noise, walk.inputs, walk.prints, rays)
-    try:
-        return _searched(walk, noise, grid, accuracy, relative, rays, clean, quiet, memory)
-    finally:
-        walk.supply = None
+    return begin_sample_basin(
+        walk,
+        grid,
+        accuracy=accuracy,
+        relative=relative,
+        rays=rays,
+        seed=seed,
+        noise_at=noise_at,
+        clean=clean,
+        quiet=quiet,
+        memory=memory,
+    )()
 
 
-def _searched(
+def begin_sample_basin(
     walk: Walk,
-    noise: Noise,
     grid: Grid,
+    *,
     accuracy: float | None,
     relative: bool,
     rays: int,
+    seed: int,
+    noise_at: Sequence[str] | None,
     clean: Tensor | None,
     quiet: bool,
     memory: Brackets | None,
-) -> BasinResult:
-    """:func:`sample_basin`, with the noise at hand."""
-    before = walk.forwards
-    clean = walk.shared(Walk.all_right) if clean is None else clean
+) -> Callable[[], BasinResult]:
+    """:func:`sample_basin` as far as nobody has to know an answer; what is returned does the rest.
+
+    A search from the start is made at once. One that begins where rays were last lost asks some of them again and
+    again, and others no more, as the answers are.
+    """
+    noise = noise_of(walk, noise_at, seed)
+    own = replace(walk, passed=0, supply=Supply(noise, walk.inputs, walk.prints, rays))
+    clean = own.shared(Walk.all_right) if clean is None else clean
     alive = clean.cpu().nonzero()[:, 0]
-    cells, start = torch.full((rays, walk.samples), LOST_CLEAN), torch.full((rays, walk.samples), UNKNOWN)
+    start = torch.full((rays, own.samples), UNKNOWN)
     key = f"{grid.low}|{grid.high}|{grid.levels}|{noise.key}"
     # Processes that keep step with each other must ask equally often, which only a search from the start does.
-    if memory is not None and not walk.crew.lockstep:
-        start = memory.samples(key, walk.prints, rays)
-    cells[:, alive] = walk.divided(lambda own, part: sample_cells(own, noise, grid, start[:, part]), alive)
-    if memory is not None:
-        memory.keep_samples(key, walk.prints, cells)
+    if memory is not None and not own.crew.lockstep:
+        start = memory.samples(key, own.prints, rays)
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
     # Those with the smallest digests are asked, so that the probe's order does not matter.
-    wanted = walk.samples if relative else max(64, walk.samples // 16)
-    asked = torch.tensor(sorted(range(walk.samples), key=walk.prints.__getitem__)[:wanted])
-    return summarize_samples(
-        cells,
-        grid,
-        walk.labels,
-        walk.num_classes,
-        accuracy=accuracy,
-        relative=relative,
-        top=walk.shared(lambda own: at_top(own, noise, grid), asked),
-        right_at=lambda sigma: _shared_right_at(walk, noise, sigma),
-        forwards=lambda: walk.forwards - before,
-        quiet=quiet,
-        bisected=(start < 0),
-    )
+    wanted = own.samples if relative else max(64, own.samples // 16)
+    some = torch.tensor(sorted(range(own.samples), key=own.prints.__getitem__)[:wanted])
+
+    def ask() -> tuple[Tensor, Tensor]:
+        cells = own.divided(lambda mine, part: sample_cells(mine, noise, grid, start[:, part]), alive)
+        return cells, own.shared(lambda mine: at_top(mine, noise, grid), some)
+
+    asked = ask() if starts_cold(start[:, alive]) else None
+
+    def finish() -> BasinResult:
+        found, top = asked or ask()
+        cells = torch.full((rays, own.samples), LOST_CLEAN)
+        cells[:, alive] = found.cpu()
+        if memory is not None:
+            memory.keep_samples(key, own.prints, cells)
+        result = summarize_samples(
+            cells,
+            grid,
+            own.known_labels,
+            own.num_classes,
+            accuracy=accuracy,
+            relative=relative,
+            top=top,
+            right_at=lambda sigma: _shared_right_at(own, noise, sigma),
+            forwards=lambda: own.forwards,
+            quiet=quiet,
+            bisected=(start < 0),
+        )
+        walk.passed += own.passed
+        return result
+
+    return finish
 
 
 def _shared_right_at(walk: Walk, noise: Noise, sigma: Tensor) -> Tensor:
@@ -240,7 +249,7 @@ def summarize_samples(
     ``top`` is what :func:`at_top` gives for some of the samples; ``right_at`` asks rays at the noise levels that the
     correction needs. ``bisected`` says which rays' searches began with the whole grid (None: all).
     """
-    cells, labels = cells.cpu(), labels.cpu()
+    cells, labels, top = cells.cpu(), labels.cpu(), top.cpu()
     edges = grid.edges()
     clean = float((cells[0] != LOST_CLEAN).double().mean())
     at_high = float(top[0].double().mean())
@@ -259,7 +268,7 @@ def summarize_samples(
     per_sample = None
     if len(cells) >= PER_SAMPLE_RAYS:
         per_sample = torch.tensor([survival(rays, grid).crossing(absolute) for rays in cells.t()], dtype=torch.float64)
-    votes = torch.bincount(top[1].cpu(), minlength=num_classes).double() / top.shape[1] if num_classes > 1 else None
+    votes = torch.bincount(top[1], minlength=num_classes).double() / top.shape[1] if num_classes > 1 else None
     return BasinResult(
         radii=grid.radii(cells),
         radius=found.radius,

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from netdyn.transit import sent
+
 
 def is_shard(weight: Tensor) -> bool:
     """Whether this process holds only a part of a weight."""
@@ -28,7 +30,7 @@ def whole(weight: Any) -> Tensor:
 
 def own_part(value: Tensor, weight: Any) -> Tensor:
     """This process's part of a tensor shaped like the whole weight, which every process has alike."""
-    value = value.to(weight.device)
+    value = sent(value, weight.device)
     if not is_shard(weight):
         return value
     from torch.distributed.tensor import distribute_tensor

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
-from netdyn.layouts import Layout, find, own_places
+from netdyn.layouts import Layout, best, evidence, own_places, possible
 from netdyn.naming import clean_name, is_quantised, numbered
+from netdyn.transit import together
 from netdyn.watch import Key, Site, Watch, watching
 
 __all__ = ["Choice", "Site", "Survey", "choose", "discover", "read", "run"]
@@ -151,31 +152,46 @@ def _displaced(
     Networks that sort their batch, or send each sample another way, can look orderly with three.
     """
     wrong: list[Key] = []
+    kept: dict[Key, Tensor] = {}
     among = torch.cat([chosen, spread(count(inputs), CHECKED)])
 
     def visit(site: Site) -> None:
         if site.key not in seen:
             return
         rows, known = site.layout.rows(site.field), site.layout.rows(seen[site.key])
-        cut = rows.shape[1:] != known.shape[1:]
-        if len(rows) != len(among) or not (cut or own_places(known, rows)):
+        if len(rows) != len(among):
             wrong.append(site.key)
+        elif rows.shape[1:] == known.shape[1:]:
+            kept[site.key] = own_places(known, rows)
 
     run(model, take(inputs, among), visit, layouts=layouts)
-    return wrong
+    found = zip(kept, together(list(kept.values())), strict=True)
+    return wrong + [key for key, (in_place,) in found if not in_place]
 
 
 def _layouts(two: Mapping[Key, Tensor], three: Mapping[Key, Tensor]) -> tuple[dict[Key, Layout | None], list[str]]:
     """Layouts of what both runs have seen, and the names of the modules whose samples cannot be told apart."""
     layouts: dict[Key, Layout | None] = {}
+    choices: dict[Key, list[Layout]] = {}
     mixed: list[str] = []
+
+    def refuse(key: Key) -> None:
+        layouts[key] = None
+        if key[0] == "call":
+            mixed.append(key[1])
+
     for key in two.keys() & three.keys():
         try:
-            layouts[key] = find(two[key], three[key])
+            choices[key] = possible(two[key], three[key])
         except ValueError:
-            layouts[key] = None
-            if key[0] == "call":
-                mixed.append(key[1])
+            refuse(key)
+    # All that speaks for one layout or another is read at once.
+    found = iter(together([evidence(each, two[key], three[key]) for key, some in choices.items() for each in some]))
+    for key, some in choices.items():
+        try:
+            layouts[key] = best(some, [next(found) for _ in some]) if some else None
+        except ValueError:
+            refuse(key)
     return layouts, sorted(set(mixed))
 
 

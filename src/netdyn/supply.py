@@ -9,6 +9,7 @@ from torch import Tensor
 
 from netdyn.batches import Inputs, consecutive
 from netdyn.noise import Noise, Rows
+from netdyn.transit import sent
 
 #: Most bytes of noise that are kept, on the device where the network runs. 64 MiB are 20 rays of 1,024 MNIST images.
 HELD = 64 << 20
@@ -76,4 +77,4 @@ class Supply:
 
 
 def _chosen(kept: Tensor, part: Tensor | slice) -> Tensor:
-    return kept[part] if isinstance(part, slice) else kept.index_select(0, part.to(kept.device))
+    return kept[part] if isinstance(part, slice) else kept.index_select(0, sent(part, kept.device))

@@ -10,6 +10,7 @@ from torch import Tensor
 from netdyn import _checks
 from netdyn.criteria import Criterion, Within, as_logits, right_class, right_probability
 from netdyn.ranks import statistic_dtype
+from netdyn.transit import sent
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_task(
 
     Args:
         outputs: Outputs for a few samples.
-        target: All targets.
+        target: All targets, on the host: they are looked at from many sides.
         samples: Number of samples.
         criterion: The user's own, or None.
         probability: Tells whether the outputs are probabilities.
@@ -63,8 +64,8 @@ def find_task(
         if _binary(numbers):
             target = numbers[:, 0].long()
         else:
-            scale = numbers.to(statistic_dtype(numbers.device)).std(dim=0, correction=0)
-            return Task(as_logits(everything(), samples), Within(tolerance * scale), 1, numbers)
+            scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
+            return Task(as_logits(everything(), samples), Within(sent(tolerance * scale, logits.device)), 1, numbers)
     num_classes = max(logits.shape[1], 2)
     target = _checks.labels(target, num_classes, samples)
     right = right_probability if logits.shape[1] == 1 and probability() else right_class

@@ -64,7 +64,10 @@ def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Ten
     falls = (carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)
     kept = _distinct_pairs(rises, dtype) / _distinct_pairs(differs, dtype)
     reversed_ = falls.any(dim=1)
-    if bool(reversed_.any()):
+    if rows.device.type != "cpu":
+        # Asking whether there are any would wait for the device.
+        kept = torch.where(reversed_, _kept_by_shifts(rows, out, dtype), kept)
+    elif bool(reversed_.any()):
         kept[reversed_] = _kept_by_shifts(rows[reversed_], out[reversed_], dtype)
     return kept.masked_fill(holds_nan(rows) | holds_nan(out), torch.nan)
 

@@ -25,6 +25,7 @@ from netdyn.crew import Crew
 from netdyn.criteria import Criterion, checked
 from netdyn.noise import Noise, Rows
 from netdyn.supply import Supply
+from netdyn.transit import sent
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Batch:
 
     def chosen(self, index: Tensor) -> Batch:
         """Some of the rows, by their numbers."""
-        at = index.to(self.target.device)
-        noise = [None if own is None else own.index_select(0, index.to(own.device)) for own in self.noise]
+        at = sent(index, self.target.device)
+        noise = [None if own is None else own.index_select(0, sent(index, own.device)) for own in self.noise]
         return Batch(take(self.inputs, index, self.cut), self.target[at], noise, self.cut)
 
     def joined(self, other: Batch) -> Batch:
@@ -74,6 +75,7 @@ class Walk:
         digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
+        at_hand: The targets on the host.
         supply: The noise of a search, while one is under way.
         origin: Which samples of the supply the walk's are; None: all, in order.
         scratch: Memory for the batch that passes through the network.
@@ -90,6 +92,7 @@ class Walk:
     digests: list[bytes] | None = None
     cut: tuple[bool, ...] = ()
     numbers: Tensor | None = None
+    at_hand: Tensor | None = None
     supply: Supply | None = None
     origin: Tensor | None = None
     scratch: Scratch = field(default_factory=Scratch)
@@ -115,6 +118,13 @@ class Walk:
         if self.num_classes > 1:
             return self.target
         return torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
+
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels on the host, where looking at them makes nobody wait."""
+        if self.num_classes > 1:
+            return self.target.cpu() if self.at_hand is None else self.at_hand
+        return torch.zeros(self.samples, dtype=torch.int64)
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
@@ -148,7 +158,7 @@ class Walk:
 
     def noisy(self, noise: Noise, batch: Batch, sigma: Tensor) -> Any:
         """Outputs of some rows under noise of level ``sigma [rows]``."""
-        level = sigma.to(self.target.device, torch.float32)
+        level = sent(sigma, self.target.device).float()
         return noise.outputs(self.model, batch.inputs, batch.noise, level, self.outputs, self.scratch)
 
     def only(self, index: Tensor) -> Walk:
@@ -158,6 +168,7 @@ class Walk:
             self,
             inputs=take(self.inputs, part, self.cut),
             target=self._targets(part),
+            at_hand=None if self.at_hand is None else self.at_hand[part],
             crew=Crew(),
             passed=0,
             digests=self._digests(index),
@@ -169,20 +180,26 @@ class Walk:
         return [prints[i] for i in index.tolist()]
 
     def _targets(self, part: slice | Tensor) -> Tensor:
-        return self.target[part if isinstance(part, slice) else part.to(self.target.device)]
+        return self.target[part if isinstance(part, slice) else sent(part, self.target.device)]
 
     def shared(self, work: Callable[[Walk], Tensor], index: Tensor | None = None) -> Tensor:
         """Let each process do its part of the samples (of ``index``); the results side by side, ``[..., samples]``."""
         return self.divided(lambda own, part: work(own), index)
 
     def divided(self, work: Callable[[Walk, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
-        """As :meth:`shared`, for work that asks also which samples its part is."""
+        """As :meth:`shared`, for work that asks also which samples its part is.
+
+        One process leaves its results where they are; those of several are on the host.
+        """
         index = torch.arange(self.samples) if index is None else index
         part, counted = self.crew.samples(index)
         own = self.only(part)
-        results = self.crew.share(
-            lambda: (work(own, part)[..., :counted].cpu(), own.passed * counted / max(len(part), 1))
-        )
+
+        def one() -> tuple[Tensor, float]:
+            found = work(own, part)[..., :counted]
+            return found if self.crew.size == 1 else found.cpu(), own.passed * counted / max(len(part), 1)
+
+        results = self.crew.share(one)
         self.passed += sum(passed for _, passed in results)
         return torch.cat([result for result, _ in results], dim=-1)
 

@@ -1,136 +1,21 @@
-"""Walk rays in weight space: W' = W + σ·s·E, s each tensor's population standard deviation, E standard normal."""
+"""Walk rays in weight space: bisection in log σ, all rays by the same number of passes."""
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from netdyn import _checks
-from netdyn.batches import Inputs, seeded
-from netdyn.brackets import Brackets
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
-from netdyn.rays import chance, target_accuracy, warn_of_floor, warn_of_low
-from netdyn.search import UNKNOWN, Search
-from netdyn.shards import is_shard, local, own_part, reshard, whole
+from netdyn.ranks import statistic_dtype
+from netdyn.targets import chance, target_accuracy, warn_of_floor, warn_of_low
+from netdyn.transit import sent
 from netdyn.walk import Walk
-
-#: After a warm start levels this part of the grid away are visited, too.
-ASIDE = 8
-
-
-def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """The floating parameters with two or more dimensions, each once, chosen by globs of their names.
-
-    Raises:
-        TypeError: If ``layers`` is a single string.
-        ValueError: If a glob matches none of them, or there are none.
-    """
-    weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
-    if not weights:
-        raise ValueError(
-            f"The model has no floating parameter with two or more dimensions, got {type(model).__name__}."
-        )
-    if layers is None:
-        return weights
-    if isinstance(layers, str):
-        raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
-    if not layers:
-        raise ValueError("`layers` must name at least one weight, got []. Leave it None to disturb all.")
-    chosen: set[str] = set()
-    for pattern in layers:
-        matches = fnmatch.filter(weights, pattern)
-        if not matches:
-            raise ValueError(
-                f"`layers` names {pattern!r}, which matches no weight. {_checks.nearest(pattern, weights)}"
-            )
-        chosen.update(matches)
-    return {name: weight for name, weight in weights.items() if name in chosen}
-
-
-class WeightNoise:
-    """Gaussian noise on weights, in units of their standard deviations ``scales``."""
-
-    def __init__(self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, float], seed: int) -> None:
-        self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
-
-    @classmethod
-    def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
-        """Noise on the chosen weights, each with its own spread or all with their common one."""
-        weights = weight_tensors(model, layers)
-        wide = {name: whole(weight.detach()).double().cpu() for name, weight in weights.items()}
-        if normalization == "global":
-            everything = torch.cat([w.reshape(-1) for w in wide.values()])
-            scales = dict.fromkeys(wide, float(everything.std(correction=0)))
-        else:
-            scales = {name: float(w.std(correction=0)) for name, w in wide.items()}
-        return cls(model, weights, scales, seed)
-
-    def only(self, name: str) -> WeightNoise:
-        """The same noise on one tensor alone."""
-        return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
-
-    def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction s·E, seeded by (seed, ray, the tensor's name)."""
-        generator = torch.Generator()
-        direction = {}
-        for name, weight in self.weights.items():
-            seeded(generator, self.seed, ray, name)
-            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-            direction[name] = own_part(self.scales[name] * drawn, weight.detach())
-        return direction
-
-    def moved(
-        self, direction: dict[str, Tensor], sigma: float, room: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """The weights W + σ·s·E, rounded to their own type; in ``room``, if there is one, which is filled once more."""
-        room = {} if room is None else room
-        for name, weight in self.weights.items():
-            w = local(weight.detach())
-            if name not in room:
-                room[name] = torch.empty_like(w)
-            if w.dtype == direction[name].dtype:
-                torch.mul(direction[name], sigma, out=room[name]).add_(w)
-            else:
-                wide = torch.promote_types(w.dtype, torch.float32)
-                room[name].copy_(w.to(wide) + sigma * direction[name])
-        return dict(room)
-
-    def network(
-        self, direction: dict[str, Tensor], sigma: float, room: dict[str, Tensor] | None = None
-    ) -> Callable[[Inputs], Tensor]:
-        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together.
-
-        With a ``room`` for the weights the network is good until another one is made there.
-        """
-        moved = self.moved(direction, sigma, room)
-        if any(is_shard(weight) for weight in self.weights.values()):
-            own = {name: local(weight.detach()) for name, weight in self.weights.items()}
-            return partial(self._call_with_shards, own, moved)
-
-        def call(inputs: Inputs) -> Tensor:
-            return torch.func.functional_call(self.model, moved, (inputs,))  # type: ignore[no-any-return]
-
-        return call
-
-    def _call_with_shards(self, own: dict[str, Tensor], moved: dict[str, Tensor], inputs: Inputs) -> Tensor:
-        """A sharded module gathers its weights from the shards, whatever is put in their place: write to the shards."""
-        kept = {name: shard.clone() for name, shard in own.items()}
-        try:
-            self._write(own, moved)
-            return self.model(inputs)  # type: ignore[no-any-return]
-        finally:
-            self._write(own, kept)
-
-    def _write(self, own: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-        for name, shard in own.items():
-            shard.copy_(values[name])
-        reshard(self.model)
+from netdyn.weight_noise import WeightNoise, realised_noise
 
 
 class Trail:
@@ -143,7 +28,9 @@ class Trail:
     @classmethod
     def start(cls, walk: Walk, clean: Tensor) -> Trail:
         """A trail at σ = 0, where ``clean`` says which samples are right."""
-        return cls(class_counts(walk, torch.ones_like(clean)), class_counts(walk, clean))
+        labels, right = walk.known_labels, clean.cpu()
+        size, met = (torch.bincount(some, minlength=walk.num_classes).double() for some in (labels, labels[right]))
+        return cls(size, met)
 
     def accuracy(self, counts: Tensor) -> float:
         """Accuracy over all samples."""
@@ -183,11 +70,11 @@ class Trail:
 
 
 def class_counts(walk: Walk, right: Tensor) -> Tensor:
-    """Right answers of each class, float64 ``[classes]``."""
-    # Flags as indices, and `bincount`, would each wait for the device; so only the copy to the CPU does.
+    """Right answers of each class, int64 ``[classes]``, on the device of the labels."""
+    # Flags as indices, and `bincount`, would each wait for the device.
     labels = walk.labels
     counts = torch.zeros(walk.num_classes, dtype=torch.int64, device=labels.device)
-    return counts.index_add_(0, labels, right.to(labels.device, torch.int64)).cpu().double()
+    return counts.index_add_(0, labels, right.to(labels.device, torch.int64))
 
 
 def weight_basin(
@@ -201,38 +88,64 @@ def weight_basin(
     layers: Sequence[str] | str | None = None,
     seed: int = 0,
     clean: Tensor | None = None,
-    memory: Brackets | None = None,
 ) -> BasinResult:
-    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known.
+    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known."""
+    return begin_weight_basin(
+        walk,
+        grid,
+        accuracy=accuracy,
+        relative=relative,
+        rays=rays,
+        normalization=normalization,
+        layers=layers,
+        seed=seed,
+        clean=clean,
+    )()
 
-    ``memory`` holds the cells of the last evaluation's rays, where the search begins, and takes this one's. A ray along
-    which accuracy crosses once ends in the same cell with and without it. The curves go through fewer levels then.
-    """
-    each, before = layers == "each", walk.forwards
+
+def begin_weight_basin(
+    walk: Walk,
+    grid: Grid,
+    *,
+    accuracy: float | None,
+    relative: bool,
+    rays: int,
+    normalization: str,
+    layers: Sequence[str] | str | None,
+    seed: int,
+    clean: Tensor | None,
+) -> Callable[[], BasinResult]:
+    """:func:`weight_basin` as far as nobody has to know an answer: all rays. What is returned does the rest."""
+    own, each = replace(walk, passed=0), layers == "each"
     noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
-    warn_unmoved(noise)
-    clean = walk.all_right() if clean is None else clean
-    trail = Trail.start(walk, clean)
+    clean = (own.all_right() if clean is None else clean).cpu()
+    trail = Trail.start(own, clean)
     absolute = weight_accuracy(trail, accuracy, relative, walk.num_classes)
-    search = RaySearch(
-        walk, rays, grid, absolute, f"{grid.low}|{grid.high}|{grid.levels}|{seed}|{normalization}", memory
-    )
-    radii = search.radii(noise, trail)
-    per_layer = None
-    if each:
-        # One tensor at a time: a fragile layer is one whose own radius is small.
-        alone = {name: noise.only(name) for name in noise.weights}
-        start = partial(Trail.start, walk, clean)
-        per_layer = {name: median(search.radii(alone[name], start())) for name in alone}
-    if memory is not None and search.found:
-        memory.keep_weights(search.found)
-    if not relative:
-        # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
-        warn_of_floor(absolute, chance(walk.num_classes))
-    if any(noise.scales.values()):
-        warn_of_weight_range(radii, grid)
-    realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
-    return summarize_weights(radii, grid, trail, absolute, walk.forwards - before, per_layer, realised)
+    # One tensor at a time: a fragile layer is one whose own radius is small.
+    alone = {name: noise.only(name) for name in noise.weights} if each else {}
+    # Where the network is not right often enough without noise, there is no way to go.
+    found = trail.clean_accuracy > absolute
+    visits = walk_rays(own, noise, rays, grid, trail, absolute) if found else None
+    visits_alone = {n: walk_rays(own, one, rays, grid, trail, absolute) for n, one in alone.items()} if found else {}
+
+    def finish() -> BasinResult:
+        if unmoved := noise.unmoved:
+            warn_unmoved(unmoved)
+        nowhere = torch.zeros(rays, dtype=torch.float64)
+        radii = nowhere if visits is None else visits.radii(trail, absolute)
+        per_layer = dict.fromkeys(alone, 0.0) | {
+            name: median(met.radii(Trail.start(own, clean), absolute)) for name, met in visits_alone.items()
+        }
+        if not relative:
+            # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
+            warn_of_floor(absolute, chance(walk.num_classes))
+        if len(unmoved) < len(noise.weights):
+            warn_of_weight_range(radii, grid)
+        realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
+        walk.passed += own.passed
+        return summarize_weights(radii, grid, trail, absolute, own.forwards, per_layer if each else None, realised)
+
+    return finish
 
 
 def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
@@ -246,13 +159,12 @@ def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
         )
 
 
-def warn_unmoved(noise: WeightNoise) -> None:
+def warn_unmoved(unmoved: Sequence[str]) -> None:
     """Warn of weights that noise in units of their spread does not move."""
-    if unmoved := [name for name, scale in noise.scales.items() if scale == 0]:
-        _checks.warn(
-            f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
-            "Leave them out with `layers=`, or use normalization='global'."
-        )
+    _checks.warn(
+        f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
+        "Leave them out with `layers=`, or use normalization='global'."
+    )
 
 
 def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_classes: int) -> float:
@@ -260,97 +172,97 @@ def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_cl
     return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
 
 
-@dataclass
-class RaySearch:
-    """Searches rays in weight space, from the last evaluation's cells if they are known.
+@dataclass(frozen=True)
+class Visits:
+    """What was met on rays in weight space: all of it on the network's device until :meth:`radii` reads it.
 
     Attributes:
-        walk: Network and probe.
-        rays: Number of rays.
         grid: Noise levels.
-        accuracy: The accuracy that defines a radius.
-        key: Says under which settings cells may be taken over.
-        memory: The last evaluation's cells.
-        found: This one's, by key and weights.
+        steps: The edges of the grid visited on each ray ``[rays, visits]``: the top, and those of the bisection.
+        counts: Right answers of each class there ``[rays, visits, classes]``.
     """
 
-    walk: Walk
-    rays: int
     grid: Grid
-    accuracy: float
-    key: str
-    memory: Brackets | None = None
-    found: dict[str, Tensor] = field(default_factory=dict)
+    steps: Tensor
+    counts: Tensor
 
-    def radii(self, noise: WeightNoise, trail: Trail) -> Tensor:
-        """Radii ``[rays]``; every process walks its part of the rays, and what is met is added to the trail."""
-        if trail.clean_accuracy <= self.accuracy:
-            return torch.zeros(self.rays, dtype=torch.float64)
-        walk, key = self.walk, f"{self.key}|{list(noise.weights)}"
-        start = torch.full((self.rays,), UNKNOWN) if self.memory is None else self.memory.weights(key, self.rays)
-        part = range(self.rays) if walk.crew.lockstep else range(self.rays)[walk.crew.part(self.rays)]
+    def radii(self, trail: Trail, accuracy: float) -> Tensor:
+        """Radii ``[rays]``; what was met is added to the trail."""
+        edges, radii = self.grid.edges().tolist(), []
+        for steps, counts in zip(self.steps.tolist(), self.counts.cpu().double(), strict=True):
+            met = dict(zip(steps, counts, strict=True))
+            trail.rays.append({edges[step]: right for step, right in met.items()})
+            radii.append(self._radius(met, edges, trail, accuracy))
+        return torch.tensor(radii, dtype=torch.float64)
 
-        def work() -> tuple[list[tuple[float, int, dict[float, Tensor]]], float]:
-            before = walk.passed
-            results = [self._ray(noise, ray, trail, int(start[ray])) for ray in part]
-            passed, walk.passed = walk.passed - before, before
-            return results, passed
-
-        # In lockstep nobody can walk alone: all take every ray, and share the samples at each step.
-        parts = [work()] if walk.crew.lockstep else walk.crew.share(work)
-        walk.passed += sum(passed for _, passed in parts)
-        results = [result for found, _ in parts for result in found]
-        trail.rays += [met for _, _, met in results]
-        self.found[key] = torch.tensor([cell for _, cell, _ in results])
-        return torch.tensor([radius for radius, _, _ in results], dtype=torch.float64)
-
-    def _ray(self, noise: WeightNoise, ray: int, trail: Trail, start: int) -> tuple[float, int, dict[float, Tensor]]:
-        """The σ at which probe accuracy crosses along one ray, its cell, and the right answers at the levels visited.
-
-        The radius is interpolated in log σ inside its cell. The top level is visited too, for the curves of the
-        classes, and after a warm start a level on either side, which bisection would have met on its way.
-        """
-        walk, grid, edges = self.walk, self.grid, self.grid.edges().tolist()
-        direction, room = noise.draw(ray), dict[str, Tensor]()
-
-        def visit(step: int) -> Tensor:
-            network = noise.network(direction, edges[step], room)
-            right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
-            return class_counts(walk, right)
-
-        met = {grid.cells: visit(grid.cells)}
-        search = Search(grid, torch.tensor([start]))
-        while len(one := search.open()):
-            step = int(search.question(one))
-            met[step] = visit(step)
-            search.answer(one, torch.tensor([trail.accuracy(met[step]) > self.accuracy]))
-        low, high = int(search.low), int(search.high)
-        if start >= 0:
-            beside = (low - grid.cells // ASIDE, high + grid.cells // ASIDE)
-            met |= {step: visit(step) for step in beside if 0 < step < grid.cells and step not in met}
-        levels = {edges[step]: counts for step, counts in met.items()}
-        if high == grid.cells:
-            return math.inf, low, levels
+    def _radius(self, met: dict[int, Tensor], edges: list[float], trail: Trail, accuracy: float) -> float:
+        """The σ at which accuracy crosses along one ray, interpolated in log σ between the edges that enclose it."""
+        inside = {step: trail.accuracy(counts) for step, counts in met.items() if step < self.grid.cells}
+        high = min((step for step, found in inside.items() if found <= accuracy), default=self.grid.cells)
+        if high == self.grid.cells:
+            return math.inf
+        low = max((step for step, found in inside.items() if found > accuracy), default=0)
         # The lowest edge is not visited: the accuracy there is taken to be the clean one.
-        above, below = trail.accuracy(met.get(low, trail.clean)), trail.accuracy(met[high])
-        part = (above - self.accuracy) / (above - below)
-        return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low])), low, levels
+        above, below = inside.get(low, trail.clean_accuracy), inside[high]
+        part = (above - accuracy) / (above - below)
+        return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
 
 
-def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
-    """Spread of the noise that reaches each weight tensor after rounding, over the spread asked for, at ``sigma``.
+def walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, trail: Trail, accuracy: float) -> Visits:
+    """Bisect rays for the σ at which probe accuracy crosses; every process walks its part of them.
 
-    1 in full precision. In bfloat16 noise far smaller than the weights is rounded away, or up to a whole step.
+    Each takes the same number of passes, and no answer is read: the next noise level is chosen where the network runs.
+    The top level is visited too, for the curves of the classes.
     """
-    direction, realised = noise.draw(0), dict[str, float]()
-    if any(is_shard(weight) for weight in noise.weights.values()):
-        return realised  # nobody holds a whole tensor
-    for name, moved in noise.moved(direction, sigma).items():
-        own = local(noise.weights[name].detach())
-        asked = sigma * direction[name].double().square().mean().sqrt()
-        reached = (moved.double() - own.double()).square().mean().sqrt()
-        realised[name] = float(reached / asked) if asked > 0 else math.nan
-    return realised
+    # In lockstep nobody can walk alone: all take every ray, and share the samples at each step.
+    alone = walk.crew.lockstep or walk.crew.size == 1
+    part = range(rays) if alone else range(rays)[walk.crew.part(rays)]
+    bound = most_right(int(trail.size.sum()), accuracy)
+
+    def work() -> tuple[Tensor, Tensor, float]:
+        before, device, visits = walk.passed, walk.labels.device, 1 + grid.levels
+        steps = torch.zeros(len(part), visits, dtype=torch.int64, device=device)
+        counts = torch.zeros(len(part), visits, walk.num_classes, dtype=torch.int64, device=device)
+        for place, ray in enumerate(part):
+            steps[place], counts[place] = _walk_ray(walk, noise, ray, grid, bound)
+        passed, walk.passed = walk.passed - before, before
+        return (steps, counts, passed) if alone else (steps.cpu(), counts.cpu(), passed)
+
+    parts = [work()] if alone else walk.crew.share(work)
+    walk.passed += sum(passed for *_, passed in parts)
+    return Visits(grid, torch.cat([steps for steps, _, _ in parts]), torch.cat([counts for _, counts, _ in parts]))
+
+
+def _walk_ray(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, bound: int) -> tuple[Tensor, Tensor]:
+    """The edges visited on one ray ``[visits]``, and the right answers of each class there ``[visits, classes]``."""
+    device = walk.labels.device
+    edges = sent(grid.edges().to(statistic_dtype(device)), device)
+    direction, room = noise.draw(ray), dict[str, Tensor]()
+
+    def visit(step: Tensor) -> Tensor:
+        network = noise.network(direction, edges.index_select(0, step)[0], room)
+        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
+        return class_counts(walk, right)
+
+    low = torch.zeros(1, dtype=torch.int64, device=device)
+    high = torch.full_like(low, grid.cells)
+    steps, counts = [high], [visit(high)]
+    for _ in range(grid.levels):
+        steps.append((low + high) // 2)
+        counts.append(visit(steps[-1]))
+        right = counts[-1].sum() > bound
+        low, high = torch.where(right, steps[-1], low), torch.where(right, high, steps[-1])
+    return torch.cat(steps), torch.stack(counts)
+
+
+def most_right(samples: int, accuracy: float) -> int:
+    """The largest number of right answers whose share is not above an accuracy: whole numbers decide alike everywhere.
+
+    >>> most_right(10, 0.7), most_right(10, 0.69)
+    (7, 6)
+    """
+    near = int(samples * accuracy)
+    return max(right for right in range(max(near - 1, 0), near + 2) if right / samples <= accuracy)
 
 
 def summarize_weights(

@@ -26,7 +26,7 @@ from integration.scenarios import modules, precision
 from integration.scenarios.base import CLASSES, FEATURES, Classifier, loader, points
 from integration.untouched import Recorder, Training, differences, digest, module_state, run
 from netdyn import DynamicsMonitor, callback, history, isolation, linearize, probe, report, snapshot, watch
-from netdyn.weight_rays import WeightNoise
+from netdyn.weight_noise import WeightNoise
 
 #: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
 pytestmark = [
