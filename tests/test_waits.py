@@ -15,6 +15,8 @@ import torch
 
 from netdyn.transit import Coming, sent, together
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 HERE = Path(__file__).parent
 CASES = [
     *("plain", "wide", "deep", "many rays", "batches", "norms", "images", "not monotone", "attention", "recurrent"),

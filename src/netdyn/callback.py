@@ -199,6 +199,7 @@ class DynamicsMonitor(Callback):
         self._measured_epoch = -1
         self._spent = 0.0
         self._last_cost = 0.0
+        self._drawing = 0.0
         self._trained = 0.0
         self._evaluations = 0
         self._skipped = 0
@@ -274,9 +275,8 @@ class DynamicsMonitor(Callback):
         """Measure the trained network, unless that has just been done."""
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
-        if self._figures == "ends" and self.report is not None and self._drawn_step != (step := _last_step(trainer)):
-            self._add_maps(trainer, pl_module)
-            self._draw(trainer, self.report, step)
+        if self._figures == "ends" and self.report is not None and self._drawn_step != _last_step(trainer):
+            self._draw_last(trainer, pl_module, self.report)
         self._arrange(trainer)
         if self._left_out:
             rank_zero_info(
@@ -436,7 +436,9 @@ class DynamicsMonitor(Callback):
             named = {self._tag(tag): values for tag, values in report.histograms().items()}
             self._deliver("TensorBoard", "histograms", lambda: add_histograms(trainer.loggers, named, step))
         if self._figures == "always" or (self._figures == "ends" and self._evaluations == 1):
+            begin = time.monotonic()
             self._draw(trainer, report, step)
+            self._drawing = time.monotonic() - begin
 
     def _figures_due(self) -> bool:
         """Whether the evaluation that comes is one to draw."""
@@ -446,17 +448,30 @@ class DynamicsMonitor(Callback):
         """Nothing but figures shows the characteristic maps."""
         return replace(self._settings, measure=tuple(name for name in self._settings.measure if name != "maps"))
 
-    def _add_maps(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the characteristic maps that the last report was spared."""
-        report, probe = self.report, self._probe
-        wanted = "maps" in self._settings.measure and report is not None and report.characteristic_maps is None
-        if probe is None or report is None or not wanted or self._unusable:
+    def _draw_last(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> None:
+        """Draw the trained network, if the budget has room for as much as the first drawing took."""
+        if not self._crew.share(lambda: self._affords(self._drawing))[0]:
+            rank_zero_info(
+                "DynamicsMonitor left out the figures at the end of training to keep to "
+                f"max_overhead={self._max_overhead}; `monitor.report.figures()` draws them."
+            )
             return
+        report = self._with_maps(trainer, pl_module, report)
+        self.report = report
+        self._draw(trainer, report, _last_step(trainer))
+
+    def _with_maps(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> Report:
+        """A report with the characteristic maps that it was spared."""
+        probe = self._probe
+        wanted = "maps" in self._settings.measure and report.characteristic_maps is None
+        if probe is None or not wanted or self._unusable:
+            return report
         only = replace(self._settings, measure=("maps",))
         found = self._examined(trainer, pl_module, only, probe, None)
         self._spent += self._last_cost
-        if found is not None:
-            self.report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+        if found is None:
+            return report
+        return replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
 
     def _arrange(self, trainer: Trainer) -> None:
         """Arrange TensorBoard's custom scalars; at the end again, for a layout that somebody wrote meanwhile."""
@@ -537,10 +552,13 @@ class DynamicsMonitor(Callback):
 
     def _budget(self) -> tuple[bool, float]:
         """Whether another evaluation, as dear as the last, keeps to the budget; the overhead so far."""
-        trained = self._training_time(time.monotonic())
+        overhead = self._spent / max(self._training_time(time.monotonic()), 1e-9)
+        return not self._evaluations or self._affords(self._last_cost), overhead
+
+    def _affords(self, seconds: float) -> bool:
+        """Whether so much more keeps to the budget."""
         limit = self._max_overhead
-        affordable = limit is None or not self._evaluations or self._spent + self._last_cost <= limit * trained
-        return affordable, self._spent / max(trained, 1e-9)
+        return limit is None or self._spent + seconds <= limit * self._training_time(time.monotonic())
 
     # --- never in the way ---
 

@@ -688,6 +688,22 @@ def test_the_overhead_is_logged_where_an_evaluation_is_left_out(monkeypatch):
     assert run.values("netdyn/skipped") == [0, 1, 2, 3, 3]
 
 
+@pytest.mark.parametrize(("share", "drawn"), [(None, 2), (0.45, 2), (0.35, 1)])
+def test_figures_at_the_end_keep_to_the_budget_too(share, drawn, monkeypatch, tmp_path):
+    """60 steps of a second each; 7 for an evaluation and 5 for its figures at both ends: 19 without the last, or 24."""
+    clock, notices = Clock(monkeypatch), []
+    monkeypatch.setattr(callback, "rank_zero_info", notices.append)
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    monitor = DynamicsMonitor(**MODES, max_overhead=share, every_n_epochs=99)
+    run = fit(monitor, clock, logger=logger, max_epochs=15)
+    assert run.monitor._evaluations == 2
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert len(events.Images("modes/rpd")) == drawn
+    left_out = [text for text in notices if "left out the figures" in text]
+    assert [f"max_overhead={share}" in text for text in left_out] == [True] * (2 - drawn)
+
+
 # Callbacks that watch our numbers
 
 VALIDATION = pytest.mark.parametrize(
