@@ -21,7 +21,7 @@ FLOORS = [
     "_checks schedules tags draws transit",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage "
-    "targets",
+    "targets attempts",
     "watch sites linearize tails characteristic wiring noise supply walk rays weight_noise weight_rays batchnorm "
     "radiographs figures functional",
     "settings layer_reader results history examine "
@@ -37,6 +37,7 @@ DOORS = {
     "modes": {"ranks"},
     "transfer": {"ranks", "sorting"},
     "adapter": {"batches"},
+    "attempts": {"crew"},
     "measured": {"phases", "radii"},
     "basin_findings": {"measured", "radii"},
     "findings": {"measured", "basin_findings"},

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import netdyn.examine
+import netdyn.attempts
 from netdyn import Report, diagnose
 from netdyn.functional import (
     class_tuning,
@@ -301,7 +301,7 @@ class Bar:
 
 @pytest.fixture
 def bar(monkeypatch):
-    monkeypatch.setattr(netdyn.examine, "tqdm", Bar)
+    monkeypatch.setattr(netdyn.attempts, "tqdm", Bar)
     Bar.made.clear()
     return Bar.made
 

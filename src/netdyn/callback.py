@@ -19,10 +19,11 @@ from torch.nn.parameter import is_lazy
 from netdyn import _checks
 from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
+from netdyn.attempts import raise_it
 from netdyn.brackets import Brackets
 from netdyn.canvas import available
 from netdyn.crew import Crew
-from netdyn.examine import examine, raise_it
+from netdyn.examine import examine
 from netdyn.functional import TOLERANCE
 from netdyn.history import History
 from netdyn.isolation import isolated, kept

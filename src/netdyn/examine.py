@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from netdyn import _checks, weight_rays
 from netdyn import rays as sample_rays
+from netdyn.attempts import Attempts, OnFailure, progress_bar, raise_it
 from netdyn.batches import Inputs, blocks, finite, has_floating
 from netdyn.batchnorm import right_answers_gained
 from netdyn.brackets import Brackets
@@ -32,49 +30,11 @@ from netdyn.targets import chance
 from netdyn.transit import Coming
 from netdyn.walk import Walk
 
-T = TypeVar("T")
 #: Taken for the training batch size where nobody has told it.
 USUAL_BATCH = 128
 #: Classes and units of the first layer that are shown as a subnetwork.
 SUBNETWORK = (10, 4)
 Given = tuple[Inputs, Tensor]
-OnFailure = Callable[[str, Exception], None]
-
-
-def raise_it(name: str, error: Exception) -> None:
-    """Let a failure end the examination."""
-    raise error
-
-
-@dataclass(frozen=True)
-class _Attempts:
-    """Runs one measure after the other; where one fails, on all processes alike, the others still come."""
-
-    crew: Crew
-    on_failure: OnFailure
-    step: Callable[[], object]
-
-    def __call__(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None = None) -> T | None:
-        """What the work gives; where it fails what comes ``instead``. If that fails too, so does everything."""
-        try:
-            return self.part(name, work, instead)
-        finally:
-            self.step()
-
-    def part(self, name: str, work: Callable[[], T] | None, instead: Callable[[], T] | None = None) -> T | None:
-        """As above, for one part of a measure among several; without work, where an earlier part failed, nothing."""
-        if work is None:
-            return None
-        try:
-            result = work()
-            # Whoever failed outside of shared work is met here at the latest.
-            self.crew.share(lambda: None)
-            return result
-        except Exception as error:
-            self.crew.fail(error)
-            replaced = None if instead is None else instead()
-            self.on_failure(name, error)
-            return replaced
 
 
 def examine(
@@ -105,8 +65,8 @@ def examine(
     examination = _Examination(network, probe, settings, crew, memory, digests)
     # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
     crew.share(lambda: None)
-    with _progress(examination.attempts(held_out), progress) as step:
-        return examination.report(_Attempts(crew, on_failure, step), held_out)
+    with progress_bar(examination.attempts(held_out), progress) as step:
+        return examination.report(Attempts(crew, on_failure, step), held_out)
 
 
 @dataclass(frozen=True)
@@ -167,11 +127,11 @@ class _Examination:
         )
         return len(wanted & {"sample_basin", "weight_basin"}) + sum(other) + ("batchnorm" in wanted and self._has_gap())
 
-    def report(self, attempt: _Attempts, held_out: Given | None) -> Report:
+    def report(self, attempt: Attempts, held_out: Given | None) -> Report:
         """Measure everything that is asked for."""
         return self._finish(attempt, self._begin(attempt, held_out), held_out)
 
-    def _begin(self, attempt: _Attempts, held_out: Given | None) -> _Begun:
+    def _begin(self, attempt: Attempts, held_out: Given | None) -> _Begun:
         """Ask what can be asked without knowing an answer, but for one: who is right without noise?"""
         walk, measure, reading = self.walk, self.settings.measure, self._reading()
         held: tuple[Walk, Tensor] | None = None
@@ -194,7 +154,7 @@ class _Examination:
             basins["weight_basin"] = attempt("weight_basin", partial(self._begin_weight_basin, clean))
         return _Begun(clean, other, None if held is None else held[1], gap, basins)
 
-    def _finish(self, attempt: _Attempts, begun: _Begun, held_out: Given | None) -> Report:
+    def _finish(self, attempt: Attempts, begun: _Begun, held_out: Given | None) -> Report:
         """Read the answers, and ask what depends on them."""
         walk, measure, reading = self.walk, self.settings.measure, self._reading()
         reader = self.reader
@@ -372,13 +332,3 @@ def _check_classes(walk: Walk, settings: Settings) -> None:
                 f"The probe holds {held} of {walk.num_classes} classes; {shown} are missing and left out of every "
                 "mean. Give it at least one sample of each."
             )
-
-
-@contextmanager
-def _progress(steps: int, wanted: bool | None) -> Iterator[Callable[[], object]]:
-    """A bar that appears after two seconds; tqdm's ``disable=None`` keeps it off where nobody watches."""
-    bar = tqdm(total=steps, desc="netdyn", delay=2, leave=False, disable=None if wanted is None else not wanted)
-    try:
-        yield lambda: bar.update(1)
-    finally:
-        bar.close()
