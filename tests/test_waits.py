@@ -22,6 +22,8 @@ CASES = [
     *("plain", "wide", "deep", "many rays", "batches", "norms", "images", "not monotone", "attention", "recurrent"),
     *("words", "each weight", "low precision", "few classes of many", "nobody right", "one logit", "numbers"),
 ]
+#: Here the criterion, and not netdyn, waits.
+WAITING = "answers on the host"
 #: Begun from the whole grid, and from where rays were lost the time before.
 TURNS = {"cold": 0, "warm": 1}
 
@@ -63,7 +65,7 @@ def test_the_device_notices_what_waits(found):
 
 
 def test_all_cases_ran(found):
-    assert set(found["cases"]) == set(CASES)
+    assert set(found["cases"]) == {*CASES, WAITING}
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -77,7 +79,15 @@ def test_nobody_waits_between_the_survey_and_the_last_part(found, name, turn):
 
 
 @pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("name", CASES)
+def test_a_criterion_may_wait(found, turn):
+    waits = found["cases"][WAITING][TURNS[turn]]["waits"]
+    own = [wait for wait in waits if not wait[2].startswith("criteria.checked")]
+    assert [wait for wait in own if wait[0] == "between"] == []
+    assert len(own) < len(waits)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", [*CASES, WAITING])
 def test_numbers_are_those_of_the_cpu(found, name, turn):
     run = found["cases"][name][TURNS[turn]]
     assert run["numbers"] > 20

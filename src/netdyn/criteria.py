@@ -92,7 +92,7 @@ class Within:
 
 
 def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
-    """The criterion's answer, if it is bool ``[samples]``.
+    """The criterion's answer, if it is bool ``[samples]``, where the target is.
 
     Raises:
         TypeError: If it is no boolean tensor.
@@ -106,4 +106,4 @@ def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
         raise ValueError(
             f"`criterion` must return one boolean a sample, shape [{len(target)}], got shape {list(right.shape)}."
         )
-    return right
+    return right.to(target.device)
