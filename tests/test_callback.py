@@ -434,7 +434,6 @@ def test_the_state_is_taken_up():
     state = DynamicsMonitor().state_dict()
     history = {"steps": [0, 3], "rows": [{"net.0": [0.5, 1.0, 0.25]}, {"net.0": [0.75, 2.0, 0.5]}]}
     lost = {"key": "x", "digests": torch.tensor([1, 2]), "cells": torch.tensor([[3, 4]], dtype=torch.int32)}
-    lost["weights"] = {"y": torch.tensor([5], dtype=torch.int32)}
     assert state.pop("history") == {"steps": [], "rows": []}
     assert list(state.pop("brackets")) == list(lost)
     changed = {name: value + 3 for name, value in state.items()} | {"history": history, "brackets": lost}
