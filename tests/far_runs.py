@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import far
+import netdyn
 from netdyn import examine, transit
 from netdyn.brackets import Brackets
 from netdyn.crew import Crew
@@ -210,6 +211,28 @@ def refused():
     return []
 
 
+class Split(nn.Module):
+    """A network whose last layer is on a device of its own."""
+
+    def __init__(self, network, device):
+        super().__init__()
+        self.first, self.last, self.device = network[:-1], network[-1].to(device), device
+
+    def forward(self, x):
+        return self.last(self.first(x).to(self.device))
+
+
+def split():
+    """Radii of a network that predicts numbers, here and on two devices."""
+    network, x, target, _ = case("numbers")
+    radii = []
+    for model in (Split(copy.deepcopy(network), device).eval() for device in ("cpu", far.DEVICE)):
+        report = netdyn.diagnose(model, x, target, measure=["sample_basin", "weight_basin"], progress=False)
+        radii.append([report.sample_basin.radius, report.weight_basin.radius])
+    return radii
+
+
 if __name__ == "__main__":
     runs = {name: compared(name) for name in case("")}
-    Path(sys.argv[1]).write_text(json.dumps({"noticed": noticed(), "refused": refused(), "cases": runs}))
+    found = {"noticed": noticed(), "refused": refused(), "split": split(), "cases": runs}
+    Path(sys.argv[1]).write_text(json.dumps(found))

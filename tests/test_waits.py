@@ -7,12 +7,13 @@ that its evaluations run in a process of their own (``far_runs.py``), and all te
 import json
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 import pytest
 import torch
 
+from netdyn import transit
 from netdyn.transit import Coming, sent, together
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -96,6 +97,12 @@ def test_numbers_are_those_of_the_cpu(found, name, turn):
     assert name == "attention" or not run["differ"]
 
 
+def test_numbers_are_predicted_on_two_devices_as_on_one(found):
+    here, there = found["split"]
+    assert here == there
+    assert all(0 < radius < float("inf") for radius in here)
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_waits_at_the_end_do_not_grow_with_width_or_rays_of_the_weights(found, turn):
     last = {name: parts(runs[TURNS[turn]]["waits"])["last"] for name, runs in found["cases"].items()}
@@ -120,6 +127,51 @@ def test_on_a_cpu_nothing_is_copied():
     x = torch.arange(3.0)
     assert sent(x, x.device) is x
     assert Coming(x).arrived().data_ptr() == x.data_ptr()
+
+
+class Marked:
+    """Notes in which order marks are set and waited for."""
+
+    def __init__(self, log):
+        self.log, self.number = log, len(log)
+        log.append(("set", self.number))
+
+    def synchronize(self):
+        self.log.append(("waited", self.number))
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    """The CPU as a device that goes on by itself, with room for 64 bytes under way."""
+    log = []
+    monkeypatch.setattr(transit, "STREAMED", {"cpu"})
+    monkeypatch.setattr(transit, "UNDER_WAY", 64)
+    monkeypatch.setattr(transit, "_sent", deque())
+    monkeypatch.setattr(transit, "mark", lambda device: Marked(log))
+    return log
+
+
+def test_what_is_under_way_is_bounded_and_the_oldest_is_waited_for(stream):
+    given = [torch.arange(5.0), torch.arange(40, dtype=torch.int64).reshape(4, 10), torch.tensor(True), torch.zeros(0)]
+    given.append(torch.zeros(1).expand(30))
+    for tensor in given:
+        arrived = sent(tensor, torch.device("cpu"))
+        assert torch.equal(arrived, tensor)
+        assert arrived.dtype == tensor.dtype
+        assert sum(held for _, held in transit._sent) <= 64
+    waited = [number for what, number in stream if what == "waited"]
+    assert waited == sorted(waited)
+    # 20 bytes, 320 in pieces of 32, 1, 0, and 120 in pieces of 32: all but the last 64 have been waited for.
+    pieces = [20, *[32] * 10, 1, 0, 32, 32, 32, 24]
+    assert [what for what, _ in stream].count("set") == len(pieces)
+    assert len(waited) == len(pieces) - len(transit._sent)
+
+
+def test_what_comes_is_waited_for_where_it_is_wanted(stream):
+    coming = Coming(torch.tensor([1, 2]))
+    assert stream == [("set", 0)]
+    assert coming.arrived().tolist() == [1, 2]
+    assert stream == [("set", 0), ("waited", 0)]
 
 
 def test_numbers_are_read_together_in_their_order():

@@ -451,21 +451,23 @@ class DynamicsMonitor(Callback):
 
     def _draw_last(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> None:
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        if not self._crew.share(lambda: self._affords(self._drawing))[0]:
+        with_maps = "maps" in self._settings.measure and report.characteristic_maps is None
+        # Finding the maps costs less than an evaluation. Where nobody draws there is nothing to leave out.
+        cost = self._drawing + self._last_cost * with_maps
+        drawn = bool(writers(trainer.loggers)) and available()
+        if not self._crew.share(lambda: not drawn or self._affords(cost))[0]:
             rank_zero_info(
                 "DynamicsMonitor left out the figures at the end of training to keep to "
-                f"max_overhead={self._max_overhead}; `monitor.report.figures()` draws them."
+                f"max_overhead={self._max_overhead}; `monitor.report.figures()` draws those of the last report."
             )
             return
-        report = self._with_maps(trainer, pl_module, report)
-        self.report = report
-        self._draw(trainer, report, _last_step(trainer))
+        self.report = self._with_maps(trainer, pl_module, report) if with_maps else report
+        self._draw(trainer, self.report, _last_step(trainer))
 
     def _with_maps(self, trainer: Trainer, pl_module: LightningModule, report: Report) -> Report:
         """A report with the characteristic maps that it was spared."""
         probe = self._probe
-        wanted = "maps" in self._settings.measure and report.characteristic_maps is None
-        if probe is None or not wanted or self._unusable:
+        if probe is None or self._unusable:
             return report
         only = replace(self._settings, measure=("maps",))
         found = self._examined(trainer, pl_module, only, probe, None)
@@ -619,6 +621,7 @@ class DynamicsMonitor(Callback):
             "skipped": self._skipped,
             "spent": self._spent,
             "last_cost": self._last_cost,
+            "drawing": self._drawing,
             "trained": trained,
             "history": self._history.state(),
             "brackets": self._brackets.state_dict(),
@@ -632,6 +635,7 @@ class DynamicsMonitor(Callback):
         self._skipped = state_dict["skipped"]
         self._spent = state_dict["spent"]
         self._last_cost = state_dict["last_cost"]
+        self._drawing = state_dict["drawing"]
         self._trained_before = state_dict["trained"]
         self._history.load(state_dict["history"])
         self._brackets.load_state_dict(state_dict["brackets"])

@@ -113,7 +113,7 @@ class _Examination:
         _check_classes(self.walk, settings)
         #: Whoever has read the layers knows the network already.
         self.reader: LayerReader | None = None
-        #: Samples with outputs that are not finite, where no reading has counted them.
+        #: Number of samples with outputs that are not finite.
         self.lost: Tensor | None = None
 
     def attempts(self, held_out: Given | None) -> int:
@@ -158,24 +158,24 @@ class _Examination:
         """Read the answers, and ask what depends on them."""
         walk, measure, reading = self.walk, self.settings.measure, self._reading()
         reader = self.reader
-        layers = (attempt.part(reading, None if reader is None else reader.told) if reading else None) or []
         self._warn_of_lost()
-        basins = {name: attempt.part(name, rest) for name, rest in begun.basins.items()}
+        layers = (attempt.part(reading, None if reader is None else reader.told) if reading else None) or []
+        # Each is let go of with what it holds.
+        basins = {name: attempt.part(name, begun.basins.pop(name)) for name in list(begun.basins)}
         gap = attempt.part("batchnorm", begun.gap) if "batchnorm" in measure and self._has_gap() else None
         maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
         within, basin, other = None, basins.get("sample_basin"), begun.other
         if held_out is not None and other is not None and basin is not None and self._has_coverage():
             within = attempt("coverage", lambda: coverage(basin, walk.inputs, walk.target, other.inputs, other.target))
-        accuracy = self._accuracy(begun.clean)
+        accuracy = _accuracy(walk, begun.clean)
+        accuracy = math.nan if accuracy is None else accuracy
         tails = {layer.name: layer.tail_accuracy for layer in layers}
         return Report(
             layers=tuple(layers),
             sample_basin=basin,
             weight_basin=basins.get("weight_basin"),
             accuracy=accuracy,
-            val_accuracy=None
-            if begun.val_right is None or walk.numbers is not None
-            else self._accuracy(begun.val_right),
+            val_accuracy=None if other is None or begun.val_right is None else _accuracy(other, begun.val_right),
             samples=walk.samples,
             num_classes=walk.num_classes,
             alpha=self.settings.alpha,
@@ -187,15 +187,11 @@ class _Examination:
             subnetwork=None if maps is None else maps[1],
         )
 
-    def _accuracy(self, right: Tensor) -> float:
-        """Share of right answers; NaN where numbers are predicted, which are all right without noise."""
-        return float(right.double().mean()) if self.walk.numbers is None else math.nan
-
     def _read(self) -> Tensor:
         reader = LayerReader(self.walk, self.settings)
         reader.find()
         right = reader.read()
-        self.reader = reader
+        self.reader, self.lost = reader, reader.lost
         return right
 
     def _reading(self) -> Measure | None:
@@ -205,6 +201,8 @@ class _Examination:
     def _unread(self) -> Tensor:
         """Who is right without noise, where no reading has told."""
         walk = self.walk
+        # If the reading has failed elsewhere, nobody has read.
+        self.reader = None
         right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
         self.lost = torch.zeros((), dtype=torch.int64, device=right.device)
         for part in blocks(walk.samples, walk.batch_size):
@@ -215,6 +213,7 @@ class _Examination:
         return right if walk.crew.size == 1 else walk.crew.share(right.cpu)[0].to(right.device)
 
     def _warn_of_lost(self) -> None:
+        # Where the inputs are to blame, that has been said.
         if self.lost is not None:
             warn_of_nonfinite(int(self.lost) if self.lost and finite(self.walk.inputs) else 0, self.walk.samples)
 
@@ -304,6 +303,11 @@ class _Examination:
             return 0.0
         largest = float(torch.bincount(walk.known_labels).max()) / walk.samples
         return max(chance(walk.num_classes), largest)
+
+
+def _accuracy(walk: Walk, right: Tensor) -> float | None:
+    """Share of right answers; None where numbers are predicted, which are all right without noise."""
+    return float(right.cpu().double().mean()) if walk.numbers is None else None
 
 
 def _nothing() -> None:

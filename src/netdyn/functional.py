@@ -183,20 +183,23 @@ def prepare_walk(
         parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
         return torch.cat([as_logits(part, len(part)) for part in parts])
 
-    cut = sample_tensors(inputs)
+    cut, host = sample_tensors(inputs), target.cpu()
     task = find_task(
         outputs,
-        target.cpu(),
+        host,
         samples,
         criterion,
         probability=lambda: discover(model, inputs, check=False).probabilities,
         everything=everything,
         tolerance=tolerance,
     )
+    if task.numbers is not None:
+        device = task.target.device  # that of the outputs, with which these are compared
     return Walk(
         model,
         inputs,
-        sent(task.target, device),
+        # Where it was there already it need not be sent.
+        sent(target if task.target is host else task.target, device),
         task.criterion,
         task.num_classes,
         batch_size,

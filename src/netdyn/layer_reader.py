@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from netdyn import _checks
-from netdyn.batches import blocks, finite
+from netdyn.batches import blocks
 from netdyn.criteria import as_logits, checked, right_class
 from netdyn.functional import warn_of_defects
 from netdyn.linearize import LinearMap, substitute
@@ -141,6 +141,7 @@ class LayerReader:
                 logits.append(as_logits(found, len(target)))
             self.lost += nonfinite(outputs).to(right.device)
         self.tails = self.tail.tails()
+        self.tail.parts.clear()
         if self.linear:
             self.logits = torch.cat(logits)
             self.tails.exact = self._run_tails()
@@ -152,21 +153,19 @@ class LayerReader:
         walk, tails = self.walk, self.tails
         defects = self.map.affine_defect
         warn_of_defects({name: defect for name, defect in defects.items() if self.choice.wants(name)})
-        # Where the inputs are to blame, that has been said.
-        warn_of_nonfinite(int(self.lost) if self.lost and finite(walk.inputs) else 0, walk.samples)
-        for name in self.units:
-            ordered = self.ordered.get(name)
-            self.reports[name] = (
-                LayerReport(name, self.units[name], 0, affine_defect=defects[name])
-                if ordered is None
-                else self._told(name, ordered)
-            )
+        for name, units in self.units.items():
+            if name in self.ordered:
+                self.reports[name] = self._told(name, self.ordered[name])
+            elif not self.modes:
+                self.reports[name] = LayerReport(name, units, 0, affine_defect=defects[name])
         # Every process has seen all fields, and reduced those of its part of the layers.
         parts = walk.crew.share(lambda: (self.reports, {n: p.cpu() for n, p in tails.parts.items()}))
         self.reports = {name: report for reports, _ in parts for name, report in reports.items()}
         tails.parts = {name: part for _, own in parts for name, part in own.items()}
         if self.linear:
             self._judge_tails(tails, self.logits.cpu())
+            del self.logits
+        del self.tails
         return [self.reports[n] for n in self.map if n in self.reports]
 
     def whole_pathway(self, name: str) -> Tensor | None:

@@ -192,7 +192,11 @@ def begin_sample_basin(
         cells = own.divided(lambda mine, part: sample_cells(mine, noise, grid, start[:, part]), alive)
         return cells, own.shared(lambda mine: at_top(mine, noise, grid), some)
 
-    asked = ask() if starts_cold(start[:, alive]) else None
+    # All ask at the same time, whatever one of them remembers.
+    cold = own.crew.share(lambda: starts_cold(start[:, alive]))[0]
+    if cold:
+        start.fill_(UNKNOWN)
+    asked = ask() if cold else None
 
     def finish() -> BasinResult:
         found, top = asked or ask()

@@ -38,7 +38,7 @@ class Search:
     """
 
     def __init__(self, grid: Grid, start: Tensor) -> None:
-        # Arrays of NumPy: a ray in weight space is searched alone, and on single numbers their operations are quicker.
+        # Arrays of NumPy, whose operations on few numbers are quicker.
         cell = start.cpu().numpy()
         known = cell >= 0
         self._top = grid.cells

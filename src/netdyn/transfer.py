@@ -11,6 +11,8 @@ from netdyn.sorting import first_of_ties, holds_nan, sort_rows, unit_blocks, uni
 
 #: Cyclic shifts that stand for all pairs of samples where an activation is not monotone.
 _SHIFTS = 16
+#: Values shifted at a time on a device other than the CPU.
+AT_ONCE = 1 << 22
 
 
 def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
@@ -65,8 +67,10 @@ def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Ten
     kept = _distinct_pairs(rises, dtype) / _distinct_pairs(differs, dtype)
     reversed_ = falls.any(dim=1)
     if rows.device.type != "cpu":
-        # Asking whether there are any would wait for the device.
-        kept = torch.where(reversed_, _kept_by_shifts(rows, out, dtype), kept)
+        # Asking whether there are any would wait for the device. Few units at a time, since each shift copies them.
+        step = max(AT_ONCE // max(rows.shape[1], 1), 1)
+        pairs = zip(torch.split(rows, step), torch.split(out, step), strict=True)
+        kept = torch.where(reversed_, torch.cat([_kept_by_shifts(*pair, dtype) for pair in pairs]), kept)
     elif bool(reversed_.any()):
         kept[reversed_] = _kept_by_shifts(rows[reversed_], out[reversed_], dtype)
     return kept.masked_fill(holds_nan(rows) | holds_nan(out), torch.nan)

@@ -158,7 +158,7 @@ class Walk:
 
     def noisy(self, noise: Noise, batch: Batch, sigma: Tensor) -> Any:
         """Outputs of some rows under noise of level ``sigma [rows]``."""
-        level = sent(sigma, self.target.device).float()
+        level = sent(sigma.float(), self.target.device)
         return noise.outputs(self.model, batch.inputs, batch.noise, level, self.outputs, self.scratch)
 
     def only(self, index: Tensor) -> Walk:

@@ -58,9 +58,10 @@ class WeightNoise:
     def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
         """Noise on the chosen weights, each with its own spread or all with their common one."""
         weights = weight_tensors(model, layers)
-        scales = {name: _wide(weight).std(correction=0) for name, weight in weights.items()}
         if normalization == "global":
             scales = dict.fromkeys(weights, _common_scale(weights))
+        else:
+            scales = {name: _wide(weight).std(correction=0) for name, weight in weights.items()}
         return cls(model, weights, scales, seed)
 
     @property
@@ -140,12 +141,25 @@ def _wide(weight: Tensor) -> Tensor:
 
 
 def _common_scale(weights: dict[str, nn.Parameter]) -> Tensor:
-    """Population standard deviation of all entries together."""
+    """Population standard deviation of all entries together.
+
+    Each tensor is looked at once: entries differ from the common mean as from their own, and their own from the common
+    one, so that Σ(w − m)² = Σ_i [n_i·v_i + n_i·(m_i − m)²] with tensor i's size, variance and mean.
+    """
     device = next(iter(weights.values())).device
-    entries = sum(weight.numel() for weight in weights.values())
-    mean = torch.stack([_wide(weight).sum().to(device) for weight in weights.values()]).sum() / entries
-    squares = [(_wide(weight) - mean.to(weight.device)).square().sum().to(device) for weight in weights.values()]
-    return (torch.stack(squares).sum() / entries).sqrt()
+    size = sum(weight.numel() for weight in weights.values())
+    means, variances = [], []
+    for weight in weights.values():
+        wide = _wide(weight)
+        means.append(wide.mean().to(device))
+        variances.append(wide.var(correction=0).to(device))
+    shares = [weight.numel() / size for weight in weights.values()]
+    mean = torch.stack([share * own for share, own in zip(shares, means, strict=True)]).sum()
+    parts = [
+        share * (variance + (own - mean).square())
+        for share, variance, own in zip(shares, variances, means, strict=True)
+    ]
+    return torch.stack(parts).sum().sqrt()
 
 
 def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
