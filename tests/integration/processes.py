@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from datetime import timedelta
@@ -24,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
 from netdyn import DynamicsMonitor
+from netdyn.brackets import Brackets
+from netdyn.layer_reader import LayerReader
 
 #: After so long a process gives up waiting for another one: starting up counts too, on a machine that has other work.
 PATIENCE = timedelta(seconds=40)
@@ -52,6 +55,25 @@ class Net(Classifier):
         if fails and (self.fails_in is None or torch.is_grad_enabled()):
             raise RuntimeError("out of paper")
         return super().forward(x)
+
+
+#: Work of ours that can be made to fail once, when it has been done.
+PLACES = {"reading": (LayerReader, "read"), "remembering": (Brackets, "keep_samples")}
+
+
+def fail_once(place: str) -> None:
+    """Let some work of ours raise the first time, after all that it has exchanged with others."""
+    owner, name = PLACES[place]
+    real, calls = getattr(owner, name), []
+
+    def work(*args: Any) -> Any:
+        found = real(*args)
+        calls.append(name)
+        if len(calls) == 1:
+            raise RuntimeError("out of ink")
+        return found
+
+    setattr(owner, name, work)
 
 
 class Keeper(Callback):
@@ -103,6 +125,8 @@ def main(folder: Path, options: dict[str, Any]) -> None:
             timeout=PATIENCE,
             save_distributed_checkpoint=False,
         )
+    if "breaks" in options and os.environ.get("LOCAL_RANK") == "1":
+        fail_once(options["breaks"])
     L.seed_everything(3, workers=True, verbose=False)
     settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
     monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None

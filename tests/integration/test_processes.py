@@ -142,6 +142,21 @@ def test_a_measure_that_fails_on_one_process_is_missing_on_all_and_the_others_co
     assert "could not measure 'modes', and goes on without: RuntimeError: out of paper" in told[1]
 
 
+@pytest.mark.parametrize(("breaks", "measure"), [("reading", "modes"), ("remembering", "sample_basin")])
+def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path, breaks: str, measure: str):
+    """The other one has read the layers, or remembers where rays were lost, and this one has not, and does not."""
+    records = train(tmp_path / "run", strategy="ddp", monitored=True, breaks=breaks)
+    assert [record["evaluations"] for record in records] == [5, 5]
+    assert [record["skipped"] for record in records] == [0, 0]
+    assert records[0]["scalars"] == records[1]["scalars"]
+    expected = single_process(records[0]["weights"])
+    assert records[0]["scalars"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    told = [" ".join(record["told"]) for record in records]
+    assert [text.count("could not measure") for text in told] == [1, 1]
+    assert f"could not measure {measure!r}, and goes on without: CrewError: Process" in told[0]
+    assert f"could not measure {measure!r}, and goes on without: RuntimeError: out of ink" in told[1]
+
+
 def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tmp_path: Path):
     # Nobody waits for the other: a process group would complain in the end.
     outcome = train(
