@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -182,7 +183,8 @@ def begin_sample_basin(
     key = f"{grid.low}|{grid.high}|{grid.levels}|{noise.key}"
     # Processes that keep step with each other must ask equally often, which only a search from the start does.
     if memory is not None and not own.crew.lockstep:
-        start = memory.samples(key, own.prints, rays)
+        # What the first one remembers counts: one that has failed meanwhile remembers something else.
+        start = own.crew.share(partial(memory.samples, key, own.prints, rays))[0]
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
     # Those with the smallest digests are asked, so that the probe's order does not matter.
     wanted = own.samples if relative else max(64, own.samples // 16)
@@ -192,11 +194,7 @@ def begin_sample_basin(
         cells = own.divided(lambda mine, part: sample_cells(mine, noise, grid, start[:, part]), alive)
         return cells, own.shared(lambda mine: at_top(mine, noise, grid), some)
 
-    # All ask at the same time, whatever one of them remembers.
-    cold = own.crew.share(lambda: starts_cold(start[:, alive]))[0]
-    if cold:
-        start.fill_(UNKNOWN)
-    asked = ask() if cold else None
+    asked = ask() if starts_cold(start[:, alive]) else None
 
     def finish() -> BasinResult:
         found, top = asked or ask()

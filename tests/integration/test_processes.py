@@ -152,7 +152,7 @@ def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path
     expected = single_process(records[0]["weights"])
     assert records[0]["scalars"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     told = [" ".join(record["told"]) for record in records]
-    assert [text.count("could not measure") for text in told] == [1, 1]
+    assert [text.count("could not measure") for text in told] == [1, 1], told
     assert f"could not measure {measure!r}, and goes on without: CrewError: Process" in told[0]
     assert f"could not measure {measure!r}, and goes on without: RuntimeError: out of ink" in told[1]
 
