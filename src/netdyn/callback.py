@@ -454,7 +454,7 @@ class DynamicsMonitor(Callback):
         with_maps = "maps" in self._settings.measure and report.characteristic_maps is None
         # Finding the maps costs less than an evaluation. Where nobody draws there is nothing to leave out.
         cost = self._drawing + self._last_cost * with_maps
-        drawn = bool(writers(trainer.loggers)) and available()
+        drawn = trainer.is_global_zero and bool(writers(trainer.loggers)) and available()
         if not self._crew.share(lambda: not drawn or self._affords(cost))[0]:
             rank_zero_info(
                 "DynamicsMonitor left out the figures at the end of training to keep to "
