@@ -21,10 +21,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from netdyn.brackets import Brackets
-from netdyn.functional import prepare_walk, sample_basin
+from netdyn.functional import sample_basin
 from netdyn.isolation import isolated
+from netdyn.outset import prepare_walk
 from netdyn.radii import BasinResult, Grid
-from netdyn.rays import sample_basin as search
+from netdyn.rays import begin_sample_basin
 
 Probe = tuple[nn.Module, Tensor, Tensor]
 DRAWS = 48
@@ -102,7 +103,7 @@ def evaluated(network: nn.Module, x: Tensor, y: Tensor, memory: Brackets) -> Bas
     """A search as an evaluation in a run makes it."""
     with isolated(network):
         walk = prepare_walk(network, x, y, None, None)
-        return search(walk, Grid.over(1e-3, 1e1, 0.05), accuracy=0.5, memory=memory)
+        return begin_sample_basin(walk, Grid.over(1e-3, 1e1, 0.05), accuracy=0.5, memory=memory)()
 
 
 def main() -> None:

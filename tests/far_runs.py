@@ -1,14 +1,16 @@
 """Evaluations on a device that is far away, beside the same ones on the CPU; writes what was found as JSON.
 
 Run in a process of its own by ``test_waits``. Of each evaluation there are its waits, ``[part, operation, place]``, and
-the numbers that are not those of the CPU. Parts are ``first`` (the probe is looked at, the layers are found),
-``between``, and ``last`` (answers are read).
+the numbers that are not those of the CPU. Parts are ``begin`` (what depends on no answer is asked), ``search`` (what
+depends on who is right), and ``finish`` (answers are read).
 """
 
 import copy
 import json
 import sys
 import warnings
+from collections import Counter
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -19,14 +21,18 @@ from torch import nn
 import far
 import netdyn
 from netdyn import examine, transit
-from netdyn.brackets import Brackets
 from netdyn.crew import Crew
+from netdyn.examine import _Examination
 from netdyn.isolation import isolated
 from netdyn.layer_reader import LayerReader
+from netdyn.memory import Memory
+from netdyn.probe import Probe
 from netdyn.settings import Settings
+from netdyn.walk import Walk
 from networks import CLASSES, bn_mlp, fill, images, samples
 
 S = 96
+PARTS = ("begin", "search", "finish")
 
 
 def mlp(width=24, depth=2, activation=nn.ReLU, outputs=CLASSES):
@@ -72,6 +78,38 @@ class Recurrent(nn.Module):
         return self.head(self.layer(x.reshape(len(x), -1, 2))[0][:, -1])
 
 
+class Softened(nn.Module):
+    """An activation of somebody's own making."""
+
+    def forward(self, x):
+        return nn.functional.softplus(x) - 0.5
+
+
+class Folded(nn.Module):
+    """Six numbers as three steps of two, one after the other: ``[steps·samples, 2]``."""
+
+    def __init__(self):
+        super().__init__()
+        self.step, self.head = nn.Linear(2, 5), nn.Linear(15, CLASSES)
+
+    def forward(self, x):
+        steps = torch.relu(self.step(x.reshape(len(x), 3, 2).transpose(0, 1).reshape(-1, 2)))
+        return self.head(steps.reshape(3, len(x), 5).transpose(0, 1).flatten(1))
+
+
+class Sorting(nn.Module):
+    """Its second layer sees the samples in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, CLASSES)
+
+    def forward(self, x):
+        order = x[:, 0].argsort(descending=True)
+        hidden = torch.relu(self.first(x)).index_select(0, order)
+        return self.head(torch.relu(self.second(hidden)).index_select(0, order.argsort()))
+
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -112,6 +150,9 @@ def case(name):
         "not monotone": lambda: classifier(mlp(activation=nn.GELU), samples(S)),
         "attention": lambda: classifier(fill(Attention()), samples(S, shape=(12,))),
         "recurrent": lambda: classifier(fill(Recurrent()), samples(S, shape=(12,))),
+        "own activation": lambda: classifier(mlp(activation=Softened), samples(S)),
+        "folded": lambda: classifier(fill(Folded()), samples(S)),
+        "sorting": lambda: classifier(fill(Sorting()), samples(S)),
         "words": lambda: classifier(fill(Words()), words, noise_at=["embedding"]),
         "each weight": lambda: classifier(mlp(), samples(S), weight_layers="each", normalization="global"),
         "low precision": lambda: classifier(mlp().to(torch.bfloat16), samples(S).to(torch.bfloat16)),
@@ -125,27 +166,39 @@ def case(name):
 
 
 def evaluated(network, probe, held_out, settings, memory):
-    """The numbers of one evaluation, and its waits with the part of it that each was in."""
+    """The numbers of one evaluation, its waits with the part of it that each was in, and what was done in each part."""
+    probe.look(contents=True)
+    held_out.look(contents=False)
     far.WAITS.clear()
-    ends = []
+    waits, done = [0], [Counter()]
 
-    def mark(real):
-        def marked(*args, **kwargs):
-            ends.append(len(far.WAITS))
+    def begins(real):
+        def begun(*args, **kwargs):
+            waits.append(len(far.WAITS))
+            done.append(Counter())
             return real(*args, **kwargs)
 
-        return marked
+        return begun
 
-    with (
-        isolated(network),
-        patch.object(LayerReader, "read", mark(LayerReader.read)),
-        patch.object(examine._Examination, "_finish", mark(examine._Examination._finish)),
-        warnings.catch_warnings(),
-    ):
+    def counts(name, real):
+        def counted(*args, **kwargs):
+            done[-1][name] += 1
+            return real(*args, **kwargs)
+
+        return counted
+
+    with ExitStack() as patched:
+        patched.enter_context(isolated(network))
+        for part in PARTS[1:]:
+            name = f"_{part}"
+            patched.enter_context(patch.object(_Examination, name, begins(getattr(_Examination, name))))
+        for owner, name in ((Walk, "outputs"), (LayerReader, "read"), (transit.Coming, "arrived")):
+            patched.enter_context(patch.object(owner, name, counts(name, getattr(owner, name))))
+        patched.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         report = examine.examine(network, probe, settings, Crew(), False, held_out=held_out, memory=memory)
-    parts = ["first" if i < ends[0] else "between" if i < ends[1] else "last" for i in range(len(far.WAITS))]
-    return report.scalars(), [[part, *wait] for part, wait in zip(parts, far.WAITS, strict=True)]
+    parts = [name for name, (a, b) in zip(PARTS, pairwise([*waits, len(far.WAITS)]), strict=True) for _ in range(a, b)]
+    return report.scalars(), [[part, *wait] for part, wait in zip(parts, far.WAITS, strict=True)], done
 
 
 def differing(near, away):
@@ -159,13 +212,15 @@ def compared(name):
     network, x, target, options = case(name)
     settings, network = Settings(**options), network.eval()
     away = copy.deepcopy(network).to(far.DEVICE)
-    memories = Brackets(), Brackets()
+    memories = Memory(), Memory()
     found = []
     for _ in range(2):
-        near, _ = evaluated(network, (x, target), (x[:40], target[:40]), settings, memories[0])
-        there = x.to(far.DEVICE), target.to(far.DEVICE)
-        numbers, waits = evaluated(away, there, (there[0][:40], there[1][:40]), settings, memories[1])
-        found.append({"waits": waits, "differ": differing(near, numbers), "numbers": len(numbers)})
+        probes = Probe(x, target), Probe(x[:40], target[:40])
+        near, _, done_here = evaluated(network, *probes, settings, memories[0])
+        numbers, waits, done = evaluated(away, *(probe.to(far.DEVICE) for probe in probes), settings, memories[1])
+        assert done == done_here
+        done = dict(zip(PARTS, done, strict=True))
+        found.append({"waits": waits, "differ": differing(near, numbers), "numbers": len(numbers), "done": done})
     return found
 
 

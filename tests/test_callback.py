@@ -359,9 +359,9 @@ def test_a_file_builds_the_monitor_that_the_call_builds(cadence):
 
 
 def test_a_file_can_name_functions():
-    monitor = built({"unpack": "netdyn.probe.input_and_target", "criterion": "netdyn.criteria.right_class"})
+    monitor = built({"unpack": "netdyn.loaders.input_and_target", "criterion": "netdyn.criteria.right_class"})
     assert same_state(
-        monitor, DynamicsMonitor(unpack=netdyn.probe.input_and_target, criterion=netdyn.criteria.right_class)
+        monitor, DynamicsMonitor(unpack=netdyn.loaders.input_and_target, criterion=netdyn.criteria.right_class)
     )
 
 
@@ -407,7 +407,7 @@ def same_state(a, b):
 
 
 def shown(monitor):
-    held = vars(monitor) | {"_brackets": monitor._brackets.state_dict()}
+    held = vars(monitor) | {"_memory": monitor._memory.brackets.state_dict()}
     return {name: repr(value) for name, value in held.items()}
 
 

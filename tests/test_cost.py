@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from netdyn import supply as supplies
 from netdyn import weight_noise
 from netdyn.batches import Scratch, disturb
-from netdyn.functional import prepare_walk
 from netdyn.isolation import isolated
+from netdyn.outset import prepare_walk
 from netdyn.radii import Grid
-from netdyn.rays import sample_basin
+from netdyn.rays import begin_sample_basin
 from netdyn.supply import Supply
-from netdyn.weight_rays import weight_basin
+from netdyn.weight_rays import begin_weight_basin
 
 SAMPLES, FEATURES, CLASSES = 1024, 196, 10
 GRID = Grid.over(1e-3, 1e1, 0.05)
@@ -71,7 +71,7 @@ def searched(network, x, target, search, **options):
         walk = prepare_walk(network, x, target, None, options.pop("batch_size", None))
         walk.prints  # noqa: B018
         written.count, written.operations = 0, []
-        result = search(walk, GRID, **options)
+        result = search(walk, GRID, **options)()
     return result, written, walk
 
 
@@ -95,7 +95,7 @@ def supply(monkeypatch):
 @pytest.mark.parametrize("batch_size", [None, 300])
 @pytest.mark.parametrize("rays", [1, 4])
 def test_noise_of_each_ray_is_made_once(trained, supply, rays, batch_size):
-    basin, _, walk = searched(*trained, sample_basin, rays=rays, batch_size=batch_size, quiet=True)
+    basin, _, walk = searched(*trained, begin_sample_basin, rays=rays, batch_size=batch_size, quiet=True)
     (own,) = supply
     # Samples that are wrong without noise have no rays, and only their first one is asked at the top.
     assert round(basin.clean * SAMPLES) * rays <= own.made <= SAMPLES * rays
@@ -104,9 +104,9 @@ def test_noise_of_each_ray_is_made_once(trained, supply, rays, batch_size):
 
 
 def test_noise_beyond_the_bound_is_made_anew_and_the_same(trained, supply, monkeypatch):
-    kept, _, _ = searched(*trained, sample_basin, quiet=True)
+    kept, _, _ = searched(*trained, begin_sample_basin, quiet=True)
     monkeypatch.setattr(supplies, "HELD", 4 * SAMPLES * FEATURES - 1)
-    fresh, _, _ = searched(*trained, sample_basin, quiet=True)
+    fresh, _, _ = searched(*trained, begin_sample_basin, quiet=True)
     assert torch.equal(kept.radii, fresh.radii)
     assert (kept.radius, kept.interval, kept.forwards) == (fresh.radius, fresh.interval, fresh.forwards)
     assert (supply[0].held > 0, supply[1].held) == (True, 0)
@@ -115,7 +115,7 @@ def test_noise_beyond_the_bound_is_made_anew_and_the_same(trained, supply, monke
 
 def test_default_search_takes_at_most_nine_forward_passes_and_writes_twice_the_probe_for_each(trained):
     network, x, target = trained
-    basin, written, _ = searched(network, x, target, sample_basin, quiet=True)
+    basin, written, _ = searched(network, x, target, begin_sample_basin, quiet=True)
     assert basin.forwards <= 9
     # For each pass sigma times noise, and the sample added to it. Besides: the copy for the clean pass, the samples
     # that are right, their noise with the copy that is kept of it, and as much as both for the looks next to the
@@ -125,7 +125,7 @@ def test_default_search_takes_at_most_nine_forward_passes_and_writes_twice_the_p
 
 def test_a_sample_is_copied_again_only_where_others_leave_the_search(trained):
     network, x, target = trained
-    _, written, _ = searched(network, x, target, sample_basin, quiet=True)
+    _, written, _ = searched(network, x, target, begin_sample_basin, quiet=True)
     # All brackets of a search from the start close at once.
     assert written.operations.count("aten.clone.default") == 0
     assert written.operations.count("aten.index_select.default") <= 8
@@ -138,7 +138,7 @@ def test_each_ray_in_weight_space_is_drawn_once_and_the_first_for_the_report(tra
     drawn = []
     draw = weight_noise.WeightNoise.draw
     monkeypatch.setattr(weight_noise.WeightNoise, "draw", lambda self, ray: drawn.append(ray) or draw(self, ray))
-    basin, _, _ = searched(*trained, weight_basin)
+    basin, _, _ = searched(*trained, begin_weight_basin)
     assert drawn == [*range(8), 0]
     # Once clean, then for each ray the top and at most as many steps as the grid has levels.
     assert basin.forwards <= 1 + 8 * (1 + GRID.levels)
@@ -146,7 +146,7 @@ def test_each_ray_in_weight_space_is_drawn_once_and_the_first_for_the_report(tra
 
 def test_weight_rays_copy_the_probe_once(trained):
     network, x, target = trained
-    basin, written, _ = searched(network, x, target, weight_basin)
+    basin, written, _ = searched(network, x, target, begin_weight_basin)
     copied = [operation for operation in written.operations if operation == "aten.copy_.default"]
     weights = sum(p.numel() for p in network.parameters() if p.ndim == 2 and p.numel() >= written.least)
     assert len(copied) <= 1
@@ -233,6 +233,6 @@ class Gradient(nn.Module):
 
 def test_a_network_may_ask_for_gradients_on_its_input(trained):
     network, x, target = trained
-    for search in (sample_basin, weight_basin):
+    for search in (begin_sample_basin, begin_weight_basin):
         result, _, _ = searched(Gradient(network), x, target, search)
         assert result.radius > 0

@@ -11,7 +11,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netdyn import DynamicsMonitor, characteristic, diagnose, figures, functional, layer_reader, linearize, ranks, sites
+from netdyn import (
+    DynamicsMonitor,
+    characteristic,
+    diagnose,
+    figures,
+    functional,
+    layer_reader,
+    linearize,
+    outset,
+    ranks,
+    sites,
+)
 from netdyn.batches import spread
 from netdyn.functional import characteristic_maps
 from netdyn.isolation import isolated
@@ -134,9 +145,8 @@ def test_a_layer_asks_its_device_two_things_while_the_network_runs():
     """Is every unit monotone, and, on a CPU alone, are there ties: everything else stays there."""
     model, (x, y) = network().eval(), probe()
     with isolated(model):
-        walk = functional.prepare_walk(model, x, y, None, None)
-        reader = layer_reader.LayerReader(walk, Settings(measure=("modes", "linear")))
-        reader.find()
+        walk = outset.prepare_walk(model, x, y, None, None)
+        reader = layer_reader.LayerReader(walk, Settings(measure=("modes", "linear")), sites.discover(model, x))
         everything = reader._map()
         with Kernels() as kernels:
             sites.read(model, x, reader._add, everything)

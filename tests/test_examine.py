@@ -15,6 +15,7 @@ from netdyn import diagnose, examine
 from netdyn.crew import Crew
 from netdyn.functional import sample_basin, weight_basin
 from netdyn.isolation import isolated
+from netdyn.probe import Probe
 from netdyn.settings import MEASURES, Settings
 
 CLASSES, FEATURES, SAMPLES = 5, 8, 120
@@ -54,11 +55,11 @@ def examined(case, held_out=None, **settings):
     with isolated(net):
         report = examine.examine(
             net,
-            (x, target),
+            Probe(x, target),
             Settings(**QUICK | settings),
             Crew(),
             False,
-            held_out=held_out,
+            held_out=held_out and Probe(*held_out),
             on_failure=lambda name, error: failed.append((name, type(error), str(error))),
         )
     return report, failed
@@ -77,12 +78,12 @@ def plain(report):
 
 #: Measure → what is replaced so that it fails, and where its results stand in a report's plain form.
 PLACES = {
-    "modes": ("netdyn.examine.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
+    "modes": ("netdyn.reading.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
     "sample_basin": (
-        "netdyn.examine.sample_rays.begin_sample_basin",
+        "netdyn.examine.begin_sample_basin",
         ("sample_basin", "findings", "coverage", "coverage_distance"),
     ),
-    "weight_basin": ("netdyn.examine.weight_rays.begin_weight_basin", ("weight_basin", "findings")),
+    "weight_basin": ("netdyn.examine.begin_weight_basin", ("weight_basin", "findings")),
     "maps": ("netdyn.examine.input_maps", ()),
     "batchnorm": ("netdyn.examine.right_answers_gained", ("batchnorm_gap",)),
 }

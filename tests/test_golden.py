@@ -12,8 +12,9 @@ import reference
 from netdyn import brackets
 from netdyn import rays as room
 from netdyn.brackets import Brackets
-from netdyn.functional import prepare_walk, sample_basin
+from netdyn.functional import sample_basin
 from netdyn.isolation import isolated
+from netdyn.outset import prepare_walk
 from netdyn.radii import Grid
 
 
@@ -120,7 +121,7 @@ def evaluated(network, x, target, memory=None, **options):
     """A sample basin as an evaluation in a run makes it."""
     with isolated(network):
         walk = prepare_walk(network, x, target, None, None)
-        return room.sample_basin(walk, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)
+        return room.begin_sample_basin(walk, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)()
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)

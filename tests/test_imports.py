@@ -21,12 +21,12 @@ FLOORS = [
     "_checks schedules tags draws transit",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage "
-    "targets attempts",
-    "watch sites linearize tails characteristic wiring noise supply walk rays weight_noise weight_rays batchnorm "
+    "targets attempts doubts memory probe",
+    "watch sites linearize tails characteristic wiring noise supply walk outset rays weight_noise weight_rays batchnorm "
     "radiographs figures functional",
-    "settings layer_reader results history examine "
+    "settings layer_reader reading results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
-    "probe tensorboard callback",
+    "loaders tensorboard callback",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 
@@ -55,13 +55,16 @@ DOORS = {
     "search": {"radii"},
     "targets": {"radii"},
     "brackets": {"search"},
+    "memory": {"brackets", "doubts"},
+    "probe": {"batches"},
     "supply": {"noise"},
     "walk": {"noise", "supply"},
+    "outset": {"sites", "walk"},
     "rays": {"noise", "supply", "walk"},
     "weight_rays": {"walk", "weight_noise"},
     "batchnorm": {"walk"},
     "figures": {"radiographs"},
-    "functional": {"sites", "linearize", "tails", "wiring", "walk", "rays", "weight_rays", "batchnorm"},
+    "functional": {"sites", "linearize", "tails", "wiring", "outset", "rays", "weight_rays", "batchnorm"},
     "mode_metrics": {"metric_state"},
     "basin_metrics": {"metric_state"},
     "network_metrics": {"metric_state"},
@@ -69,9 +72,10 @@ DOORS = {
     "layer_reader": {"settings"},
     "results": {"layer_reader"},
     "history": {"layer_reader"},
-    "examine": {"settings", "layer_reader", "results"},
+    "reading": {"settings", "layer_reader"},
+    "examine": {"settings", "reading", "results"},
     "report": {"examine", "settings", "results", "layer_reader"},
-    "callback": {"probe", "tensorboard"},
+    "callback": {"loaders", "tensorboard"},
 }
 # Rooms that only these may enter.
 ENTRANCES = {
@@ -174,7 +178,7 @@ def test_a_room_imports_downstairs_or_through_a_door(room):
         ("metrics", "from lightning.pytorch import Callback", {"lightning"}),
         ("report", "import torchmetrics.functional as tm", {"torchmetrics"}),
         ("modes", "import torch\nfrom netdyn._checks import share\nfrom netdyn.ranks import midranks", set()),
-        ("callback", "import lightning\nfrom netdyn.functional import midranks\nfrom netdyn import probe", set()),
+        ("callback", "import lightning\nfrom netdyn.functional import midranks\nfrom netdyn import loaders", set()),
     ],
 )
 def test_a_forbidden_import_would_be_noticed(room, source, wrong):

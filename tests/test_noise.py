@@ -10,9 +10,10 @@ from torch.distributions import Normal
 
 from netdyn import SampleBasin
 from netdyn.batches import fingerprints, sample_tensors
-from netdyn.functional import prepare_walk, sample_basin
+from netdyn.functional import sample_basin
 from netdyn.isolation import isolated
 from netdyn.noise import Noise, changed_outputs
+from netdyn.outset import prepare_walk
 from netdyn.rays import points
 
 

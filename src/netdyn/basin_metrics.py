@@ -15,9 +15,10 @@ from netdyn import _checks
 from netdyn import rays as sample_rays
 from netdyn.batches import Inputs
 from netdyn.criteria import Criterion
-from netdyn.functional import check_basin, prepare_walk
+from netdyn.functional import check_basin
 from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
+from netdyn.outset import prepare_walk
 from netdyn.radii import LOST_CLEAN, BasinResult
 from netdyn.search import UNKNOWN
 from netdyn.weight_noise import WeightNoise
@@ -352,7 +353,7 @@ class WeightBasin(_BasinMetric):
         if not int(self.classes_seen):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
         trail = self._trail()
-        accuracy = weight_accuracy(trail, self.accuracy, self.relative, int(self.classes_seen))
+        accuracy = weight_accuracy(trail.clean_accuracy, self.accuracy, self.relative, int(self.classes_seen))
         radii = torch.tensor([trail.ray_curve(ray).crossing(accuracy) for ray in trail.rays])
         self._result = summarize_weights(radii, self.grid, trail, accuracy, 1.0 + self.rays * len(self.ladder))
         return torch.tensor(self._result.radius, dtype=torch.float64, device=self.device)

@@ -20,14 +20,15 @@ from netdyn import _checks
 from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
 from netdyn.attempts import raise_it
-from netdyn.brackets import Brackets
 from netdyn.canvas import available
 from netdyn.crew import Crew
 from netdyn.examine import examine
-from netdyn.functional import TOLERANCE
 from netdyn.history import History
 from netdyn.isolation import isolated, kept
-from netdyn.probe import Collector, Probe, can_read, check_given, given_probe, input_and_target, read_probe
+from netdyn.loaders import Collector, can_read, check_given, given_probe, input_and_target, read_probe
+from netdyn.memory import Memory
+from netdyn.outset import TOLERANCE
+from netdyn.probe import Probe
 from netdyn.results import Report
 from netdyn.schedules import by_steps
 from netdyn.settings import MEASURES, Measure, Settings
@@ -208,7 +209,7 @@ class DynamicsMonitor(Callback):
         self._trained_before = 0.0
         self._history = History()
         self._drawn_step = -1
-        self._brackets = Brackets()
+        self._memory = Memory()
 
     def _forget_probe(self) -> None:
         self._probe: Probe | None = None
@@ -304,8 +305,10 @@ class DynamicsMonitor(Callback):
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probes; on several processes the first one reads, and all get what it has read."""
-        self._probe = self._everybodys(
-            lambda: self._read(self._given_probe, trainer.train_dataloader, trainer, pl_module), pl_module
+        self._use(
+            self._everybodys(
+                lambda: self._read(self._given_probe, trainer.train_dataloader, trainer, pl_module), pl_module
+            )
         )
         if self._probe is None:
             self._collector = Collector(self._probe_size, self._unpack)
@@ -325,6 +328,8 @@ class DynamicsMonitor(Callback):
             self._val_probe = self._everybodys(
                 lambda: self._read(self._given_val_probe, trainer.val_dataloaders, trainer, pl_module), pl_module
             )
+            if self._val_probe is not None:
+                self._val_probe.look(contents=False)
         finally:
             trainer.state.stage = stage
 
@@ -347,8 +352,14 @@ class DynamicsMonitor(Callback):
         first = self._crew.share(lambda: None if self._crew.rank or (probe := get()) is None else probe.to(cpu))[0]
         return None if first is None else first.to(pl_module.device)
 
+    def _use(self, probe: Probe | None) -> None:
+        """Take a probe as the one that is measured, and look at it, so that no evaluation has to."""
+        self._probe = probe
+        if probe is not None:
+            probe.look(contents="sample_basin" in self._settings.measure)
+
     def _collect(self, collector: Collector, batch: Any, pl_module: LightningModule) -> None:
-        self._probe = self._everybodys(lambda: collector.add(batch), pl_module)
+        self._use(self._everybodys(lambda: collector.add(batch), pl_module))
         if self._probe is not None:
             self._collector = None
 
@@ -356,7 +367,7 @@ class DynamicsMonitor(Callback):
         """At the end of an epoch a stream has shown all it has: what came is the probe."""
         if (collector := self._collector) is not None:
             self._collector = None
-            self._guarded(lambda: setattr(self, "_probe", self._everybodys(collector.probe, pl_module)))
+            self._guarded(lambda: self._use(self._everybodys(collector.probe, pl_module)))
             self._unusable = self._probe is None
 
     # --- what, and where to ---
@@ -417,14 +428,13 @@ class DynamicsMonitor(Callback):
                 network = Adapter(*self._network(pl_module), context=trainer.precision_plugin.forward_context)
                 report = examine(
                     network,
-                    (probe.inputs, probe.target),
+                    probe,
                     settings,
                     self._crew,
                     progress=False,
-                    held_out=None if held_out is None else (held_out.inputs, held_out.target),
+                    held_out=held_out,
                     on_failure=raise_it if self._strict else self._left_undone,
-                    memory=self._brackets,
-                    digests=lambda: probe.digests,
+                    memory=self._memory,
                 )
                 found.append(report)
 
@@ -624,7 +634,7 @@ class DynamicsMonitor(Callback):
             "drawing": self._drawing,
             "trained": trained,
             "history": self._history.state(),
-            "brackets": self._brackets.state_dict(),
+            "brackets": self._memory.brackets.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -638,7 +648,7 @@ class DynamicsMonitor(Callback):
         self._drawing = state_dict["drawing"]
         self._trained_before = state_dict["trained"]
         self._history.load(state_dict["history"])
-        self._brackets.load_state_dict(state_dict["brackets"])
+        self._memory.brackets.load_state_dict(state_dict["brackets"])
 
 
 def _is_dev_run(trainer: Trainer) -> bool:

@@ -12,24 +12,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from netdyn import _checks, batchnorm, weight_rays
-from netdyn import rays as sample_rays
+from netdyn import _checks, batchnorm
 from netdyn.activations import register_activation
-from netdyn.batches import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
+from netdyn.batches import Inputs, sample_tensors, tensors
 from netdyn.coverage import Covered, covered
-from netdyn.criteria import Criterion, as_logits
+from netdyn.criteria import Criterion
 from netdyn.isolation import isolated
 from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
 from netdyn.modes import order_alignment, order_index, rpd_gradient
+from netdyn.outset import prepare_walk
 from netdyn.phases import Phase, phase
 from netdyn.radii import BasinResult, Grid
 from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
+from netdyn.rays import begin_sample_basin
 from netdyn.sites import choose, discover, read
 from netdyn.tails import functional_depth
-from netdyn.tasks import find_task
 from netdyn.transfer import transfer_order
-from netdyn.transit import sent, together
-from netdyn.walk import Walk
+from netdyn.weight_rays import begin_weight_basin
 from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
 
 __all__ = [
@@ -59,9 +58,6 @@ __all__ = [
     "transfer_order",
     "weight_basin",
 ]
-
-#: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-TOLERANCE = 0.5
 
 
 def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -146,77 +142,6 @@ def warn_of_defects(defects: Mapping[str, float]) -> None:
         )
 
 
-def prepare_walk(
-    model: nn.Module,
-    inputs: Inputs,
-    target: Tensor,
-    criterion: Criterion | None,
-    batch_size: int | None,
-    tolerance: float = TOLERANCE,
-) -> Walk:
-    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
-    if batch_size is not None:
-        _checks.whole("batch_size", batch_size)
-    samples = count(inputs)
-    if samples == 0:
-        raise ValueError("`inputs` must hold at least one sample, got none.")
-    if not isinstance(target, Tensor):
-        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
-    few = take(inputs, slice(0, 2))
-    outputs, again = model(copied(few)), model(copied(few))
-    ((are_finite,), (are_same,)) = together([finite(inputs), _same(outputs, again)])
-    if not are_finite:
-        _checks.warn(
-            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
-            "the network alone."
-        )
-    weight = next(model.parameters(), None)
-    device = target.device if weight is None else weight.device
-    if not are_same:
-        _checks.warn(
-            "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
-            "are those of the network and its own noise together. Switch off what is random, such as a functional "
-            "dropout without `training=self.training`."
-        )
-
-    def everything() -> Tensor:
-        parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
-        return torch.cat([as_logits(part, len(part)) for part in parts])
-
-    cut, host = sample_tensors(inputs), target.cpu()
-    task = find_task(
-        outputs,
-        host,
-        samples,
-        criterion,
-        probability=lambda: discover(model, inputs, check=False).probabilities,
-        everything=everything,
-        tolerance=tolerance,
-    )
-    if task.numbers is not None:
-        device = task.target.device  # that of the outputs, with which these are compared
-    return Walk(
-        model,
-        inputs,
-        # Where it was there already it need not be sent.
-        sent(target if task.target is host else task.target, device),
-        task.criterion,
-        task.num_classes,
-        batch_size,
-        numbers=None if task.numbers is None else sent(task.numbers, device),
-        at_hand=task.target if task.num_classes > 1 else None,
-    )
-
-
-def _same(first: object, second: object) -> Tensor:
-    """Whether all tensors of two outputs are the same, NaN being itself; bool scalar."""
-    pairs = list(zip(tensors(first), tensors(second), strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
-        return torch.tensor(False)
-    found = [((a == b) | ((a != a) & (b != b))).all() for a, b in pairs]
-    return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
-
-
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
     """The noise grid, if the arguments of a basin are sound.
 
@@ -299,9 +224,10 @@ def sample_basin(
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
     with isolated(model):
         walk = prepare_walk(model, inputs, target, criterion, batch_size)
-        return sample_rays.sample_basin(
+        finish = begin_sample_basin(
             walk, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed, noise_at=noise_at
         )
+        return finish()
 
 
 def weight_basin(
@@ -373,7 +299,7 @@ def weight_basin(
     _checks.choice("normalization", normalization, ("layer", "global"))
     with isolated(model):
         walk = prepare_walk(model, inputs, target, criterion, batch_size)
-        return weight_rays.weight_basin(
+        finish = begin_weight_basin(
             walk,
             grid,
             accuracy=accuracy,
@@ -383,6 +309,7 @@ def weight_basin(
             layers=layers,
             seed=seed,
         )
+        return finish()
 
 
 def batchnorm_gap(

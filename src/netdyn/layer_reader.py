@@ -28,7 +28,7 @@ from netdyn.ranks import (
     tuning_from_ranks,
 )
 from netdyn.settings import Settings
-from netdyn.sites import Choice, Survey, choose, discover, read
+from netdyn.sites import Choice, Survey, choose, read
 from netdyn.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.tails import TailReader, Tails, must_run, run_tails, share, whole_choice
 from netdyn.transfer import kept_order
@@ -100,12 +100,11 @@ class _Ordered:
 class LayerReader:
     """Reads the layers of a walk's network; on several processes each reduces its part of them, and all get all."""
 
-    def __init__(self, walk: Walk, settings: Settings) -> None:
+    def __init__(self, walk: Walk, settings: Settings, survey: Survey) -> None:
         self.walk, self.settings = walk, settings
         self.modes, self.linear = "modes" in settings.measure, "linear" in settings.measure
-        self.survey: Survey
+        self.survey, self.choice = survey, choose(walk.model, survey, settings.layers)
         self.tails: Tails
-        self.choice = Choice()
         self.map = LinearMap({})
         self.own: set[str] = set()
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -116,11 +115,6 @@ class LayerReader:
         self.classes = self._classes()
         self.sizes = class_sizes(walk.labels, walk.num_classes)
         self.number_ranks = torch.zeros(0, 0) if walk.numbers is None else doubled_midranks(walk.numbers)
-
-    def find(self) -> None:
-        """Find the layers. Which these are has to be known before anything can be read of them."""
-        self.survey = discover(self.walk.model, self.walk.inputs)
-        self.choice = choose(self.walk.model, self.survey, self.settings.layers)
 
     def read(self) -> Tensor:
         """Run the network and sort what passes; which samples are right, bool ``[samples]``.

@@ -79,16 +79,10 @@ def evidence(layout: Layout, two: Tensor, three: Tensor) -> Tensor:
     return torch.stack([own_places(rows, others).float(), _distances(rows, others).trace()])
 
 
-def best(layouts: Sequence[Layout], found: Sequence[Sequence[float]]) -> Layout:
-    """Of some possible layouts the one that the evidence, ``(fits, difference)`` each, speaks for.
-
-    Raises:
-        ValueError: If none fits.
-    """
+def best(layouts: Sequence[Layout], found: Sequence[Sequence[float]]) -> Layout | None:
+    """Of some possible layouts the one that the evidence, ``(fits, difference)`` each, speaks for; None: for none."""
     fitting = [(difference, at) for at, (fits, difference) in enumerate(found) if fits]
-    if not fitting:
-        raise ValueError("samples are mixed along its axis")
-    return layouts[min(fitting)[1]]
+    return layouts[min(fitting)[1]] if fitting else None
 
 
 def own_places(rows: Tensor, others: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from netdyn import _checks
 from netdyn.batches import Inputs, count
 from netdyn.batchnorm import right_answers_gained
 from netdyn.criteria import Criterion
-from netdyn.functional import linear_tail, prepare_walk
+from netdyn.functional import linear_tail
 from netdyn.isolation import isolated
 from netdyn.metric_state import StateMetric
+from netdyn.outset import prepare_walk
 from netdyn.sites import choose, discover
 
 

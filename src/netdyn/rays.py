@@ -123,7 +123,7 @@ def at_top(walk: Walk, noise: Noise, grid: Grid) -> Tensor:
     return outcome
 
 
-def sample_basin(
+def begin_sample_basin(
     walk: Walk,
     grid: Grid,
     *,
@@ -135,45 +135,17 @@ def sample_basin(
     clean: Tensor | None = None,
     quiet: bool = False,
     memory: Brackets | None = None,
-) -> BasinResult:
+) -> Callable[[], BasinResult]:
     """Ray search in sample space, see :func:`netdyn.functional.sample_basin`.
+
+    A search from the start is made at once, and nobody has to know an answer for it. One that begins where rays were
+    last lost asks some of them again and again, and others no more, as the answers are: what is returned makes it, and
+    does the rest.
 
     ``clean`` says who is right without noise, if that is known; ``quiet`` leaves out the warnings of floor and range.
     ``memory`` holds the last evaluation's cells, where the search begins, and takes this one's. A ray that is lost once
     and for all ends in the same cell with and without it; one that comes back may end in another of the cells in
     which it is lost. The accuracy that the radius crosses is measured at the same noise levels either way.
-    """
-    return begin_sample_basin(
-        walk,
-        grid,
-        accuracy=accuracy,
-        relative=relative,
-        rays=rays,
-        seed=seed,
-        noise_at=noise_at,
-        clean=clean,
-        quiet=quiet,
-        memory=memory,
-    )()
-
-
-def begin_sample_basin(
-    walk: Walk,
-    grid: Grid,
-    *,
-    accuracy: float | None,
-    relative: bool,
-    rays: int,
-    seed: int,
-    noise_at: Sequence[str] | None,
-    clean: Tensor | None,
-    quiet: bool,
-    memory: Brackets | None,
-) -> Callable[[], BasinResult]:
-    """:func:`sample_basin` as far as nobody has to know an answer; what is returned does the rest.
-
-    A search from the start is made at once. One that begins where rays were last lost asks some of them again and
-    again, and others no more, as the answers are.
     """
     noise = noise_of(walk, noise_at, seed)
     own = replace(walk, passed=0, supply=Supply(noise, walk.inputs, walk.prints, rays))

@@ -13,9 +13,10 @@ from netdyn.batches import Inputs
 from netdyn.crew import Crew
 from netdyn.criteria import Criterion
 from netdyn.examine import examine
-from netdyn.functional import TOLERANCE
 from netdyn.isolation import isolated, kept
 from netdyn.layer_reader import LayerReport
+from netdyn.outset import TOLERANCE
+from netdyn.probe import Probe
 from netdyn.results import Report
 from netdyn.settings import MEASURES, Measure, Settings
 
@@ -134,6 +135,6 @@ def diagnose(
     if (val_inputs is None) != (val_target is None):
         missing = "val_target" if val_target is None else "val_inputs"
         raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
-    held_out = None if val_target is None else (val_inputs, val_target)
+    held_out = None if val_target is None else Probe(val_inputs, val_target)
     with isolated(model), kept(forward, criterion):
-        return examine(network, (inputs, target), settings, crew or Crew(), progress, held_out=held_out)
+        return examine(network, Probe(inputs, target), settings, crew or Crew(), progress, held_out=held_out)

@@ -8,7 +8,8 @@ from typing import Literal
 
 from netdyn import _checks
 from netdyn.criteria import Criterion
-from netdyn.functional import TOLERANCE, check_basin
+from netdyn.functional import check_basin
+from netdyn.outset import TOLERANCE
 
 Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
 MEASURES: tuple[Measure, ...] = ("modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps")

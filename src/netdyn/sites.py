@@ -10,6 +10,7 @@ import fnmatch
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from netdyn._checks import nearest, warn
 from netdyn.batches import Inputs, count, spread, take
+from netdyn.doubts import Doubts, Question
 from netdyn.layouts import Layout, best, evidence, own_places, possible
 from netdyn.naming import clean_name, is_quantised, numbered
-from netdyn.transit import together
 from netdyn.watch import Key, Site, Watch, watching
 
-__all__ = ["Choice", "Site", "Survey", "choose", "discover", "read", "run"]
+__all__ = ["Choice", "Site", "Survey", "choose", "discover", "read", "run", "survey", "warn_of_unread"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Survey:
         probabilities: Whether the network's outputs are probabilities.
         pooled: Names of the local fields that a max-pooling follows.
         mixed: Names of what an activation read in which samples cannot be told apart.
+        packed: Names of the modules that ran on packed sequences.
     """
 
     found: Mapping[str, Key]
@@ -44,6 +46,7 @@ class Survey:
     probabilities: bool
     pooled: frozenset[str]
     mixed: tuple[str, ...] = ()
+    packed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,17 @@ CHECKED = 16
 
 
 def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
+    """Find a network's local fields, and say what cannot be read; see :func:`survey`."""
+    found = survey(model, inputs, Doubts(None), check)
+    warn_of_unread(model, found)
+    return found
+
+
+def survey(model: nn.Module, inputs: Inputs, doubts: Doubts, check: bool = True) -> Survey:
     """Find a network's local fields; runs two samples, and three, and to ``check`` these with others.
+
+    Where the samples are in a tensor shows in its values alone. ``doubts`` says whether these are read at once: a
+    survey that rests on what was assumed holds if that turns out to be justified.
 
     Raises:
         ValueError: If there is no sample.
@@ -118,14 +131,14 @@ def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
     refused: set[Key] = set()
     for number in (2, 3):
         sites.clear()
-        watch = Watch(model, number, sites.append, layouts=None)
+        watch = Watch(model, number, sites.append, layouts=None, doubts=doubts)
         with watching(watch, model, take(inputs, chosen[:number])) as (output, logits):
             seen.append(watch.seen)
         refused |= watch.refused
-    layouts, mixed = _layouts(*seen)
+    layouts, mixed = _layouts(seen[0], seen[1], doubts)
     layouts |= dict.fromkeys(refused)
     if check and samples > 3:
-        wrong = _displaced(model, inputs, chosen, layouts, seen[1])
+        wrong = _displaced(model, inputs, chosen, layouts, seen[1], doubts)
         layouts |= dict.fromkeys(wrong)
         mixed = sorted({*mixed, *(key[1] for key in wrong)})
     found: dict[str, Key] = {}
@@ -139,13 +152,19 @@ def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
         found[name] = site.key
         if number < watch.pooled:
             pooled.add(name)
-    _warn_of_unread(model, watch.packed, mixed)
     outputs = frozenset(key[1] for key in watch.seen if key[0] == "output" and layouts.get(key) is not None)
-    return Survey(found, layouts, outputs, logits is not output, frozenset(pooled), tuple(mixed))
+    return Survey(
+        found, layouts, outputs, logits is not output, frozenset(pooled), tuple(mixed), frozenset(watch.packed)
+    )
 
 
 def _displaced(
-    model: nn.Module, inputs: Inputs, chosen: Tensor, layouts: Mapping[Key, Layout | None], seen: Mapping[Key, Tensor]
+    model: nn.Module,
+    inputs: Inputs,
+    chosen: Tensor,
+    layouts: Mapping[Key, Layout | None],
+    seen: Mapping[Key, Tensor],
+    doubts: Doubts,
 ) -> list[Key]:
     """The local fields that do not hold every sample in its place, when three known ones run among others.
 
@@ -165,43 +184,41 @@ def _displaced(
             kept[site.key] = own_places(known, rows)
 
     run(model, take(inputs, among), visit, layouts=layouts)
-    found = zip(kept, together(list(kept.values())), strict=True)
-    return wrong + [key for key, (in_place,) in found if not in_place]
+    questions = [
+        Question(("in place", key), [own], (True, False), lambda found: bool(found[0][0])) for key, own in kept.items()
+    ]
+    return wrong + [key for key, in_place in zip(kept, doubts.ask(questions), strict=True) if not in_place]
 
 
-def _layouts(two: Mapping[Key, Tensor], three: Mapping[Key, Tensor]) -> tuple[dict[Key, Layout | None], list[str]]:
+def _layouts(
+    two: Mapping[Key, Tensor], three: Mapping[Key, Tensor], doubts: Doubts
+) -> tuple[dict[Key, Layout | None], list[str]]:
     """Layouts of what both runs have seen, and the names of the modules whose samples cannot be told apart."""
     layouts: dict[Key, Layout | None] = {}
-    choices: dict[Key, list[Layout]] = {}
-    mixed: list[str] = []
-
-    def refuse(key: Key) -> None:
-        layouts[key] = None
-        if key[0] == "call":
-            mixed.append(key[1])
-
+    questions: dict[Key, Question] = {}
+    unclear: set[Key] = set()
     for key in two.keys() & three.keys():
+        layouts[key] = None
         try:
-            choices[key] = possible(two[key], three[key])
+            some = possible(two[key], three[key])
         except ValueError:
-            refuse(key)
-    # All that speaks for one layout or another is read at once.
-    found = iter(together([evidence(each, two[key], three[key]) for key, some in choices.items() for each in some]))
-    for key, some in choices.items():
-        try:
-            layouts[key] = best(some, [next(found) for _ in some]) if some else None
-        except ValueError:
-            refuse(key)
-    return layouts, sorted(set(mixed))
+            unclear.add(key)
+            continue
+        if some:
+            found = [evidence(each, two[key], three[key]) for each in some]
+            questions[key] = Question(("layout", key), found, (*some, None), partial(best, some))
+    layouts |= zip(questions, doubts.ask(list(questions.values())), strict=True)
+    unclear |= {key for key in questions if layouts[key] is None}
+    return layouts, sorted({key[1] for key in unclear if key[0] == "call"})
 
 
-def _warn_of_unread(model: nn.Module, packed: Iterable[str], mixed: Iterable[str]) -> None:
+def warn_of_unread(model: nn.Module, survey: Survey) -> None:
     """One warning that names what is hidden from us."""
     hidden = {
         "are TorchScript": [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)],
         "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
-        "run on packed sequences": sorted(set(packed)),
-        "mix or sort the samples of a batch, or see only some": list(mixed),
+        "run on packed sequences": sorted(survey.packed),
+        "mix or sort the samples of a batch, or see only some": list(survey.mixed),
     }
     said = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
     if said:

@@ -76,6 +76,7 @@ class Walk:
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
         at_hand: The targets on the host.
+        sound: Whether the inputs are finite, and whether the model has put out the same twice; not read yet.
         supply: The noise of a search, while one is under way.
         origin: Which samples of the supply the walk's are; None: all, in order.
         scratch: Memory for the batch that passes through the network.
@@ -93,6 +94,7 @@ class Walk:
     cut: tuple[bool, ...] = ()
     numbers: Tensor | None = None
     at_hand: Tensor | None = None
+    sound: tuple[Tensor, Tensor] | None = None
     supply: Supply | None = None
     origin: Tensor | None = None
     scratch: Scratch = field(default_factory=Scratch)

@@ -13,7 +13,7 @@ from netdyn import _checks
 from netdyn.radii import BasinResult, Curve, Grid, falling_curve, median, median_interval
 from netdyn.ranks import statistic_dtype
 from netdyn.targets import chance, target_accuracy, warn_of_floor, warn_of_low
-from netdyn.transit import sent
+from netdyn.transit import Coming, sent
 from netdyn.walk import Walk
 from netdyn.weight_noise import WeightNoise, realised_noise
 
@@ -77,7 +77,7 @@ def class_counts(walk: Walk, right: Tensor) -> Tensor:
     return counts.index_add_(0, labels, right.to(labels.device, torch.int64))
 
 
-def weight_basin(
+def begin_weight_basin(
     walk: Walk,
     grid: Grid,
     *,
@@ -87,54 +87,39 @@ def weight_basin(
     normalization: str = "layer",
     layers: Sequence[str] | str | None = None,
     seed: int = 0,
-    clean: Tensor | None = None,
-) -> BasinResult:
-    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`; ``clean``: who is right, if known."""
-    return begin_weight_basin(
-        walk,
-        grid,
-        accuracy=accuracy,
-        relative=relative,
-        rays=rays,
-        normalization=normalization,
-        layers=layers,
-        seed=seed,
-        clean=clean,
-    )()
-
-
-def begin_weight_basin(
-    walk: Walk,
-    grid: Grid,
-    *,
-    accuracy: float | None,
-    relative: bool,
-    rays: int,
-    normalization: str,
-    layers: Sequence[str] | str | None,
-    seed: int,
-    clean: Tensor | None,
+    coming: Coming | None = None,
+    expected: bool = False,
 ) -> Callable[[], BasinResult]:
-    """:func:`weight_basin` as far as nobody has to know an answer: all rays. What is returned does the rest."""
+    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`.
+
+    All rays are walked here, and nobody has to know an answer for it; what is returned reads them and does the rest.
+    But where the network is not right often enough without noise there is no way to go. Who is right (``coming``, if
+    somebody has asked) is therefore waited for, unless it is ``expected`` that there is a way: should there be none,
+    the rays were for nothing. An accuracy counted from the clean one needs that in any case.
+    """
     own, each = replace(walk, passed=0), layers == "each"
+    coming = Coming(own.all_right()) if coming is None else coming
     noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
-    clean = (own.all_right() if clean is None else clean).cpu()
-    trail = Trail.start(own, clean)
-    absolute = weight_accuracy(trail, accuracy, relative, walk.num_classes)
     # One tensor at a time: a fragile layer is one whose own radius is small.
     alone = {name: noise.only(name) for name in noise.weights} if each else {}
-    # Where the network is not right often enough without noise, there is no way to go.
-    found = trail.clean_accuracy > absolute
-    visits = walk_rays(own, noise, rays, grid, trail, absolute) if found else None
-    visits_alone = {n: walk_rays(own, one, rays, grid, trail, absolute) for n, one in alone.items()} if found else {}
+    trail = Trail.start(own, coming.arrived()) if relative or not expected else None
+    clean = math.nan if trail is None else trail.clean_accuracy
+    absolute = weight_accuracy(clean, accuracy, relative, walk.num_classes)
+    ahead = trail is None or clean > absolute
+    visits = walk_rays(own, noise, rays, grid, absolute) if ahead else None
+    visits_alone = {name: walk_rays(own, one, rays, grid, absolute) for name, one in alone.items()} if ahead else {}
 
     def finish() -> BasinResult:
+        right = coming.arrived()
+        trail = Trail.start(own, right)
+        found = trail.clean_accuracy > absolute
         if unmoved := noise.unmoved:
             warn_unmoved(unmoved)
         nowhere = torch.zeros(rays, dtype=torch.float64)
-        radii = nowhere if visits is None else visits.radii(trail, absolute)
-        per_layer = dict.fromkeys(alone, 0.0) | {
-            name: median(met.radii(Trail.start(own, clean), absolute)) for name, met in visits_alone.items()
+        radii = visits.radii(trail, absolute) if found and visits is not None else nowhere
+        per_layer = {
+            name: median(visits_alone[name].radii(Trail.start(own, right), absolute)) if found else 0.0
+            for name in alone
         }
         if not relative:
             # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
@@ -167,9 +152,9 @@ def warn_unmoved(unmoved: Sequence[str]) -> None:
     )
 
 
-def weight_accuracy(trail: Trail, accuracy: float | None, relative: bool, num_classes: int) -> float:
-    """The absolute accuracy that defines the radius; a relative one counts from chance."""
-    return target_accuracy(accuracy, relative, trail.clean_accuracy, chance(num_classes), num_classes)
+def weight_accuracy(clean: float, accuracy: float | None, relative: bool, num_classes: int) -> float:
+    """The absolute accuracy that defines the radius; a relative one counts from chance to the ``clean`` one."""
+    return target_accuracy(accuracy, relative, clean, chance(num_classes), num_classes)
 
 
 @dataclass(frozen=True)
@@ -208,7 +193,7 @@ class Visits:
         return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
 
 
-def walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, trail: Trail, accuracy: float) -> Visits:
+def walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float) -> Visits:
     """Bisect rays for the σ at which probe accuracy crosses; every process walks its part of them.
 
     Each takes the same number of passes, and no answer is read: the next noise level is chosen where the network runs.
@@ -217,7 +202,7 @@ def walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, trail: Trai
     # In lockstep nobody can walk alone: all take every ray, and share the samples at each step.
     alone = walk.crew.lockstep or walk.crew.size == 1
     part = range(rays) if alone else range(rays)[walk.crew.part(rays)]
-    bound = most_right(int(trail.size.sum()), accuracy)
+    bound = most_right(walk.samples, accuracy)
 
     def work() -> tuple[Tensor, Tensor, float]:
         before, device, visits = walk.passed, walk.labels.device, 1 + grid.levels

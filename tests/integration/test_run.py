@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 
 from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, callback, diagnose
-from netdyn.probe import input_and_target, read_probe
+from netdyn.loaders import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.

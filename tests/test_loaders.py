@@ -28,10 +28,9 @@ from torch.utils.data import (
     random_split,
 )
 
-from netdyn.probe import (
+from netdyn.loaders import (
     POOL,
     Collector,
-    Probe,
     can_read,
     given_probe,
     input_and_target,
@@ -39,6 +38,7 @@ from netdyn.probe import (
     read_probe,
     stratified,
 )
+from netdyn.probe import Probe
 
 exactly = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

@@ -1,0 +1,23 @@
+"""What one evaluation leaves for the next, so that it costs less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from netdyn.brackets import Brackets
+from netdyn.doubts import Answers
+
+
+@dataclass
+class Memory:
+    """What the last evaluation has found; numbers do not depend on it, but for those of passes.
+
+    Attributes:
+        brackets: Where rays were lost in sample space.
+        answers: Where the samples were in the network's tensors, see :class:`netdyn.doubts.Doubts`.
+        rays_walked: Whether there was a way to go in weight space.
+    """
+
+    brackets: Brackets = field(default_factory=Brackets)
+    answers: Answers = field(default_factory=dict)
+    rays_walked: bool = False

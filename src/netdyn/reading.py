@@ -1,0 +1,95 @@
+"""One evaluation's reading of the layers: as they were last time, and anew where they no longer are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netdyn.batches import blocks, finite
+from netdyn.criteria import checked
+from netdyn.doubts import Doubts
+from netdyn.layer_reader import LayerReader, LayerReport, nonfinite, warn_of_nonfinite
+from netdyn.memory import Memory
+from netdyn.settings import Settings
+from netdyn.sites import Survey, survey, warn_of_unread
+from netdyn.walk import Walk
+
+
+class Reading:
+    """Reads a walk's layers without waiting to know where the samples are in them.
+
+    Where they are shows in the values of a survey, see :func:`netdyn.sites.survey`. It is taken to be where it was last
+    time, or, the first time, where it usually is. When there is time to read the survey shows whether that was so; if
+    not, all layers are read once more.
+
+    Attributes:
+        reader: Who has read the layers, and knows the network already; None before, and where it has failed.
+    """
+
+    def __init__(self, walk: Walk, settings: Settings, memory: Memory) -> None:
+        self.walk, self.settings, self.memory = walk, settings, memory
+        self.reader: LayerReader | None = None
+        self._doubts = Doubts(None)
+        self._survey: Survey | None = None
+        #: Number of samples with outputs that are not finite.
+        self._lost = torch.zeros((), dtype=torch.int64)
+
+    def begin(self) -> Tensor:
+        """Run the network; which samples are right, bool ``[samples]``."""
+        crew = self.walk.crew
+        # What the first process remembers counts: one that has failed meanwhile remembers something else.
+        doubts = Doubts(crew.share(lambda: self.memory.answers)[0])
+        try:
+            right = self._read(doubts)
+            # Whoever failed is met here at the latest.
+            crew.share(lambda: None)
+            return right
+        except Exception as error:
+            crew.fail(error)
+            if self._justified(doubts):
+                self._warn_of_unread()
+                raise
+        return self._read(Doubts(None))
+
+    def instead(self) -> Tensor:
+        """Which samples are right, where the layers could not be read, or nobody has asked for them."""
+        walk = self.walk
+        # If the reading has failed elsewhere, nobody has read.
+        self.reader = None
+        right = torch.empty(walk.samples, dtype=torch.bool, device=walk.target.device)
+        self._lost = torch.zeros((), dtype=torch.int64, device=right.device)
+        for part in blocks(walk.samples, walk.batch_size):
+            inputs, target = walk.batch(part)
+            outputs = walk.outputs(inputs)
+            right[part] = checked(walk.criterion, outputs, target)
+            self._lost += nonfinite(outputs).to(right.device)
+        return right if walk.crew.size == 1 else walk.crew.share(right.cpu)[0].to(right.device)
+
+    def finish(self) -> list[LayerReport]:
+        """The layers' reports; here their numbers are read."""
+        if self.reader is None:
+            return []
+        if not self._justified(self._doubts):
+            self._read(Doubts(None))
+        self.memory.answers = self._doubts.answers
+        self._warn_of_unread()
+        return self.reader.told()
+
+    def warn_of_lost(self) -> None:
+        """Say how many outputs are not finite; where the inputs are to blame, that has been said."""
+        warn_of_nonfinite(int(self._lost) if self._lost and finite(self.walk.inputs) else 0, self.walk.samples)
+
+    def _read(self, doubts: Doubts) -> Tensor:
+        self._survey = survey(self.walk.model, self.walk.inputs, doubts)
+        reader = LayerReader(self.walk, self.settings, self._survey)
+        right = reader.read()
+        self.reader, self._lost, self._doubts = reader, reader.lost, doubts
+        return right
+
+    def _warn_of_unread(self) -> None:
+        if self._survey is not None:
+            warn_of_unread(self.walk.model, self._survey)
+
+    def _justified(self, doubts: Doubts) -> bool:
+        """Whether what was assumed was so, on all processes."""
+        return all(self.walk.crew.share(doubts.justified))
