@@ -85,6 +85,17 @@ class Softened(nn.Module):
         return nn.functional.softplus(x) - 0.5
 
 
+class InAnotherType(nn.Module):
+    """Probabilities that are handed on in another type, as in mixed precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = mlp(outputs=1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.body(x)).double()
+
+
 class Folded(nn.Module):
     """Six numbers as three steps of two, one after the other: ``[steps·samples, 2]``."""
 
@@ -159,6 +170,12 @@ def case(name):
         "few classes of many": lambda: classifier(mlp(), samples(S), max_classes=3, max_units=10),
         "nobody right": lambda: (net := mlp(), samples(S), (said(net, samples(S)) + 2) % CLASSES, {}),
         "one logit": lambda: (net := mlp(outputs=1), samples(S), (net.eval()(samples(S))[:, 0] > 0).long(), {}),
+        "one probability": lambda: (
+            net := InAnotherType(),
+            samples(S),
+            (net.eval()(samples(S))[:, 0] > 0.5).long(),
+            {},
+        ),
         "answers on the host": lambda: classifier(mlp(), samples(S), criterion=on_the_host),
         "numbers": lambda: (mlp(outputs=2), samples(S), samples(S, 5, (2,)), {}),
     }

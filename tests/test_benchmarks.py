@@ -19,9 +19,12 @@ import torch
 import workload
 from pairs import Options, Row, Target
 
-from netdyn import diagnose
-from netdyn.examine import _Examination
-from netdyn.layer_reader import LayerReader
+from netdyn import examine
+from netdyn.crew import Crew
+from netdyn.isolation import isolated
+from netdyn.memory import Memory
+from netdyn.probe import Probe
+from netdyn.settings import Settings
 from netdyn.weight_noise import WeightNoise
 
 HERE = Path(run.__file__).parent
@@ -207,24 +210,30 @@ def test_on_a_gpu_a_pass_under_noise_on_the_weights_waits_for_nothing(on_gpu):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("right", [True, False])
-def test_on_a_gpu_an_evaluation_waits_nowhere_between(on_gpu, right, monkeypatch):
-    """From when the layers are found to when the first result is read; without a basin to search as well."""
+def test_on_a_gpu_an_evaluation_waits_only_at_its_end(on_gpu, right, monkeypatch):
+    """The first and the second of a run; with a basin to search, and without."""
     network, x = on_gpu
-    read, finish = LayerReader.read, _Examination._finish
+    begin, finish, watched = examine.begin_walk, examine._Examination._finish, []
 
-    def watched(*arguments):
+    def watching(*arguments):
         torch.cuda.set_sync_debug_mode("error")
-        return read(*arguments)
+        watched.append(len(arguments[1].target))
+        return begin(*arguments)
 
     def unwatched(*arguments):
         torch.cuda.set_sync_debug_mode("default")
         return finish(*arguments)
 
-    monkeypatch.setattr(LayerReader, "read", watched)
-    monkeypatch.setattr(_Examination, "_finish", unwatched)
+    monkeypatch.setattr(examine, "begin_walk", watching)
+    monkeypatch.setattr(examine._Examination, "_finish", unwatched)
     target = (network(x).argmax(1) + (0 if right else 1)) % 10
-    report = diagnose(network, x, target, val_inputs=x[:99], val_target=target[:99], progress=False)
-    assert (report.weight_basin.radius > 0) == right
+    probe, held_out, memory = Probe(x, target), Probe(x[:99], target[:99]), Memory()
+    held_out.look(contents=False)
+    with isolated(network):
+        for _ in range(2):
+            report = examine.examine(network, probe, Settings(), Crew(), False, held_out=held_out, memory=memory)
+            assert (report.weight_basin.radius > 0) == right
+    assert watched == [256, 99] * 2
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from netdyn import diagnose, examine
 from netdyn.crew import Crew
 from netdyn.functional import sample_basin, weight_basin
 from netdyn.isolation import isolated
+from netdyn.memory import Memory
 from netdyn.probe import Probe
 from netdyn.settings import MEASURES, Settings
 
@@ -48,7 +49,7 @@ def case():
     return net, x, target
 
 
-def examined(case, held_out=None, **settings):
+def examined(case, held_out=None, memory=None, **settings):
     """The report, and what failed on the way."""
     net, x, target = case
     failed = []
@@ -61,6 +62,7 @@ def examined(case, held_out=None, **settings):
             False,
             held_out=held_out and Probe(*held_out),
             on_failure=lambda name, error: failed.append((name, type(error), str(error))),
+            memory=memory,
         )
     return report, failed
 
@@ -72,6 +74,39 @@ def plain(report):
         if basin is not None:
             basin["forwards"] = round(basin["forwards"], 9)
     return form
+
+
+# What is remembered ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}, {"accuracy": 0.8, "weight_rays": 5}])
+def test_rays_that_are_walked_ahead_end_where_they_do_anyway(case, settings):
+    ahead, after = Memory(rays_walked=True), Memory()
+    (walked, _), (waited, _) = examined(case, memory=ahead, **settings), examined(case, memory=after, **settings)
+    assert plain(walked) == plain(waited)
+    assert walked.weight_basin.radius > 0
+    assert ahead.rays_walked
+    assert after.rays_walked
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}])
+def test_where_there_is_no_way_any_more_only_the_passes_are_lost(case, settings):
+    net, x, target = case
+    lost = net, x, (target + 2) % CLASSES
+    memory = Memory()
+    examined(case, memory=memory, **settings)
+    ahead, _ = examined(lost, memory=memory, **settings)
+    assert not memory.rays_walked
+    again, _ = examined(lost, memory=memory, **settings)
+    expected, _ = examined(lost, **settings)
+    assert expected.weight_basin.radius == 0
+    assert ahead.weight_basin.forwards > expected.weight_basin.forwards == again.weight_basin.forwards == 0
+    forms = [plain(report) for report in (expected, again, ahead)]
+    for form in forms:
+        del form["weight_basin"]["forwards"]
+        # The sample search begins where it was lost, which costs other passes.
+        del form["sample_basin"]["forwards"]
+    assert forms[0] == forms[1] == forms[2]
 
 
 # One failing measure -------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ FLOORS = [
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage "
     "targets attempts doubts memory probe",
-    "watch sites linearize tails characteristic wiring noise supply walk outset rays weight_noise weight_rays batchnorm "
-    "radiographs figures functional",
+    "watch sites linearize tails characteristic wiring noise supply walk outset rays weight_noise weight_rays "
+    "batchnorm radiographs figures functional",
     "settings layer_reader reading results history examine "
     "report metric_state mode_metrics basin_metrics network_metrics metrics",
     "loaders tensorboard callback",

@@ -28,6 +28,7 @@ from torch.utils.data import (
     random_split,
 )
 
+from netdyn.batches import fingerprints
 from netdyn.loaders import (
     POOL,
     Collector,
@@ -364,6 +365,30 @@ def test_a_probe_moves_as_a_whole():
     moved = probe.to(torch.device("meta"))
     assert {moved.inputs["x"].device.type, moved.inputs["n"][0].device.type, moved.target.device.type} == {"meta"}
     assert moved.inputs["n"][1] == 5
+
+
+def test_what_the_host_has_to_know_is_read_once(monkeypatch):
+    probe = Probe(torch.arange(6.0).reshape(3, 2), torch.arange(3))
+    expected = fingerprints(probe.inputs)
+    probe.look(contents=True)
+    monkeypatch.setattr("netdyn.probe.fingerprints", None)
+    monkeypatch.setattr(torch.Tensor, "cpu", None)
+    assert probe.at_hand.tolist() == [0, 1, 2]
+    assert probe.digests == expected
+
+
+def test_contents_are_looked_at_where_they_are_asked_for():
+    probe = Probe(torch.zeros(3, 2), torch.zeros(3))
+    probe.look(contents=False)
+    assert "digests" not in vars(probe)
+    assert "at_hand" in vars(probe)
+
+
+def test_what_cannot_be_looked_at_is_no_error_yet():
+    probe = Probe(torch.zeros(3, 2), [0, 1, 2])
+    probe.look(contents=True)
+    with pytest.raises(AttributeError):
+        probe.at_hand  # noqa: B018
 
 
 # Reading leaves no trace

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 CASES = [
     *("plain", "wide", "deep", "many rays", "batches", "norms", "images", "not monotone", "attention", "recurrent"),
     *("words", "each weight", "low precision", "few classes of many", "nobody right", "one logit", "numbers"),
+    *("own activation", "folded", "sorting", "one probability"),
 ]
 #: Here the criterion, and not netdyn, waits.
 WAITING = "answers on the host"
@@ -71,19 +72,46 @@ def test_all_cases_ran(found):
 
 @pytest.mark.parametrize("turn", TURNS)
 @pytest.mark.parametrize("name", CASES)
-def test_nobody_waits_between_the_survey_and_the_last_part(found, name, turn):
+def test_nobody_waits_before_the_last_part(found, name, turn):
     waits = found["cases"][name][TURNS[turn]]["waits"]
-    assert [wait for wait in waits if wait[0] == "between"] == []
-    # Is the probe sound, are its answers the same twice, its labels, its contents, and twice where the samples are; the
-    # same of the held-out probe, but for the layers and contents. For one logit also whether it is a probability.
-    assert 0 < parts(waits)["first"] <= (9 if name == "one logit" else 7)
+    assert [wait for wait in waits if wait[0] != "finish"] == []
+    assert parts(waits)["finish"] > 0
+
+
+def test_the_first_time_a_search_begins_when_it_is_known_who_is_right(found):
+    done = found["cases"]["plain"][TURNS["cold"]]["done"]
+    assert "arrived" not in done["begin"]
+    assert done["search"]["outputs"] > done["begin"]["outputs"] + done["finish"]["outputs"]
+
+
+@pytest.mark.parametrize("name", set(CASES) - {"nobody right"})
+def test_later_all_rays_of_the_weights_are_given_before_that_is_looked_at(found, name):
+    cold, warm = (found["cases"][name][turn]["done"] for turn in (0, 1))
+    assert "arrived" not in warm["begin"]
+    assert "outputs" not in warm["search"]
+    assert warm["begin"]["outputs"] > cold["begin"]["outputs"]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_where_nobody_is_right_no_search_is_made(found, turn):
+    done = found["cases"]["nobody right"][TURNS[turn]]["done"]
+    # To tell the floor.
+    assert done["search"]["outputs"] == 1
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", [*CASES, WAITING])
+def test_layers_are_read_again_only_where_they_are_not_as_was_assumed(found, name, turn):
+    done = found["cases"][name][TURNS[turn]]["done"]
+    unusual = name in ("folded", "sorting") and turn == "cold"
+    assert (done["begin"]["read"], done["finish"].get("read", 0)) == (1, int(unusual))
 
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_criterion_may_wait(found, turn):
     waits = found["cases"][WAITING][TURNS[turn]]["waits"]
     own = [wait for wait in waits if not wait[2].startswith("criteria.checked")]
-    assert [wait for wait in own if wait[0] == "between"] == []
+    assert [wait for wait in own if wait[0] != "finish"] == []
     assert len(own) < len(waits)
 
 
@@ -105,7 +133,7 @@ def test_numbers_are_predicted_on_two_devices_as_on_one(found):
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_waits_at_the_end_do_not_grow_with_width_or_rays_of_the_weights(found, turn):
-    last = {name: parts(runs[TURNS[turn]]["waits"])["last"] for name, runs in found["cases"].items()}
+    last = {name: parts(runs[TURNS[turn]]["waits"])["finish"] for name, runs in found["cases"].items()}
     assert last["wide"] == last["plain"]
     # A few for each of four more layers: what was sorted is read layer by layer, when all of it is there.
     assert 0 < last["deep"] - last["plain"] <= 4 * 7
@@ -115,7 +143,7 @@ def test_waits_at_the_end_do_not_grow_with_width_or_rays_of_the_weights(found, t
 
 def test_a_warm_search_reads_its_answers_at_the_end(found):
     cold, warm = (found["cases"]["plain"][turn]["waits"] for turn in (0, 1))
-    assert parts(warm)["last"] > parts(cold)["last"]
+    assert parts(warm)["finish"] > parts(cold)["finish"]
     assert any("_resumed" in place for _, _, place in warm)
     assert not any("_resumed" in place for _, _, place in cold)
 

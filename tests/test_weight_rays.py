@@ -12,7 +12,11 @@ from torch import nn
 import reference
 from netdyn import weight_noise
 from netdyn.functional import weight_basin
+from netdyn.isolation import isolated
+from netdyn.outset import prepare_walk
+from netdyn.radii import Grid
 from netdyn.weight_noise import WeightNoise
+from netdyn.weight_rays import begin_weight_basin
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
 
@@ -170,6 +174,18 @@ def test_below_six_rays_the_interval_is_that_of_the_extremes_with_its_true_level
 
 def test_from_six_rays_on_the_level_is_95_percent(trained):
     assert weight_basin(*trained, rays=6).level == 0.95
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_an_accuracy_counted_from_the_clean_one_waits_for_it(trained, expected):
+    network, x, target = trained
+    with isolated(network):
+        walk = prepare_walk(network, x, (target + (torch.arange(300) % 5 == 0)) % 3, None, None)
+        grid = Grid.over(1e-3, 1e1, 0.05)
+        basin = begin_weight_basin(walk, grid, accuracy=0.5, relative=True, rays=3, expected=expected)()
+    assert basin.clean == pytest.approx(0.8)
+    assert basin.accuracy == pytest.approx(1 / 3 + 0.5 * (0.8 - 1 / 3))
+    assert 0 < basin.radius < math.inf
 
 
 # A ladder ------------------------------------------------------------------------------------------------------------

@@ -39,6 +39,11 @@ from netdyn.doubts import Doubts, Question
 from netdyn.layouts import Layout
 from netdyn.naming import Makers, is_quantised, numbered
 
+#: Methods that may copy a tensor into another type or place. Others that copy are known by their values alone.
+COPIES = {
+    getattr(Tensor, name) for name in ("to", "type", "float", "double", "half", "bfloat16", "clone", "contiguous")
+}
+
 Key = tuple[Literal["call", "module", "output"], str, int]
 """A tensor of a run: what it is, a module's name, and how many of that kind and name came before it."""
 
@@ -160,6 +165,8 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if func in SQUASHES and isinstance(result, Tensor):
             self._squash(result, subject)
+        if func in COPIES and isinstance(result, Tensor):
+            self._copied(result, subject)
         if func in LOOKUPS and self._carries and isinstance(result, Tensor) and not result.requires_grad:
             # A copy, since a leaf must not be written over.
             result = result.detach().requires_grad_().clone()
@@ -397,6 +404,12 @@ class Watch(TorchFunctionMode):
         if result.ndim <= 2 and len(result) == self.samples:
             self.squashed.append((result, logits))
 
+    def _copied(self, result: Tensor, subject: Tensor) -> None:
+        """A copy of what may turn out to be the model's output may turn out to be it too."""
+        found = next((logits for squashed, logits in self.squashed if _is_view_of_all(subject, squashed)), None)
+        if found is not None and result is not subject:
+            self.squashed.append((result, found))
+
     def finish(self, output: Any) -> Any:
         """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
         for squashed, logits in reversed(self.squashed):
@@ -428,9 +441,11 @@ def _is_all_of(output: Any, tensor: Tensor) -> bool:
     """Whether ``output`` is a tensor, a view of all of it (``sigmoid(x).squeeze(1)``), or a copy in another type."""
     if not isinstance(output, Tensor) or output.numel() != tensor.numel():
         return False
-    return (
-        output is tensor or output._base is tensor or torch.equal(output.to(tensor.dtype).reshape(tensor.shape), tensor)
-    )
+    return _is_view_of_all(output, tensor) or torch.equal(output.to(tensor.dtype).reshape(tensor.shape), tensor)
+
+
+def _is_view_of_all(output: Tensor, tensor: Tensor) -> bool:
+    return output is tensor or (output._base is tensor and output.numel() == tensor.numel())
 
 
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:

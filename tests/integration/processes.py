@@ -26,6 +26,7 @@ from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
 from netdyn import DynamicsMonitor
 from netdyn.brackets import Brackets
+from netdyn.doubts import Doubts
 from netdyn.layer_reader import LayerReader
 
 #: After so long a process gives up waiting for another one: starting up counts too, on a machine that has other work.
@@ -74,6 +75,17 @@ def fail_once(place: str) -> None:
         return found
 
     setattr(owner, name, work)
+
+
+def mistrust() -> None:
+    """Let what was assumed of the layers be wrong the first two times."""
+    real, calls = Doubts.justified, []
+
+    def justified(doubts: Doubts) -> bool:
+        calls.append(doubts)
+        return real(doubts) and len(calls) > 2
+
+    Doubts.justified = justified  # type: ignore[method-assign]
 
 
 class Keeper(Callback):
@@ -127,6 +139,8 @@ def main(folder: Path, options: dict[str, Any]) -> None:
         )
     if "breaks" in options and os.environ.get("LOCAL_RANK") == "1":
         fail_once(options["breaks"])
+    if options.get("mistrusts") and os.environ.get("LOCAL_RANK") == "1":
+        mistrust()
     L.seed_everything(3, workers=True, verbose=False)
     settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
     monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None

@@ -157,6 +157,14 @@ def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path
     assert f"could not measure {measure!r}, and goes on without: RuntimeError: out of ink" in told[1]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_layers_are_read_anew_on_all_processes_where_one_finds_them_changed(tmp_path: Path, strategy: str):
+    records = train(tmp_path / "run", strategy=strategy, monitored=True, mistrusts=True, monitor={"strict": True})
+    assert [record["evaluations"] for record in records] == [5, 5]
+    assert records[0]["scalars"] == records[1]["scalars"]
+    assert records[0]["scalars"] == pytest.approx(single_process(records[0]["weights"]), rel=1e-5, abs=1e-6)
+
+
 def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tmp_path: Path):
     # Nobody waits for the other: a process group would complain in the end.
     outcome = train(
