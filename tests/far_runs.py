@@ -1,8 +1,8 @@
 """Evaluations on a device that is far away, beside the same ones on the CPU; writes what was found as JSON.
 
 Run in a process of its own by ``test_waits``. Of each evaluation there are its waits, ``[part, operation, place]``, and
-the numbers that are not those of the CPU. Parts are ``begin`` (what depends on no answer is asked), ``search`` (what
-depends on who is right), and ``finish`` (answers are read).
+the numbers that are not those of the CPU. Parts are ``look`` (at the probes, before all), ``begin`` (what depends on
+no answer is asked), ``search`` (what depends on who is right), and ``finish`` (answers are read).
 """
 
 import copy
@@ -32,7 +32,8 @@ from netdyn.walk import Walk
 from networks import CLASSES, bn_mlp, fill, images, samples
 
 S = 96
-PARTS = ("begin", "search", "finish")
+STARTS = ("begin_walk", "_search", "_finish")
+PARTS = ("look", "begin", "search", "finish")
 
 
 def mlp(width=24, depth=2, activation=nn.ReLU, outputs=CLASSES):
@@ -184,15 +185,15 @@ def case(name):
 
 def evaluated(network, probe, held_out, settings, memory):
     """The numbers of one evaluation, its waits with the part of it that each was in, and what was done in each part."""
-    probe.look(contents=True)
-    held_out.look(contents=False)
     far.WAITS.clear()
     waits, done = [0], [Counter()]
 
-    def begins(real):
+    def begins(part, real):
         def begun(*args, **kwargs):
-            waits.append(len(far.WAITS))
-            done.append(Counter())
+            # A walk begins for each probe.
+            if PARTS[len(done)] == part:
+                waits.append(len(far.WAITS))
+                done.append(Counter())
             return real(*args, **kwargs)
 
         return begun
@@ -206,9 +207,8 @@ def evaluated(network, probe, held_out, settings, memory):
 
     with ExitStack() as patched:
         patched.enter_context(isolated(network))
-        for part in PARTS[1:]:
-            name = f"_{part}"
-            patched.enter_context(patch.object(_Examination, name, begins(getattr(_Examination, name))))
+        for part, owner, name in zip(PARTS[1:], [examine, *[_Examination] * 2], STARTS, strict=True):
+            patched.enter_context(patch.object(owner, name, begins(part, getattr(owner, name))))
         for owner, name in ((Walk, "outputs"), (LayerReader, "read"), (transit.Coming, "arrived")):
             patched.enter_context(patch.object(owner, name, counts(name, getattr(owner, name))))
         patched.enter_context(warnings.catch_warnings())
@@ -230,11 +230,12 @@ def compared(name):
     settings, network = Settings(**options), network.eval()
     away = copy.deepcopy(network).to(far.DEVICE)
     memories = Memory(), Memory()
+    probes = Probe(x, target), Probe(x[:40], target[:40])
+    there = [probe.to(far.DEVICE) for probe in probes]
     found = []
     for _ in range(2):
-        probes = Probe(x, target), Probe(x[:40], target[:40])
         near, _, done_here = evaluated(network, *probes, settings, memories[0])
-        numbers, waits, done = evaluated(away, *(probe.to(far.DEVICE) for probe in probes), settings, memories[1])
+        numbers, waits, done = evaluated(away, *there, settings, memories[1])
         assert done == done_here
         done = dict(zip(PARTS, done, strict=True))
         found.append({"waits": waits, "differ": differing(near, numbers), "numbers": len(numbers), "done": done})

@@ -229,6 +229,41 @@ def test_a_probability_is_told_as_one(how):
     assert diagnose(network, x, target, measure=["modes"]).accuracy == expected
 
 
+@pytest.mark.parametrize("how", ["double", "clone"])
+def test_a_probability_in_another_place_is_no_layer(how):
+    network, x = fill(Confident(how)), samples(200)
+    assert list(local_fields(network, x)) == ["h"]
+    pathway = linear_substitution_map(network, x)["h"]
+    torch.testing.assert_close(pathway.double(), network.c.weight.detach().double())
+
+
+class Rescaled(nn.Module):
+    """A logit made of a probability's copy, and a number beside it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.a = how, nn.Linear(FEATURES, 1)
+
+    def forward(self, x):
+        copied = torch.sigmoid(self.a(x)).clone()
+        return copied.mul_(2).sub_(1) if self.how == "in place" else (copied > 0.5).to(torch.int64).double() - 0.5
+
+
+@pytest.mark.parametrize("how", ["in place", "whole numbers"])
+def test_what_is_made_of_a_probabilitys_copy_is_none(how):
+    network, x = fill(Rescaled(how)), samples(200)
+    with torch.no_grad():
+        target = (network(x)[:, 0] > 0).long()
+    assert discover(network, x).probabilities is False
+    assert diagnose(network, x, target, measure=["sample_basin"], progress=False).accuracy == 1
+
+
+def test_in_inference_mode_a_probabilitys_copy_is_known_by_its_values():
+    network = fill(Confident("double")).eval()
+    with torch.inference_mode():
+        assert discover(network, samples(200)).probabilities is True
+
+
 class Clips(nn.Module):
     def forward(self, x):
         x.copy_(F.relu(x) * 1.0)

@@ -1,8 +1,11 @@
 """Layers are read as they were last time; where they are no longer so, the numbers are those of a reading anew."""
 
+import gc
+import math
 import random
 import re
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -247,6 +250,60 @@ def test_where_nothing_can_be_read_it_is_said_why():
         pytest.raises(ValueError, match="Samples cannot be told apart"),
     ):
         examine(network, Probe(samples(), labels()), Settings(measure=("modes",)), Crew(), False)
+
+
+class Late(nn.Module):
+    """Its only activation sees the samples in another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(FEATURES, 9), nn.Linear(9, CLASSES)
+
+    def forward(self, x):
+        order = x[:, 0].argsort(descending=True)
+        return self.head(torch.relu(self.first(x[order]))[order.argsort()])
+
+
+@pytest.mark.parametrize("layers", [None, ["nope"], ["first"]])
+def test_where_nothing_is_left_when_one_has_looked_it_is_said_why(layers, counted):
+    network, failed, memory = fill(Late()).eval(), [], Memory()
+    options = Settings(measure=("modes", "maps"), layers=layers)
+    said = re.escape("['first'] mix or sort the samples of a batch")
+    for _ in range(2):
+        with isolated(network), pytest.warns(DynamicsWarning, match=said):
+            report = examine(
+                network,
+                Probe(samples(), labels()),
+                options,
+                Crew(),
+                False,
+                on_failure=lambda name, error: failed.append(f"{name}: {error}"),
+                memory=memory,
+            )
+        assert (report.layers, report.subnetwork) == ((), None)
+        assert math.isfinite(report.accuracy)
+    assert len(failed) == 2
+    assert failed[0] == failed[1]
+    # The second time it is known.
+    assert counted.reads <= 1
+    doubts = Doubts(None)
+    with isolated(network):
+        reading.survey(network, samples(), doubts)
+    assert memory.answers == doubts.answers
+
+
+def test_one_reading_is_let_go_of_before_the_next(monkeypatch):
+    alive, most, real = weakref.WeakSet(), [], LayerReader.read
+
+    def read_(reader):
+        gc.collect()
+        most.append(len(alive))
+        alive.add(reader)
+        return real(reader)
+
+    monkeypatch.setattr(LayerReader, "read", read_)
+    read(fill(Sorting()), samples())
+    assert most == [0, 0]
 
 
 # Doubts --------------------------------------------------------------------------------------------------------------

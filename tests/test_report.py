@@ -458,6 +458,27 @@ def test_missing_classes_are_named_and_left_out(learned):
     assert "basin/sample/class_radius/1" not in found.scalars()
 
 
+class Drops(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+@pytest.mark.parametrize("how", ["linear", "label", "random"])
+def test_what_may_have_caused_an_error_is_said_before_it(how):
+    x, target = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    network, layers, error, said = nn.Linear(4, 3), None, "no local field to read", "`inputs` holds NaN or inf"
+    if how != "random":
+        x[0, 0] = torch.nan
+    if how == "label":
+        target[3], error = 7, "got the label 7"
+    if how == "random":
+        network, layers, error = nn.Sequential(network, Drops(), nn.ReLU()), ["nope"], "matches nothing"
+        said = "random in eval mode"
+    with warnings.catch_warnings(record=True, action="always") as caught, pytest.raises(ValueError, match=error):
+        diagnose(network, x, target, layers=layers, progress=False)
+    assert [said in str(each.message) for each in caught].count(True) == 1
+
+
 @pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning")
 def test_probe_with_one_class_has_basins_and_no_modes(learned):
     net, x, target = learned

@@ -78,6 +78,12 @@ class Crew:
             raise
         return [content for content, _ in self._exchange((result, None))]
 
+    def in_step(self, work: Callable[[], T]) -> T:
+        """Do what all do; one's own result. Where it fails for one it fails for all."""
+        done: list[T] = []
+        self.share(lambda: done.append(work()))
+        return done[0]
+
     def align(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give everybody the first process's values, in place.
 

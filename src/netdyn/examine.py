@@ -18,7 +18,7 @@ from netdyn.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.crew import Crew
 from netdyn.functional import check_basin, coverage
 from netdyn.memory import Memory
-from netdyn.outset import begin_walk, warn_of_unsound
+from netdyn.outset import begin_walk, explained, warn_of_unsound
 from netdyn.probe import Probe
 from netdyn.radii import BasinResult
 from netdyn.rays import begin_sample_basin
@@ -61,9 +61,14 @@ def examine(
         on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
         memory: What the last evaluation has found, where this one begins; it takes what this one finds.
     """
-    examination = _Examination(network, probe, settings, crew, Memory() if memory is None else memory)
-    # From here on a failure costs one measure, and nobody leaves; who could not even begin is met before.
-    crew.share(lambda: None)
+    memory = Memory() if memory is None else memory
+    probe.look(contents="sample_basin" in settings.measure)
+    if held_out is not None:
+        held_out.look(contents=False)
+    examination = _Examination(network, probe, settings, crew, memory)
+    # From here on a failure costs one measure, and nobody leaves; who could not even begin is met here. What the first
+    # process remembers counts: one that has failed meanwhile remembers something else.
+    memory.answers, memory.rays_walked = crew.share(lambda: (memory.answers, memory.rays_walked))[0]
     with progress_bar(examination.attempts(held_out), progress) as step:
         return examination.report(Attempts(crew, on_failure, step), held_out)
 
@@ -97,7 +102,6 @@ class _Examination:
 
     def __init__(self, network: nn.Module, probe: Probe, settings: Settings, crew: Crew, memory: Memory) -> None:
         self.network, self.probe, self.settings, self.memory = network, probe, settings, memory
-        probe.look(contents="sample_basin" in settings.measure)
         self.grid = check_basin(
             settings.accuracy, settings.sample_rays, settings.low, settings.high, settings.rel_tol, settings.seed
         )
@@ -118,8 +122,9 @@ class _Examination:
 
     def report(self, attempt: Attempts, held_out: Probe | None) -> Report:
         """Measure everything that is asked for."""
-        begun = self._begin(attempt, held_out)
-        self._search(attempt, begun)
+        with explained(self.walk.sound):
+            begun = self._begin(attempt, held_out)
+            self._search(attempt, begun)
         return self._finish(attempt, begun, held_out)
 
     def _begin(self, attempt: Attempts, held_out: Probe | None) -> _Begun:
@@ -135,14 +140,13 @@ class _Examination:
         wanted = "batchnorm" in self.settings.measure and self._has_gap()
         gap = attempt("batchnorm", lambda: self._begin_gap(other)) if wanted else None
         begun = _Begun(coming, other, None if held is None else held[1], gap)
-        # What the first process remembers counts: one that has failed meanwhile remembers something else.
-        if "weight_basin" in self.settings.measure and self.walk.crew.share(lambda: self.memory.rays_walked)[0]:
+        if "weight_basin" in self.settings.measure and self.memory.rays_walked:
             begun.basins["weight_basin"] = attempt("weight_basin", lambda: self._begin_weight_basin(coming, True))
         return begun
 
     def _search(self, attempt: Attempts, begun: _Begun) -> None:
         """Begin the searches: where nobody is right there is no basin, and one would be for nothing."""
-        clean, wanted = begun.coming.arrived(), self.settings.measure
+        clean, wanted = self.walk.crew.in_step(begun.coming.arrived), self.settings.measure
         if "sample_basin" in wanted:
             begun.basins["sample_basin"] = attempt("sample_basin", lambda: self._begin_sample_basin(clean))
         if "weight_basin" in wanted and "weight_basin" not in begun.basins:
@@ -152,13 +156,14 @@ class _Examination:
     def _finish(self, attempt: Attempts, begun: _Begun, held_out: Probe | None) -> Report:
         """Read the answers, and ask what depends on them."""
         walk, measure = self.walk, self.settings.measure
-        self._warn_of_samples(begun.other)
+        walk.crew.in_step(lambda: self._warn_of_samples(begun.other))
         name = self._layers()
         layers = (attempt.part(name, self.reading.finish) if name else None) or []
         # Each is let go of with what it holds.
         basins = {name: attempt.part(name, begun.basins.pop(name)) for name in list(begun.basins)}
-        weights = basins.get("weight_basin")
-        self.memory.rays_walked = weights is not None and weights.clean > weights.accuracy
+        if "weight_basin" in measure:
+            weights = basins["weight_basin"]
+            self.memory.rays_walked = weights is not None and weights.clean > weights.accuracy
         gap = attempt.part("batchnorm", begun.gap) if "batchnorm" in measure and self._has_gap() else None
         maps = attempt("maps", self._maps) if "maps" in measure and self._has_map() else None
         within, basin, other = None, basins.get("sample_basin"), begun.other
@@ -196,13 +201,14 @@ class _Examination:
     def _look_at(self, probe: Probe) -> tuple[Walk, Tensor]:
         """The held-out probe, and which of its samples are right."""
         walk = self._walk(probe, Crew())
-        return walk, walk.all_right()
+        with explained(walk.sound):
+            return walk, walk.all_right()
 
     def _warn_of_samples(self, other: Walk | None) -> None:
         """Say what was found to be wrong with the probes, and what came of it."""
-        warn_of_unsound(self.walk)
+        warn_of_unsound(self.walk.sound)
         if other is not None and other is not self.walk:
-            warn_of_unsound(other)
+            warn_of_unsound(other.sound)
         self.reading.warn_of_lost()
 
     def _begin_sample_basin(self, clean: Tensor) -> Callable[[], BasinResult]:

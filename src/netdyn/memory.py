@@ -10,7 +10,10 @@ from netdyn.doubts import Answers
 
 @dataclass
 class Memory:
-    """What the last evaluation has found; numbers do not depend on it, but for those of passes.
+    """What the last evaluation has found.
+
+    Of what is measured only numbers of passes depend on it, and in which of the cells in which it is lost the ray of a
+    sample ends that comes back, see :func:`netdyn.rays.begin_sample_basin`.
 
     Attributes:
         brackets: Where rays were lost in sample space.

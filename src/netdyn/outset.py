@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from netdyn.probe import Probe
 from netdyn.sites import survey
 from netdyn.tasks import find_task
 from netdyn.transit import sent, together
-from netdyn.walk import Walk
+from netdyn.walk import Sound, Walk
 
 #: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
 TOLERANCE = 0.5
@@ -24,7 +27,7 @@ def prepare_walk(
 ) -> Walk:
     """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
     walk = begin_walk(model, Probe(inputs, target), criterion, batch_size)
-    warn_of_unsound(walk)
+    warn_of_unsound(walk.sound)
     return walk
 
 
@@ -48,16 +51,18 @@ def begin_walk(
         parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
         return torch.cat([as_logits(part, len(part)) for part in parts])
 
-    task = find_task(
-        outputs,
-        probe.at_hand,
-        samples,
-        criterion,
-        # Nothing of it is asked for that its doubts bear on.
-        probability=lambda: survey(model, inputs, Doubts({}), check=False).probabilities,
-        everything=everything,
-        tolerance=tolerance,
-    )
+    sound = finite(inputs), _same(outputs, again)
+    with explained(sound):
+        task = find_task(
+            outputs,
+            probe.at_hand,
+            samples,
+            criterion,
+            # Nothing of it is asked for that its doubts bear on.
+            probability=lambda: survey(model, inputs, Doubts({}), check=False).probabilities,
+            everything=everything,
+            tolerance=tolerance,
+        )
     weight = next(model.parameters(), None)
     device = probe.target.device if weight is None else weight.device
     if task.numbers is not None:
@@ -72,15 +77,23 @@ def begin_walk(
         batch_size,
         numbers=None if task.numbers is None else sent(task.numbers, device),
         at_hand=task.target if task.num_classes > 1 else None,
-        sound=(finite(inputs), _same(outputs, again)),
+        sound=sound,
     )
 
 
-def warn_of_unsound(walk: Walk) -> None:
-    """Warn of inputs that are not finite, and of a model that is random; what is found is read here."""
-    if walk.sound is None:
-        return
-    (are_finite,), (are_same,) = together(walk.sound)
+@contextmanager
+def explained(sound: Sound) -> Iterator[None]:
+    """Within, an error comes after the warnings of what may be the cause of it."""
+    try:
+        yield
+    except Exception:
+        warn_of_unsound(sound)
+        raise
+
+
+def warn_of_unsound(sound: Sound) -> None:
+    """Warn of inputs that are not finite, and of a model that is random; what has been found is read here."""
+    (are_finite,), (are_same,) = together(sound)
     if not are_finite:
         _checks.warn(
             "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "

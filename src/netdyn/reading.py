@@ -37,8 +37,7 @@ class Reading:
     def begin(self) -> Tensor:
         """Run the network; which samples are right, bool ``[samples]``."""
         crew = self.walk.crew
-        # What the first process remembers counts: one that has failed meanwhile remembers something else.
-        doubts = Doubts(crew.share(lambda: self.memory.answers)[0])
+        doubts = Doubts(self.memory.answers)
         try:
             right = self._read(doubts)
             # Whoever failed is met here at the latest.
@@ -49,7 +48,7 @@ class Reading:
             if self._justified(doubts):
                 self._warn_of_unread()
                 raise
-        return self._read(Doubts(None))
+        return self._again()
 
     def instead(self) -> Tensor:
         """Which samples are right, where the layers could not be read, or nobody has asked for them."""
@@ -70,7 +69,7 @@ class Reading:
         if self.reader is None:
             return []
         if not self._justified(self._doubts):
-            self._read(Doubts(None))
+            self._again()
         self.memory.answers = self._doubts.answers
         self._warn_of_unread()
         return self.reader.told()
@@ -79,11 +78,23 @@ class Reading:
         """Say how many outputs are not finite; where the inputs are to blame, that has been said."""
         warn_of_nonfinite(int(self._lost) if self._lost and finite(self.walk.inputs) else 0, self.walk.samples)
 
+    def _again(self) -> Tensor:
+        """Look where the samples are, and then read."""
+        try:
+            return self._read(Doubts(None))
+        except Exception:
+            # The next evaluation need not find out as well.
+            self.memory.answers = self._doubts.answers
+            self._warn_of_unread()
+            raise
+
     def _read(self, doubts: Doubts) -> Tensor:
+        # What an earlier reading holds is let go of.
+        self.reader, self._survey, self._doubts = None, None, doubts
         self._survey = survey(self.walk.model, self.walk.inputs, doubts)
         reader = LayerReader(self.walk, self.settings, self._survey)
         right = reader.read()
-        self.reader, self._lost, self._doubts = reader, reader.lost, doubts
+        self.reader, self._lost = reader, reader.lost
         return right
 
     def _warn_of_unread(self) -> None:

@@ -27,6 +27,9 @@ from netdyn.noise import Noise, Rows
 from netdyn.supply import Supply
 from netdyn.transit import sent
 
+#: Whether a probe's inputs are finite, and whether the model has put out the same for them twice: bool scalars.
+Sound = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -76,7 +79,7 @@ class Walk:
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
         at_hand: The targets on the host.
-        sound: Whether the inputs are finite, and whether the model has put out the same twice; not read yet.
+        sound: Whether inputs and model are what they seem to be; not read yet.
         supply: The noise of a search, while one is under way.
         origin: Which samples of the supply the walk's are; None: all, in order.
         scratch: Memory for the batch that passes through the network.
@@ -94,7 +97,7 @@ class Walk:
     cut: tuple[bool, ...] = ()
     numbers: Tensor | None = None
     at_hand: Tensor | None = None
-    sound: tuple[Tensor, Tensor] | None = None
+    sound: Sound = field(default_factory=lambda: (torch.tensor(True), torch.tensor(True)))
     supply: Supply | None = None
     origin: Tensor | None = None
     scratch: Scratch = field(default_factory=Scratch)

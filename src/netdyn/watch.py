@@ -93,6 +93,28 @@ class _Candidate:
     first: int
 
 
+@dataclass(frozen=True)
+class _Squashed:
+    """What may turn out to be the model's output.
+
+    Attributes:
+        value: A sigmoid's or softmax's output, or a copy of it.
+        logits: What it was made of.
+        origin: The output itself.
+        version: Of a copy that of its content: written over it is none any more.
+    """
+
+    value: Tensor
+    logits: Tensor
+    origin: Tensor
+    version: int | None = None
+
+    def is_output(self, output: Any) -> bool:
+        """Whether the model's output is this."""
+        written_over = self.version is not None and self.version != self.value._version
+        return not written_over and _is_all_of(output, self.value)
+
+
 class Watch(TorchFunctionMode):
     """Sees the activations of one run and hands each local field to ``on_site``.
 
@@ -136,7 +158,7 @@ class Watch(TorchFunctionMode):
         self.refused: set[Key] = set()
         self.held: list[Site] = []
         self.candidates: list[_Candidate] = []
-        self.squashed: list[tuple[Tensor, Tensor]] = []
+        self.squashed: list[_Squashed] = []
         self.latest: weakref.ref[Tensor] | None = None
         #: Names of the modules whose samples have left their places (packed sequences).
         self.packed: list[str] = []
@@ -402,22 +424,25 @@ class Watch(TorchFunctionMode):
     def _squash(self, result: Tensor, logits: Tensor) -> None:
         """Remember what may turn out to be the model's output; attention's weights are larger, and are not."""
         if result.ndim <= 2 and len(result) == self.samples:
-            self.squashed.append((result, logits))
+            self.squashed.append(_Squashed(result, logits, result))
 
     def _copied(self, result: Tensor, subject: Tensor) -> None:
         """A copy of what may turn out to be the model's output may turn out to be it too."""
-        found = next((logits for squashed, logits in self.squashed if _is_view_of_all(subject, squashed)), None)
-        if found is not None and result is not subject:
-            self.squashed.append((result, found))
+        # Tensors made in inference mode have no version.
+        if result is subject or not result.is_floating_point() or result.is_inference():
+            return
+        found = next((each for each in self.squashed if _is_view_of_all(subject, each.value)), None)
+        if found is not None:
+            self.squashed.append(replace(found, value=result, version=result._version))
 
     def finish(self, output: Any) -> Any:
         """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
-        for squashed, logits in reversed(self.squashed):
-            if _is_all_of(output, squashed):
-                if self.held and self.latest is not None and self.latest() is squashed:
+        for each in reversed(self.squashed):
+            if each.is_output(output):
+                if self.held and self.latest is not None and self.latest() is each.origin:
                     self.held.pop()
                 self._release()
-                return logits.reshape(output.shape)
+                return each.logits.reshape(output.shape)
         self._release()
         return output
 

@@ -102,10 +102,10 @@ def begin_weight_basin(
     noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
     # One tensor at a time: a fragile layer is one whose own radius is small.
     alone = {name: noise.only(name) for name in noise.weights} if each else {}
-    trail = Trail.start(own, coming.arrived()) if relative or not expected else None
-    clean = math.nan if trail is None else trail.clean_accuracy
+    asked = relative or not expected
+    clean = Trail.start(own, coming.arrived()).clean_accuracy if asked else math.inf
     absolute = weight_accuracy(clean, accuracy, relative, walk.num_classes)
-    ahead = trail is None or clean > absolute
+    ahead = clean > absolute
     visits = walk_rays(own, noise, rays, grid, absolute) if ahead else None
     visits_alone = {name: walk_rays(own, one, rays, grid, absolute) for name, one in alone.items()} if ahead else {}
 

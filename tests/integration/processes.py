@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
-from netdyn import DynamicsMonitor
+from netdyn import DynamicsMonitor, examine
 from netdyn.brackets import Brackets
 from netdyn.doubts import Doubts
 from netdyn.layer_reader import LayerReader
@@ -88,6 +88,19 @@ def mistrust() -> None:
     Doubts.justified = justified  # type: ignore[method-assign]
 
 
+def misjudge() -> None:
+    """Let the look at what is wrong with a probe fail the first time."""
+    real, calls = examine.warn_of_unsound, []
+
+    def look(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("out of light")
+        real(*given)
+
+    examine.warn_of_unsound = look
+
+
 class Keeper(Callback):
     """Writes the record at the end of training."""
 
@@ -139,8 +152,9 @@ def main(folder: Path, options: dict[str, Any]) -> None:
         )
     if "breaks" in options and os.environ.get("LOCAL_RANK") == "1":
         fail_once(options["breaks"])
-    if options.get("mistrusts") and os.environ.get("LOCAL_RANK") == "1":
-        mistrust()
+    if os.environ.get("LOCAL_RANK") == "1":
+        for name in {"mistrust", "misjudge"} & options.keys():
+            globals()[name]()
     L.seed_everything(3, workers=True, verbose=False)
     settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
     monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None

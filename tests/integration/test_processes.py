@@ -159,10 +159,19 @@ def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_layers_are_read_anew_on_all_processes_where_one_finds_them_changed(tmp_path: Path, strategy: str):
-    records = train(tmp_path / "run", strategy=strategy, monitored=True, mistrusts=True, monitor={"strict": True})
+    records = train(tmp_path / "run", strategy=strategy, monitored=True, mistrust=True, monitor={"strict": True})
     assert [record["evaluations"] for record in records] == [5, 5]
     assert records[0]["scalars"] == records[1]["scalars"]
     assert records[0]["scalars"] == pytest.approx(single_process(records[0]["weights"]), rel=1e-5, abs=1e-6)
+
+
+def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_all(tmp_path: Path):
+    records = train(tmp_path / "run", strategy="ddp", monitored=True, misjudge=True)
+    assert [record["skipped"] for record in records] == [1, 1]
+    assert records[0]["scalars"] == records[1]["scalars"]
+    said = [" ".join(record["told"]) for record in records]
+    assert ["out of light" in text for text in said] == [True, True]
+    assert ["CrewError" in text for text in said] == [True, False]
 
 
 def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tmp_path: Path):
