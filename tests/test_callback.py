@@ -407,7 +407,7 @@ def same_state(a, b):
 
 
 def shown(monitor):
-    held = vars(monitor) | {"_memory": monitor._memory.brackets.state_dict()}
+    held = vars(monitor) | {"_memory": monitor._memory.brackets.state_dict(), "_budget": monitor._budget.state_dict()}
     return {name: repr(value) for name, value in held.items()}
 
 

@@ -21,7 +21,7 @@ FLOORS = [
     "_checks schedules tags draws transit",
     "sorting ranks modes transfer phases radii criteria batches isolation activations adapter crew shards snapshot "
     "measured basin_findings findings printed layouts naming recurrent tasks canvas reentry search brackets coverage "
-    "targets attempts doubts memory probe",
+    "targets attempts doubts memory probe budget",
     "watch sites linearize tails characteristic wiring noise supply walk outset rays weight_noise weight_rays "
     "batchnorm radiographs figures functional",
     "settings layer_reader reading results history examine "

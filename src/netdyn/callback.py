@@ -20,6 +20,7 @@ from netdyn import _checks
 from netdyn._checks import DynamicsWarning
 from netdyn.adapter import Adapter
 from netdyn.attempts import raise_it
+from netdyn.budget import Budget
 from netdyn.canvas import available
 from netdyn.crew import Crew
 from netdyn.examine import examine
@@ -190,7 +191,6 @@ class DynamicsMonitor(Callback):
         #: The last report; None before the first evaluation.
         self.report: Report | None = None
         self._begin_anew()
-        self._started = 0.0
         self._warned: set[str] = set()
         self._crew = Crew()
         self._forget_probe()
@@ -199,14 +199,10 @@ class DynamicsMonitor(Callback):
         self._seen_step = 0
         self._measured_step = -1
         self._measured_epoch = -1
-        self._spent = 0.0
-        self._last_cost = 0.0
-        self._drawing = 0.0
-        self._trained = 0.0
+        self._budget = Budget(self._max_overhead)
         self._evaluations = 0
         self._skipped = 0
         self._left_out = 0
-        self._trained_before = 0.0
         self._history = History()
         self._drawn_step = -1
         self._memory = Memory()
@@ -225,7 +221,7 @@ class DynamicsMonitor(Callback):
         self._crew = Crew.world(lockstep) if trainer.world_size > 1 else Crew()
         if trainer.global_step == 0:
             self._begin_anew()
-        self._started = time.monotonic()
+        self._budget.start()
         self._seen_step = trainer.global_step
         self._forget_probe()
         size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
@@ -285,8 +281,7 @@ class DynamicsMonitor(Callback):
                 f"DynamicsMonitor left out {self._left_out} evaluations to keep to max_overhead={self._max_overhead}; "
                 "the last values may be of an earlier step."
             )
-        self._trained_before += time.monotonic() - self._started
-        self._started = 0.0
+        self._budget.stop()
         self._forget_probe()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -383,22 +378,23 @@ class DynamicsMonitor(Callback):
             )
             return
         self._measured_step = trainer.global_step
-        affordable, overhead = self._crew.share(self._budget)[0]
-        if not affordable:
+        budget = self._budget
+        # The first process's clock counts for all.
+        affordable, overhead = self._crew.share(lambda: (budget.affords(budget.last), budget.overhead()))[0]
+        if self._evaluations and not affordable:
             self._skipped += 1
             self._left_out += 1
             self._send(trainer, {"netdyn/overhead": overhead, "netdyn/skipped": float(self._skipped)}, step)
             return
 
         settings = self._settings if self._figures_due() else self._without_maps()
-        report = self._examined(trainer, pl_module, settings, probe, val_probe)
-        self._spent += self._last_cost
+        report, trained = self._examined(trainer, pl_module, settings, probe, val_probe)
         self._evaluations += 1
         self._skipped += report is None
         scalars = {} if report is None else report.scalars()
         scalars |= {
-            "netdyn/seconds": self._last_cost,
-            "netdyn/overhead": self._spent / max(self._trained, 1e-9),
+            "netdyn/seconds": budget.last,
+            "netdyn/overhead": budget.overhead(trained),
             "netdyn/skipped": float(self._skipped),
         }
         begin = time.monotonic()
@@ -408,7 +404,7 @@ class DynamicsMonitor(Callback):
             self._history.add(step, report.layers)
             self._show(trainer, report, step)
         # Sending and drawing are paid for as well. What they took is known only now: the next evaluation logs it.
-        self._spent += time.monotonic() - begin
+        budget.spent += time.monotonic() - begin
 
     def _examined(
         self,
@@ -417,8 +413,11 @@ class DynamicsMonitor(Callback):
         settings: Settings,
         probe: Probe,
         held_out: Probe | None,
-    ) -> Report | None:
-        """The report on the network as it is; None if it could not be made. Leaves everything as it was."""
+    ) -> tuple[Report | None, float]:
+        """The report on the network as it is, and the seconds of training before; leaves everything as it was.
+
+        The report is None if it could not be made. What it has cost is spent.
+        """
         # Results are kept outside of what is put back: the module may hold this very callback.
         found: list[Report] = []
 
@@ -438,8 +437,9 @@ class DynamicsMonitor(Callback):
                 )
                 found.append(report)
 
-        done, self._last_cost, self._trained, self._spent = self._guarded(evaluate)
-        return found[0] if done else None
+        done, seconds, trained, spent = self._guarded(evaluate)
+        self._budget.last, self._budget.spent = seconds, spent + seconds
+        return found[0] if done else None, trained
 
     def _show(self, trainer: Trainer, report: Report, step: int) -> None:
         """Send TensorBoard what only it can show."""
@@ -449,7 +449,7 @@ class DynamicsMonitor(Callback):
         if self._figures == "always" or (self._figures == "ends" and self._evaluations == 1):
             begin = time.monotonic()
             self._draw(trainer, report, step)
-            self._drawing = time.monotonic() - begin
+            self._budget.drawing = time.monotonic() - begin
 
     def _figures_due(self) -> bool:
         """Whether the evaluation that comes is one to draw."""
@@ -463,9 +463,9 @@ class DynamicsMonitor(Callback):
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
         with_maps = "maps" in self._settings.measure and report.characteristic_maps is None
         # Finding the maps costs less than an evaluation. Where nobody draws there is nothing to leave out.
-        cost = self._drawing + self._last_cost * with_maps
+        cost = self._budget.drawing + self._budget.last * with_maps
         drawn = trainer.is_global_zero and bool(writers(trainer.loggers)) and available()
-        if not self._crew.share(lambda: not drawn or self._affords(cost))[0]:
+        if not self._crew.share(lambda: not drawn or self._budget.affords(cost))[0]:
             rank_zero_info(
                 "DynamicsMonitor left out the figures at the end of training to keep to "
                 f"max_overhead={self._max_overhead}; `monitor.report.figures()` draws those of the last report."
@@ -480,8 +480,7 @@ class DynamicsMonitor(Callback):
         if probe is None or self._unusable:
             return report
         only = replace(self._settings, measure=("maps",))
-        found = self._examined(trainer, pl_module, only, probe, None)
-        self._spent += self._last_cost
+        found, _ = self._examined(trainer, pl_module, only, probe, None)
         if found is None:
             return report
         return replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
@@ -560,19 +559,6 @@ class DynamicsMonitor(Callback):
     def _tag(self, tag: str) -> str:
         return f"{self._prefix}/{tag}" if self._prefix else tag
 
-    def _training_time(self, now: float) -> float:
-        return self._trained_before + now - self._started - self._spent
-
-    def _budget(self) -> tuple[bool, float]:
-        """Whether another evaluation, as dear as the last, keeps to the budget; the overhead so far."""
-        overhead = self._spent / max(self._training_time(time.monotonic()), 1e-9)
-        return not self._evaluations or self._affords(self._last_cost), overhead
-
-    def _affords(self, seconds: float) -> bool:
-        """Whether so much more keeps to the budget."""
-        limit = self._max_overhead
-        return limit is None or self._spent + seconds <= limit * self._training_time(time.monotonic())
-
     # --- never in the way ---
 
     def _guarded(self, work: Callable[[], None]) -> tuple[bool, float, float, float]:
@@ -584,7 +570,7 @@ class DynamicsMonitor(Callback):
         caught: list[warnings.WarningMessage] = []
 
         def seconds() -> tuple[float, float, float]:
-            return time.monotonic() - begin, self._training_time(begin), self._spent
+            return time.monotonic() - begin, self._budget.trained(begin), self._budget.spent
 
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -623,16 +609,12 @@ class DynamicsMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run continues, as plain numbers."""
-        trained = self._trained_before + (time.monotonic() - self._started if self._started else 0.0)
         return {
             "measured_step": self._measured_step,
             "measured_epoch": self._measured_epoch,
             "evaluations": self._evaluations,
             "skipped": self._skipped,
-            "spent": self._spent,
-            "last_cost": self._last_cost,
-            "drawing": self._drawing,
-            "trained": trained,
+            **self._budget.state_dict(),
             "history": self._history.state(),
             "brackets": self._memory.brackets.state_dict(),
         }
@@ -643,10 +625,7 @@ class DynamicsMonitor(Callback):
         self._measured_epoch = state_dict["measured_epoch"]
         self._evaluations = state_dict["evaluations"]
         self._skipped = state_dict["skipped"]
-        self._spent = state_dict["spent"]
-        self._last_cost = state_dict["last_cost"]
-        self._drawing = state_dict["drawing"]
-        self._trained_before = state_dict["trained"]
+        self._budget.load_state_dict(state_dict)
         self._history.load(state_dict["history"])
         self._memory.brackets.load_state_dict(state_dict["brackets"])
 

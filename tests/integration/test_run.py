@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from integration.untouched import OURS, ListLogger
-from netdyn import DynamicsMonitor, callback, diagnose
+from netdyn import DynamicsMonitor, budget, callback, diagnose
 from netdyn.loaders import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
 
@@ -648,7 +648,8 @@ class Clock(L.Callback):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.measuring, self.budgets = 0.0, 0.0, []
-        monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: self.now))
+        for module in (budget, callback):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(callback, "examine", self.slowly(callback.examine, 7))
         monkeypatch.setattr(DynamicsMonitor, "_draw", self.slowly(DynamicsMonitor._draw, 5))
 
