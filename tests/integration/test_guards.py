@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from integration.scenarios import modules, precision
 from integration.scenarios.base import CLASSES, FEATURES, Classifier, loader, points
 from integration.untouched import Recorder, Training, differences, digest, module_state, run
-from netdyn import DynamicsMonitor, callback, history, isolation, linearize, probe, report, snapshot, watch
+from netdyn import DynamicsMonitor, callback, history, isolation, linearize, loaders, report, snapshot, watch
+from netdyn.probe import Probe
 from netdyn.weight_noise import WeightNoise
 
 #: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
@@ -232,18 +233,18 @@ def logging_not_silenced(patch: pytest.MonkeyPatch) -> None:
 
 
 def loader_iterated(patch: pytest.MonkeyPatch) -> None:
-    def first_batches(data: Any, size: int, seed: int, transfer: Any, unpack: Any) -> probe.Probe:
-        return probe.Probe(*(torch.cat(parts) for parts in zip(*map(unpack, data), strict=True)))
+    def first_batches(data: Any, size: int, seed: int, transfer: Any, unpack: Any) -> Probe:
+        return Probe(*(torch.cat(parts) for parts in zip(*map(unpack, data), strict=True)))
 
     patch.setattr(callback, "read_probe", first_batches)
 
 
 def data_set_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(probe, "kept", no_context)
+    patch.setattr(loaders, "kept", no_context)
 
 
 def batches_not_copied(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(probe, "_copied", lambda batch: batch)
+    patch.setattr(loaders, "_copied", lambda batch: batch)
 
 
 def weights_shaken_in_place(patch: pytest.MonkeyPatch) -> None:
