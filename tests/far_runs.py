@@ -29,7 +29,7 @@ from netdyn.memory import Memory
 from netdyn.probe import Probe
 from netdyn.settings import Settings
 from netdyn.walk import Walk
-from networks import CLASSES, bn_mlp, fill, images, samples
+from networks import CLASSES, Sorting, bn_mlp, fill, images, samples
 
 S = 96
 STARTS = ("begin_walk", "_search", "_finish")
@@ -107,19 +107,6 @@ class Folded(nn.Module):
     def forward(self, x):
         steps = torch.relu(self.step(x.reshape(len(x), 3, 2).transpose(0, 1).reshape(-1, 2)))
         return self.head(steps.reshape(3, len(x), 5).transpose(0, 1).flatten(1))
-
-
-class Sorting(nn.Module):
-    """Its second layer sees the samples in another order."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(6, 9), nn.Linear(9, 9), nn.Linear(9, CLASSES)
-
-    def forward(self, x):
-        order = x[:, 0].argsort(descending=True)
-        hidden = torch.relu(self.first(x)).index_select(0, order)
-        return self.head(torch.relu(self.second(hidden)).index_select(0, order.argsort()))
 
 
 class Words(nn.Module):

@@ -26,14 +26,7 @@ from netdyn.layer_reader import LayerReader
 from netdyn.memory import Memory
 from netdyn.probe import Probe
 from netdyn.settings import Settings
-from networks import CLASSES, FEATURES, fill, labels, probabilities, samples, single_logit
-
-
-class Swish(nn.Module):
-    """An activation that nobody has registered."""
-
-    def forward(self, x):
-        return x * torch.sigmoid(2 * x)
+from networks import CLASSES, FEATURES, Sorting, Swish, fill, labels, probabilities, samples, single_logit
 
 
 class Softened(nn.Module):
@@ -41,19 +34,6 @@ class Softened(nn.Module):
 
     def forward(self, x):
         return torch.relu(x) / (1 + F.relu(x).sum(dim=1, keepdim=True))
-
-
-class Sorting(nn.Module):
-    """Sorts its samples before its second layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.head = nn.Linear(FEATURES, 9), nn.Linear(9, 9), nn.Linear(9, CLASSES)
-
-    def forward(self, x):
-        order = x[:, 0].argsort(descending=True)
-        hidden = torch.relu(self.first(x))[order]
-        return self.head(torch.relu(self.second(hidden))[order.argsort()])
 
 
 class Mixing(nn.Module):
