@@ -20,12 +20,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from netdyn.brackets import Brackets
+from netdyn.basins.brackets import Brackets
+from netdyn.basins.result import BasinResult, Grid
+from netdyn.basins.sample_basin import begin_sample_basin
 from netdyn.functional import sample_basin
-from netdyn.isolation import isolated
-from netdyn.outset import prepare_walk
-from netdyn.radii import BasinResult, Grid
-from netdyn.rays import begin_sample_basin
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.outset import prepare_walk
 
 Probe = tuple[nn.Module, Tensor, Tensor]
 DRAWS = 48

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from workload import generator
 
 from netdyn import diagnose
-from netdyn.settings import MEASURES
+from netdyn.engine.config import MEASURES
 
 WIDTH = 64
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn import diagnose
-from netdyn.settings import MEASURES
+from netdyn.engine.config import MEASURES
 
 CLASSES = 10
 BATCH = 128

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import netdyn
-from netdyn import transit
+from netdyn._utils import transit
 
 _setup_privateuseone_for_python_backend("far")
 transit.STREAMED.add("far")

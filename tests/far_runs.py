@@ -20,15 +20,16 @@ from torch import nn
 
 import far
 import netdyn
-from netdyn import examine, transit
-from netdyn.crew import Crew
-from netdyn.examine import _Examination
-from netdyn.isolation import isolated
-from netdyn.layer_reader import LayerReader
-from netdyn.memory import Memory
-from netdyn.probe import Probe
-from netdyn.settings import Settings
-from netdyn.walk import Walk
+from netdyn._utils import transit
+from netdyn._utils.distributed import Crew
+from netdyn.engine import evaluate as examine
+from netdyn.engine.config import Settings
+from netdyn.engine.evaluate import _Examination
+from netdyn.engine.layers import LayerReader
+from netdyn.engine.memory import Memory
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.evaluator import Walk
+from netdyn.probes.probe import Probe
 from networks import CLASSES, Sorting, bn_mlp, fill, images, samples
 
 S = 96

@@ -19,13 +19,13 @@ import torch
 import workload
 from pairs import Options, Row, Target
 
-from netdyn import examine
-from netdyn.crew import Crew
-from netdyn.isolation import isolated
-from netdyn.memory import Memory
-from netdyn.probe import Probe
-from netdyn.settings import Settings
-from netdyn.weight_noise import WeightNoise
+from netdyn._utils.distributed import Crew
+from netdyn.basins.weight_noise import WeightNoise
+from netdyn.engine import evaluate as examine
+from netdyn.engine.config import Settings
+from netdyn.engine.memory import Memory
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.probe import Probe
 
 HERE = Path(run.__file__).parent
 #: Those that need no peer and take a few seconds at their tiny sizes.

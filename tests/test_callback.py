@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 import netdyn
 from netdyn import DynamicsMonitor
 from netdyn.callback import DynamicsMonitor as Monitor
-from netdyn.settings import MEASURES
+from netdyn.engine.config import MEASURES
 
 PARAMETERS = dict(inspect.signature(DynamicsMonitor).parameters)
 
@@ -359,9 +359,12 @@ def test_a_file_builds_the_monitor_that_the_call_builds(cadence):
 
 
 def test_a_file_can_name_functions():
-    monitor = built({"unpack": "netdyn.loaders.input_and_target", "criterion": "netdyn.criteria.right_class"})
+    monitor = built(
+        {"unpack": "netdyn.probes.loaders.input_and_target", "criterion": "netdyn.probes.criteria.right_class"}
+    )
     assert same_state(
-        monitor, DynamicsMonitor(unpack=netdyn.loaders.input_and_target, criterion=netdyn.criteria.right_class)
+        monitor,
+        DynamicsMonitor(unpack=netdyn.probes.loaders.input_and_target, criterion=netdyn.probes.criteria.right_class),
     )
 
 

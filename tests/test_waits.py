@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from netdyn import transit
-from netdyn.transit import Coming, sent, together
+from netdyn._utils import transit
+from netdyn._utils.transit import Coming, sent, together
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

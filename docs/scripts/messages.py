@@ -32,10 +32,15 @@ class Message:
 @cache
 def messages(folder: Path = SOURCES) -> tuple[Message, ...]:
     """All of them, by module and in the order of the source; a text that is only handed on is none."""
-    return tuple(message for path in sorted(folder.glob("*.py")) for message in _of(path))
+    return tuple(message for path in sorted(folder.rglob("*.py")) for message in _of(path, room(path, folder)))
 
 
-def _of(path: Path) -> Iterator[Message]:
+def room(path: Path, folder: Path = SOURCES) -> str:
+    """A module's name below its package, with dots."""
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def _of(path: Path, room: str) -> Iterator[Message]:
     seen = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in sorted(ast.walk(tree), key=lambda node: getattr(node, "lineno", 0)):
@@ -47,7 +52,7 @@ def _of(path: Path) -> Iterator[Message]:
             kind, texts = KINDS.get(name, ""), node.args[1:2] if name == "_say_once" else node.args[:1]
         else:
             continue
-        message = Message(kind, "".join(map(template, texts)), path.stem)
+        message = Message(kind, "".join(map(template, texts)), room)
         # What begins small is a reason that another message carries, or Python's own sentence.
         if kind and message.text.strip("… ") and not message.text[0].islower() and message not in seen:
             seen.add(message)

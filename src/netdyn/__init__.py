@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netdyn import functional, tags
+    from netdyn.basins.result import BasinResult
     from netdyn.callback import DynamicsMonitor
+    from netdyn.engine.diagnose import Report, diagnose
     from netdyn.metrics import BatchNormGap, LinearTail, NeuronModes, RankDistribution, SampleBasin, WeightBasin
-    from netdyn.radii import BasinResult
-    from netdyn.report import Report, diagnose
 
 __version__ = version("netdyn")
 
@@ -35,16 +35,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "BasinResult": "radii",
+    "BasinResult": "basins.result",
     "BatchNormGap": "metrics",
     "DynamicsMonitor": "callback",
     "LinearTail": "metrics",
     "NeuronModes": "metrics",
     "RankDistribution": "metrics",
-    "Report": "report",
+    "Report": "report.results",
     "SampleBasin": "metrics",
     "WeightBasin": "metrics",
-    "diagnose": "report",
+    "diagnose": "engine.diagnose",
 }
 
 

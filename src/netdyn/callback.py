@@ -1,4 +1,4 @@
-"""The callback: when to measure, and where the numbers go. What is measured, :mod:`netdyn.report` says."""
+"""The callback: when to measure, and where the numbers go. What is measured, :mod:`netdyn.engine.diagnose` says."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from netdyn import _checks
-from netdyn._checks import DynamicsWarning
-from netdyn.adapter import Adapter
-from netdyn.attempts import raise_it
+from netdyn._utils import checks
+from netdyn._utils.checks import DynamicsWarning
+from netdyn._utils.distributed import Crew
+from netdyn._utils.shards import is_sharded
 from netdyn.budget import Budget
-from netdyn.canvas import available
-from netdyn.crew import Crew
-from netdyn.examine import examine
-from netdyn.history import History
-from netdyn.isolation import isolated, kept
-from netdyn.loaders import Collector, can_read, check_given, given_probe, input_and_target, read_probe
-from netdyn.memory import Memory
-from netdyn.outset import TOLERANCE
-from netdyn.probe import Probe
-from netdyn.results import Report
+from netdyn.engine.attempts import raise_it
+from netdyn.engine.config import MEASURES, Measure, Settings
+from netdyn.engine.evaluate import examine
+from netdyn.engine.memory import Memory
+from netdyn.isolation.adapter import Adapter
+from netdyn.isolation.isolated import isolated, kept
+from netdyn.loggers.tensorboard import add_about, add_figures, add_histograms, add_layout, writers
+from netdyn.probes.loaders import Collector, can_read, check_given, given_probe, input_and_target, read_probe
+from netdyn.probes.outset import TOLERANCE
+from netdyn.probes.probe import Probe
+from netdyn.report.figures.canvas import available
+from netdyn.report.history import History
+from netdyn.report.results import Report
 from netdyn.schedules import by_steps
-from netdyn.settings import MEASURES, Measure, Settings
-from netdyn.shards import is_sharded
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
-from netdyn.tensorboard import add_about, add_figures, add_histograms, add_layout, writers
 
 
 class DynamicsMonitor(Callback):
@@ -145,24 +145,24 @@ class DynamicsMonitor(Callback):
             raise ValueError(f"Only one of {', '.join(f'`{name}`' for name in cadences)} can be given, got {shown}.")
         self._every_n_epochs = 0 if given else 1
         if every_n_epochs is not None:
-            self._every_n_epochs = _checks.whole("every_n_epochs", every_n_epochs)
+            self._every_n_epochs = checks.whole("every_n_epochs", every_n_epochs)
         self._steps = by_steps(every_n_train_steps, schedule)
-        _checks.names("measure", measure)
-        _checks.function("unpack", unpack)
-        _checks.function("forward", forward)
+        checks.names("measure", measure)
+        checks.function("unpack", unpack)
+        checks.function("forward", forward)
         check_given("probe", probe)
         check_given("val_probe", val_probe)
         if not isinstance(prefix, str):
             raise TypeError(f"`prefix` must be a string, got {prefix!r}.")
         if max_overhead is not None:
-            _checks.positive("max_overhead", max_overhead)
+            checks.positive("max_overhead", max_overhead)
         self._cadence = given
         self._on_fit_ends, self._max_overhead, self._strict = on_fit_ends, max_overhead, strict
         self._given_probe, self._given_val_probe = probe, val_probe
-        self._probe_size = _checks.whole("probe_size", probe_size)
+        self._probe_size = checks.whole("probe_size", probe_size)
         self._unpack, self._forward = unpack or input_and_target, forward
         self._histograms, self._prefix, self._seed = histograms, prefix, seed
-        self._figures, self._layout = _checks.choice("figures", figures, ("ends", "always", "never")), layout
+        self._figures, self._layout = checks.choice("figures", figures, ("ends", "always", "never")), layout
         if figures == "never":
             # Nothing else shows them.
             measure = [name for name in measure if name != "maps"]
@@ -511,7 +511,7 @@ class DynamicsMonitor(Callback):
     def _left_undone(self, name: str, error: Exception) -> None:
         """Warn that a measure failed; the others come. Warnings of an evaluation are said once, when it is over."""
         instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
-        _checks.warn(
+        checks.warn(
             f"DynamicsMonitor could not measure {name!r}, and goes on without: {type(error).__name__}: {error} "
             f"{_advice(error)}{instead}, or pass strict=True to have this raised."
         )

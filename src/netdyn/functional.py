@@ -12,24 +12,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from netdyn import _checks, batchnorm
-from netdyn.activations import register_activation
-from netdyn.batches import Inputs, sample_tensors, tensors
-from netdyn.coverage import Covered, covered
-from netdyn.criteria import Criterion
-from netdyn.isolation import isolated
-from netdyn.linearize import DEFECT_LIMIT, LinearMap, substitute
-from netdyn.modes import order_alignment, order_index, rpd_gradient
-from netdyn.outset import prepare_walk
-from netdyn.phases import Phase, phase
-from netdyn.radii import BasinResult, Grid
-from netdyn.ranks import class_tuning, midranks, rank_correlation, rank_distribution
-from netdyn.rays import begin_sample_basin
-from netdyn.sites import choose, discover, read
-from netdyn.tails import functional_depth
-from netdyn.transfer import transfer_order
-from netdyn.weight_rays import begin_weight_basin
-from netdyn.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
+from netdyn._utils import checks
+from netdyn._utils.trees import Inputs, sample_tensors, tensors
+from netdyn.basins.coverage import Covered, covered
+from netdyn.basins.result import BasinResult, Grid
+from netdyn.basins.sample_basin import begin_sample_basin
+from netdyn.basins.weight_basin import begin_weight_basin
+from netdyn.isolation.isolated import isolated
+from netdyn.linear.substitution import DEFECT_LIMIT, LinearMap, substitute
+from netdyn.linear.tails import functional_depth
+from netdyn.linear.wiring import characteristic_maps, linear_share, linear_tail, subnetwork
+from netdyn.modes.order import order_alignment, order_index, rpd_gradient
+from netdyn.modes.phases import Phase, phase
+from netdyn.modes.ranks import class_tuning, midranks, rank_correlation, rank_distribution
+from netdyn.modes.transfer import transfer_order
+from netdyn.probes import batchnorm
+from netdyn.probes.criteria import Criterion
+from netdyn.probes.outset import prepare_walk
+from netdyn.tracing.activations import register_activation
+from netdyn.tracing.survey import choose, discover, read
 
 __all__ = [
     "BasinResult",
@@ -135,7 +136,7 @@ def warn_of_defects(defects: Mapping[str, float]) -> None:
     """Warn of layers whose averaged map means nothing."""
     bad = [name for name, defect in defects.items() if defect > DEFECT_LIMIT]
     if bad:
-        _checks.warn(
+        checks.warn(
             f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
             f"above {DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. "
             "Leave them out with `layers=`."
@@ -150,10 +151,10 @@ def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_
         ValueError: If one lies outside its range.
     """
     if accuracy is not None:
-        _checks.share("accuracy", accuracy)
-    _checks.whole("rays", rays)
-    _checks.whole("seed", seed, minimum=0)
-    return Grid.over(*_checks.noise_range(low, high), _checks.positive("rel_tol", rel_tol))
+        checks.share("accuracy", accuracy)
+    checks.whole("rays", rays)
+    checks.whole("seed", seed, minimum=0)
+    return Grid.over(*checks.noise_range(low, high), checks.positive("rel_tol", rel_tol))
 
 
 def sample_basin(
@@ -296,7 +297,7 @@ def weight_basin(
         (True, [16])
     """
     grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
-    _checks.choice("normalization", normalization, ("layer", "global"))
+    checks.choice("normalization", normalization, ("layer", "global"))
     with isolated(model):
         walk = prepare_walk(model, inputs, target, criterion, batch_size)
         finish = begin_weight_basin(
@@ -357,9 +358,9 @@ def batchnorm_gap(
         0.5
     """
     if batch_size is not None:
-        _checks.whole("batch_size", batch_size, minimum=2)
-    _checks.whole("seed", seed, minimum=0)
-    _checks.function("criterion", criterion)
+        checks.whole("batch_size", batch_size, minimum=2)
+    checks.whole("seed", seed, minimum=0)
+    checks.function("criterion", criterion)
     with isolated(model):
         return batchnorm.batchnorm_gap(prepare_walk(model, inputs, target, criterion, None), batch_size, seed)
 
@@ -408,10 +409,10 @@ def coverage(
     radii = basin.radii if isinstance(basin, BasinResult) else basin
     points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
     classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
-    target = _checks.labels(target, classes, len(points)).cpu()
-    val_target = _checks.labels(val_target, classes, len(val_points)).cpu()
-    _checks.same_units("inputs", points, "val_inputs", val_points)
-    if _checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
+    target = checks.labels(target, classes, len(points)).cpu()
+    val_target = checks.labels(val_target, classes, len(val_points)).cpu()
+    checks.same_units("inputs", points, "val_inputs", val_points)
+    if checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
         raise ValueError(f"`basin` must be of the {len(points)} samples in `inputs`, got {radii.shape[1]}.")
     return covered(radii, points, target, val_points, val_target)
 

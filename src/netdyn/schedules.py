@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from netdyn._checks import whole
+from netdyn._utils.checks import whole
 
 
 class Schedule(Protocol):

@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
-from netdyn import DynamicsMonitor, examine
-from netdyn.brackets import Brackets
-from netdyn.doubts import Doubts
-from netdyn.layer_reader import LayerReader
+from netdyn import DynamicsMonitor
+from netdyn._utils.doubts import Doubts
+from netdyn.basins.brackets import Brackets
+from netdyn.engine import evaluate as examine
+from netdyn.engine.layers import LayerReader
 
 #: After so long a process gives up waiting for another one: starting up counts too, on a machine that has other work.
 PATIENCE = timedelta(seconds=40)

@@ -25,9 +25,16 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from integration.scenarios import modules, precision
 from integration.scenarios.base import CLASSES, FEATURES, Classifier, loader, points
 from integration.untouched import Recorder, Training, differences, digest, module_state, run
-from netdyn import DynamicsMonitor, callback, history, isolation, linearize, loaders, report, snapshot, watch
-from netdyn.probe import Probe
-from netdyn.weight_noise import WeightNoise
+from netdyn import DynamicsMonitor, callback
+from netdyn.basins.weight_noise import WeightNoise
+from netdyn.engine import diagnose as report
+from netdyn.isolation import isolated as isolation
+from netdyn.isolation import snapshot
+from netdyn.linear import substitution as linearize
+from netdyn.probes import loaders
+from netdyn.probes.probe import Probe
+from netdyn.report import history
+from netdyn.tracing import tracer as watch
 
 #: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
 pytestmark = [

@@ -16,7 +16,7 @@ import torch
 from integration.scenarios.base import Classifier, dataset
 from integration.untouched import differences
 from netdyn import diagnose
-from netdyn.loaders import input_and_target, read_probe
+from netdyn.probes.loaders import input_and_target, read_probe
 
 SCRIPT = Path(__file__).with_name("processes.py")
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 
 from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, budget, callback, diagnose
-from netdyn.loaders import input_and_target, read_probe
+from netdyn.probes.loaders import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.

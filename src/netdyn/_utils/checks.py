@@ -1,0 +1,178 @@
+"""Checks of arguments: each error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Where netdyn's own code lies.
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+
+
+class DynamicsWarning(UserWarning):
+    """Something in the input or the result that a person should know of."""
+
+
+def warn(text: str) -> None:
+    """Warn as netdyn, so that its warnings can be told from those of the network, at the line that called netdyn."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, DynamicsWarning, stacklevel=level)
+
+
+def whole(name: str, value: object, minimum: int = 1) -> int:
+    """Return ``value`` if it is a whole number of at least ``minimum``.
+
+    Raises:
+        TypeError: If it is no integer (booleans are not counted as integers).
+        ValueError: If it is smaller than ``minimum``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r} of type {type(value).__name__}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+    return value
+
+
+def share(name: str, value: float) -> float:
+    """Return ``value`` if it lies strictly between 0 and 1.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not (isinstance(value, int | float) and 0.0 < value < 1.0):
+        raise ValueError(f"`{name}` must lie strictly between 0 and 1, got {value!r}.")
+    return float(value)
+
+
+def positive(name: str, value: float) -> float:
+    """Return ``value`` if it is a positive, finite number.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        raise ValueError(f"`{name}` must be a positive, finite number, got {value!r}.")
+    return float(value)
+
+
+def noise_range(low: float, high: float) -> tuple[float, float]:
+    """Return the noise levels ``low`` and ``high`` if they are positive and in order.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    low, high = positive("low", low), positive("high", high)
+    if low >= high:
+        raise ValueError(f"`low` must be smaller than `high`, got low={low:g} and high={high:g}.")
+    return low, high
+
+
+def choice(name: str, value: str, options: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``options``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    options = tuple(options)
+    if value not in options:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}.")
+    return value
+
+
+def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
+    """Check that ``value`` is None, one of ``words``, or a list of strings.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is another word.
+    """
+    if isinstance(value, str) and words:
+        choice(name, value, words)
+    elif value is not None and (isinstance(value, str) or not _all_strings(value)):
+        extra = f" (or {', '.join(map(repr, words))})" if words else ""
+        raise TypeError(f"`{name}` must be a list of names or globs{extra}, got {value!r}.")
+
+
+def _all_strings(value: Any) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(item, str) for item in value)
+
+
+def function(name: str, value: Any) -> None:
+    """Check that ``value`` is None or can be called.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r} of type {type(value).__name__}.")
+
+
+def labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
+    """Return class labels as int64 ``[samples]``.
+
+    Raises:
+        TypeError: If ``target`` is no tensor of whole numbers.
+        ValueError: If its shape is wrong or a label lies outside ``[0, num_classes)``.
+    """
+    whole("num_classes", num_classes)
+    if not isinstance(target, Tensor):
+        raise TypeError(f"`target` must be a tensor of class labels, got {type(target).__name__}.")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(
+            f"`target` must hold whole class labels (an integer dtype), got dtype {target.dtype}. "
+            "Convert one-hot or probability targets with `target.argmax(1)`."
+        )
+    if target.ndim != 1:
+        raise ValueError(f"`target` must have one label a sample, shape [samples], got shape {list(target.shape)}.")
+    if samples is not None and len(target) != samples:
+        raise ValueError(f"`target` must have one label for each of the {samples} samples, got {len(target)}.")
+    if len(target):
+        low, high = int(target.min()), int(target.max())
+        if low < 0 or high >= num_classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
+    return target.long()
+
+
+def matrix(name: str, value: Tensor, layout: str) -> Tensor:
+    """Return ``value``, detached, if it is a two-dimensional tensor; ``layout`` names its axes in the error.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has not exactly two dimensions.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a tensor of shape {layout}, got {type(value).__name__}.")
+    if value.ndim != 2:
+        raise ValueError(f"`{name}` must have shape {layout}, got shape {list(value.shape)}.")
+    return value.detach()
+
+
+def same_units(first: str, a: Tensor, second: str, b: Tensor) -> None:
+    """Check that two arrays ``[..., units]`` speak of the same units.
+
+    Raises:
+        ValueError: If their last dimensions differ.
+    """
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(
+            f"`{first}` and `{second}` must have the same units, got {a.shape[-1]} units in `{first}` and "
+            f"{b.shape[-1]} in `{second}`."
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names nearest to ``name``, as the end of an error message."""
+    known = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+    return f"The nearest are {', '.join(map(repr, close))}." if close else "There are none."

@@ -1,0 +1,1 @@
+"""How much noise it takes until a network is wrong."""

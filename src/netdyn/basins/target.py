@@ -1,0 +1,61 @@
+"""The accuracy that defines a radius, and where a radius would mean little."""
+
+from __future__ import annotations
+
+import math
+
+from netdyn._utils import checks
+from netdyn.basins.result import Grid, default_accuracy
+
+#: A radius is not to be trusted where its accuracy is nearer than this to what noise alone leaves.
+FLOOR_MARGIN = 0.05
+
+
+def chance(num_classes: int) -> float:
+    """Accuracy of guessing; 0 where there are no classes."""
+    return 1 / num_classes if num_classes > 1 else 0.0
+
+
+def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int) -> float:
+    """The absolute accuracy that defines a radius."""
+    wanted = default_accuracy(num_classes) if accuracy is None else accuracy
+    if relative:
+        # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
+        return floor + wanted * (clean - floor) if clean > floor else 1.0
+    return wanted
+
+
+def warn_of_floor(accuracy: float, floor: float) -> None:
+    """Warn if the accuracy that defines a radius is too near to what noise alone leaves."""
+    if accuracy < floor + FLOOR_MARGIN:
+        checks.warn(
+            f"`accuracy` is {accuracy:g}, but noise alone leaves an accuracy of {floor:.2f}: so near to it the radius "
+            f"means little. Use {_usable(floor)}relative=True."
+        )
+
+
+def _usable(floor: float) -> str:
+    """An accuracy well above what noise leaves, as part of an advice; empty if there is none."""
+    usable = round((1 + floor) / 2, 2)
+    return f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
+
+
+def warn_of_range(radius: float, accuracy: float, grid: Grid, top: float) -> bool:
+    """Warn if the radius lies outside the noise levels searched; whether it does."""
+    if radius == math.inf:
+        checks.warn(
+            f"The largest noise level, `high` = {grid.high:g}, leaves an accuracy of {top:.2f}, and `accuracy` is "
+            f"{accuracy:.2f}: the radius lies beyond it. Set a larger `high` if noise of that level is small beside "
+            f"the inputs, else use {_usable(top)}relative=True."
+        )
+    elif 0 < radius < float(grid.edges()[1]):
+        warn_of_low(grid)
+    return not float(grid.edges()[1]) <= radius < math.inf and radius != 0
+
+
+def warn_of_low(grid: Grid) -> None:
+    """Warn that a radius lies below the noise levels searched."""
+    checks.warn(
+        f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, got "
+        f"{grid.low:g}."
+    )

@@ -1,0 +1,176 @@
+"""Noise on weights: W' = W + σ·s·E, s each tensor's population standard deviation, E standard normal."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from netdyn._utils import checks
+from netdyn._utils.shards import is_shard, local, own_part, reshard, whole
+from netdyn._utils.transit import together
+from netdyn._utils.trees import Inputs, seeded
+from netdyn.modes.ranks import statistic_dtype
+
+
+def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
+    """The floating parameters with two or more dimensions, each once, chosen by globs of their names.
+
+    Raises:
+        TypeError: If ``layers`` is a single string.
+        ValueError: If a glob matches none of them, or there are none.
+    """
+    weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
+    if not weights:
+        raise ValueError(
+            f"The model has no floating parameter with two or more dimensions, got {type(model).__name__}."
+        )
+    if layers is None:
+        return weights
+    if isinstance(layers, str):
+        raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
+    if not layers:
+        raise ValueError("`layers` must name at least one weight, got []. Leave it None to disturb all.")
+    chosen: set[str] = set()
+    for pattern in layers:
+        matches = fnmatch.filter(weights, pattern)
+        if not matches:
+            raise ValueError(f"`layers` names {pattern!r}, which matches no weight. {checks.nearest(pattern, weights)}")
+        chosen.update(matches)
+    return {name: weight for name, weight in weights.items() if name in chosen}
+
+
+class WeightNoise:
+    """Gaussian noise on weights, in units of their standard deviations ``scales``."""
+
+    def __init__(
+        self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, Tensor], seed: int
+    ) -> None:
+        self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
+
+    @classmethod
+    def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
+        """Noise on the chosen weights, each with its own spread or all with their common one."""
+        weights = weight_tensors(model, layers)
+        if normalization == "global":
+            scales = dict.fromkeys(weights, _common_scale(weights))
+        else:
+            scales = {name: _wide(weight).std(correction=0) for name, weight in weights.items()}
+        return cls(model, weights, scales, seed)
+
+    @property
+    def unmoved(self) -> list[str]:
+        """Weights that are constant, so that nothing in units of their spread moves them."""
+        spreads = together(list(self.scales.values()))
+        return [name for name, (spread,) in zip(self.scales, spreads, strict=True) if spread == 0]
+
+    def only(self, name: str) -> WeightNoise:
+        """The same noise on one tensor alone."""
+        return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
+
+    def draw(self, ray: int) -> dict[str, Tensor]:
+        """One direction s·E, seeded by (seed, ray, the tensor's name)."""
+        generator = torch.Generator()
+        direction = {}
+        for name, weight in self.weights.items():
+            seeded(generator, self.seed, ray, name)
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            direction[name] = own_part(drawn, weight.detach())
+            direction[name] *= self.scales[name].to(direction[name].device)
+        return direction
+
+    def moved(
+        self, direction: dict[str, Tensor], sigma: Tensor | float, room: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The weights W + σ·s·E, rounded to their own type; in ``room``, if there is one, which is filled once more."""
+        room = {} if room is None else room
+        for name, weight in self.weights.items():
+            w = local(weight.detach())
+            level = sigma.to(w.device) if isinstance(sigma, Tensor) else sigma
+            if name not in room:
+                room[name] = torch.empty_like(w)
+            if w.dtype == direction[name].dtype:
+                torch.mul(direction[name], level, out=room[name]).add_(w)
+            else:
+                wide = torch.promote_types(w.dtype, torch.float32)
+                room[name].copy_(w.to(wide) + level * direction[name])
+        return dict(room)
+
+    def network(
+        self, direction: dict[str, Tensor], sigma: Tensor | float, room: dict[str, Tensor] | None = None
+    ) -> Callable[[Inputs], Tensor]:
+        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together.
+
+        With a ``room`` for the weights the network is good until another one is made there.
+        """
+        moved = self.moved(direction, sigma, room)
+        if any(is_shard(weight) for weight in self.weights.values()):
+            own = {name: local(weight.detach()) for name, weight in self.weights.items()}
+            return partial(self._call_with_shards, own, moved)
+
+        def call(inputs: Inputs) -> Tensor:
+            return torch.func.functional_call(self.model, moved, (inputs,))  # type: ignore[no-any-return]
+
+        return call
+
+    def _call_with_shards(self, own: dict[str, Tensor], moved: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        """A sharded module gathers its weights from the shards, whatever is put in their place: write to the shards."""
+        kept = {name: shard.clone() for name, shard in own.items()}
+        try:
+            self._write(own, moved)
+            return self.model(inputs)  # type: ignore[no-any-return]
+        finally:
+            self._write(own, kept)
+
+    def _write(self, own: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        for name, shard in own.items():
+            shard.copy_(values[name])
+        reshard(self.model)
+
+
+def _wide(weight: Tensor) -> Tensor:
+    """All entries of a weight, as exact as its device has it."""
+    found = whole(weight.detach())
+    return found.to(statistic_dtype(found.device))
+
+
+def _common_scale(weights: dict[str, nn.Parameter]) -> Tensor:
+    """Population standard deviation of all entries together.
+
+    Each tensor is looked at once: entries differ from the common mean as from their own, and their own from the common
+    one, so that Σ(w − m)² = Σ_i [n_i·v_i + n_i·(m_i − m)²] with tensor i's size, variance and mean.
+    """
+    device = next(iter(weights.values())).device
+    size = sum(weight.numel() for weight in weights.values())
+    means, variances = [], []
+    for weight in weights.values():
+        wide = _wide(weight)
+        means.append(wide.mean().to(device))
+        variances.append(wide.var(correction=0).to(device))
+    shares = [weight.numel() / size for weight in weights.values()]
+    mean = torch.stack([share * own for share, own in zip(shares, means, strict=True)]).sum()
+    parts = [
+        share * (variance + (own - mean).square())
+        for share, variance, own in zip(shares, variances, means, strict=True)
+    ]
+    return torch.stack(parts).sum().sqrt()
+
+
+def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
+    """Spread of the noise that reaches each weight tensor after rounding, over the spread asked for, at ``sigma``.
+
+    1 in full precision. In bfloat16 noise far smaller than the weights is rounded away, or up to a whole step.
+    """
+    if any(is_shard(weight) for weight in noise.weights.values()):
+        return {}  # nobody holds a whole tensor
+    direction, shares = noise.draw(0), dict[str, Tensor]()
+    for name, moved in noise.moved(direction, sigma).items():
+        dtype = statistic_dtype(moved.device)
+        asked = sigma * direction[name].to(dtype).square().mean().sqrt()
+        reached = (moved.to(dtype) - local(noise.weights[name].detach()).to(dtype)).square().mean().sqrt()
+        shares[name] = torch.where(asked > 0, reached / asked, math.nan)
+    return {name: share for name, (share,) in zip(shares, together(list(shares.values())), strict=True)}

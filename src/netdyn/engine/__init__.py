@@ -1,0 +1,1 @@
+"""One evaluation of one network on one probe."""

@@ -1,0 +1,88 @@
+"""Leave the model and every random generator as found.
+
+A measurement may run the network's own ``forward``, and with it whatever the author put there: counters, caches,
+metrics, random numbers, calls to ``self.log``. What such code changes is put back afterwards, also when the
+measurement raises.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from netdyn._utils.shards import reshard
+from netdyn.isolation.snapshot import Snapshot
+
+
+@contextmanager
+def rng_kept() -> Iterator[None]:
+    """Put torch's (CPU, initialised CUDA devices, MPS), NumPy's and Python's global generators back afterwards."""
+    with ExitStack() as undo:
+        undo.callback(random.setstate, random.getstate())
+        undo.callback(np.random.set_state, np.random.get_state(legacy=False))  # noqa: NPY002
+        undo.callback(torch.set_rng_state, torch.get_rng_state())
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+        if torch.backends.mps.is_available():
+            undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        yield
+
+
+@contextmanager
+def kept(*things: Any) -> Iterator[None]:
+    """Put back afterwards what hangs on some objects, and the global random generators."""
+    with ExitStack() as undo:
+        undo.enter_context(rng_kept())
+        undo.callback(Snapshot(*things).restore)
+        yield
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _silence_logging(module: nn.Module) -> None:
+    """Let ``self.log`` in a ``forward`` do nothing: shadow it on the instance, which the snapshot undoes."""
+    if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
+        module.__dict__.update(log=_ignore, log_dict=_ignore)
+
+
+@contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
+
+    Kept: training flags (also mixed ones), attributes and what they lead to, buffers (also non-persistent ones), metric
+    states, random generators, hooks. Compiled modules run eagerly meanwhile, so that no new graph is made.
+
+    Args:
+        model: The module to protect, with all its children.
+
+    Raises:
+        ValueError: If the module has lazy parameters: their first forward makes them, which cannot be undone.
+    """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError(
+            "The model has lazy parameters without a shape yet. Let it see a batch first: the forward that makes them "
+            "cannot be undone."
+        )
+    with ExitStack() as undo:
+        # Whole weights gathered from shards must be neither written down nor left behind.
+        reshard(model)
+        undo.enter_context(kept(model))
+        undo.callback(reshard, model)
+        undo.enter_context(torch.compiler.set_stance("force_eager"))
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.no_grad())
+        for module in model.modules():
+            _silence_logging(module)
+            # The flag itself: train() and eval() may be overridden, and recurse.
+            if module.training:
+                module.training = False
+        yield

@@ -1,0 +1,226 @@
+"""The linear substitution map (L-map): how strongly each unit is wired to each logit once activations are the identity.
+
+Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the
+identity; K vector-Jacobian products then give the maps of all layers at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from netdyn._utils.transit import sent, together
+from netdyn._utils.trees import Inputs, count, map_tensors, spread, take
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.probes.criteria import as_logits
+from netdyn.tracing.names import is_quantised
+from netdyn.tracing.survey import Choice
+from netdyn.tracing.tracer import Site, Watch, watching
+
+#: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
+MAP_SAMPLES = 64
+#: Above this the signs of an averaged map are noise.
+DEFECT_LIMIT = 0.9
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a layer's Jacobian differs between samples.
+
+    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: as a
+    difference of sums, rounding would show a defect of 1e-4 where there is none.
+
+    Attributes:
+        sums: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device.
+        samples: Number m of samples.
+    """
+
+    sums: Tensor
+    samples: int
+
+    def defect(self, apart: float, size: float) -> float:
+        """From the sums, read; NaN for one sample or Jacobians that are not finite, 0 where all are zero."""
+        if self.samples < 2 or not math.isfinite(apart + size):
+            return math.nan
+        return math.sqrt(min(1.0, (apart / (self.samples - 1)) / (size / self.samples))) if size else 0.0
+
+
+@dataclass(frozen=True)
+class LinearMap(Mapping[str, Tensor]):
+    """The linear substitution maps of a network's layers: layer name → pathway ``[classes, units]``, uncentred.
+
+    Attributes:
+        affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine,
+            1 where the Jacobians of two samples have nothing in common; NaN for a single sample.
+        through: The part of each map that goes through the layer's activation, where it was asked for: all of it,
+            unless something reads the local field beside its activation. Layers from whose output no gradient leads to
+            the logits (a stop-gradient, another head) are not in it.
+        spreads: What the affine defect is made of, see :class:`Spread`.
+    """
+
+    pathways: dict[str, Tensor]
+    through: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    spreads: dict[str, Spread] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def affine_defect(self) -> dict[str, float]:
+        """Read off when it is first asked for, of all layers together."""
+        sums = together([spread.sums for spread in self.spreads.values()])
+        return {name: spread.defect(*own) for (name, spread), own in zip(self.spreads.items(), sums, strict=True)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.pathways[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pathways)
+
+    def __len__(self) -> int:
+        return len(self.pathways)
+
+
+def _pass_by_reentrant(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+    return function(*args)
+
+
+def _pass_by_generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Yields once before the block runs, as the real one does, and recomputes nothing."""
+    yield
+
+
+@contextmanager
+def _without_checkpointing() -> Iterator[None]:
+    """Activation checkpointing runs its block a second time, out of our sight, which gives a wrong map: pass it by."""
+    module = torch.utils.checkpoint
+    with (
+        patch.object(module.CheckpointFunction, "apply", _pass_by_reentrant),
+        patch.object(module, "_checkpoint_without_reentrant_generator", _pass_by_generator),
+    ):
+        yield
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Within, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
+    with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
+        yield
+
+
+def substitute(
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    *,
+    samples: int = MAP_SAMPLES,
+    classes: Tensor | None = None,
+    units: Callable[[int], Tensor] | None = None,
+    through: bool = False,
+) -> LinearMap:
+    """The maps of the chosen layers, averaged over ``samples`` of the inputs; the model is in eval mode.
+
+    Memory: the graph of those samples and classes × units a layer.
+
+    Args:
+        model: The network.
+        inputs: Its inputs.
+        choice: The layers.
+        samples: Number of samples.
+        classes: The classes whose rows are wanted; None: all.
+        units: From a layer's number of units to the indices of those whose columns are wanted; None: all.
+        through: Find the part of each map that goes through the layer's activation too.
+    """
+    sites: list[Site] = []
+    chosen = take(inputs, spread(count(inputs), samples))
+    with differentiable():
+        # Copies that start a graph; inputs made in inference mode could not.
+        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
+
+        def keep(site: Site) -> None:
+            if choice.holds(site):
+                sites.append(site)
+
+        watch = Watch(model, count(chosen), keep, straight=True, promoted=choice.promoted, layouts=choice.layouts)
+        with watching(watch, model, chosen) as (_, logits):
+            cut = any(is_quantised(module) for module in model.modules())
+            return _average(as_logits(logits, count(chosen)), sites, classes, units, through, cut)
+
+
+def _average(
+    logits: Tensor,
+    sites: list[Site],
+    classes: Tensor | None,
+    units: Callable[[int], Tensor] | None,
+    through: bool,
+    cut: bool,
+) -> LinearMap:
+    """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time."""
+    rows = range(logits.shape[1]) if classes is None else classes.tolist()
+    layers = [_Average(site, units) for site in sites]
+    edges = [layer.site.edge for layer in layers]
+    if through:
+        edges += [layer.site.output_edge for layer in layers]
+    wanted = [edge for edge in edges if edge is not None]
+    for k in rows:
+        total = logits[:, k].sum()
+        found: Sequence[Tensor | None] = (None,) * len(wanted)
+        if total.requires_grad and wanted:
+            found = torch.autograd.grad(total, wanted, retain_graph=k != rows[-1], allow_unused=True)
+        supply = iter(found)
+        gradients = [None if edge is None else next(supply) for edge in edges]
+        for i, layer in enumerate(layers):
+            layer.add(gradients[i])
+            if through and layer.site.output_edge is not None:
+                layer.add_through(gradients[i + len(layers)])
+    # A quantised layer lets no gradient through: what lies before it is wired to the logits, but nobody knows how.
+    layers = [layer for layer in layers if layer.reached or not cut]
+    return LinearMap(
+        {layer.site.name: torch.stack(layer.means) for layer in layers},
+        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},
+        {layer.site.name: layer.spread() for layer in layers},
+    )
+
+
+class _Average:
+    """A layer's mean Jacobian and its spread, gathered class by class."""
+
+    def __init__(self, site: Site, units: Callable[[int], Tensor] | None) -> None:
+        self.site = site
+        field = site.layout.rows(site.field)
+        self.samples, width = field.shape
+        self.index = None if units is None else sent(units(width), field.device)
+        self.dtype = torch.promote_types(field.dtype, torch.float32)
+        self.means: list[Tensor] = []
+        self.through: list[Tensor] = []
+        #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖², class by class.
+        self.squares: list[Tensor] = []
+        self.reached = self.passed = False
+
+    def add(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the field."""
+        self.reached = self.reached or gradient is not None
+        jacobian = self._rows(gradient)
+        mean = jacobian.mean(dim=0)
+        self.squares.append(torch.stack([(jacobian - mean).square().sum(), jacobian.square().sum()]))
+        self.means.append(mean if self.index is None else mean.index_select(0, self.index))
+
+    def add_through(self, gradient: Tensor | None) -> None:
+        """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
+        self.passed = self.passed or gradient is not None
+        self.through.append(self._rows(gradient).mean(dim=0))
+
+    def spread(self) -> Spread:
+        """Over all classes that were taken."""
+        squares = torch.stack(self.squares)
+        return Spread(squares.to(statistic_dtype(squares.device)).sum(dim=0), self.samples)
+
+    def _rows(self, gradient: Tensor | None) -> Tensor:
+        value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
+        return self.site.layout.rows(value).to(self.dtype)

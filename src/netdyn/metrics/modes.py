@@ -1,0 +1,226 @@
+"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes; the numbers come from below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from netdyn._utils import checks
+from netdyn._utils.trees import fingerprints
+from netdyn.metrics.base import StateMetric
+from netdyn.modes.order import mode_shares, order_alignment, order_index
+from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit
+
+
+class _FieldMetric(StateMetric):
+    """Keeps the local fields of one layer, their targets and the layer's pathway."""
+
+    higher_is_better = None
+    fields: list[Tensor]
+    target: list[Tensor]
+    pathway: list[Tensor]
+    units_seen: Tensor
+    rows_seen: Tensor
+
+    def __init__(self, num_classes: int, *, max_samples: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = checks.whole("num_classes", num_classes)
+        self.max_samples = None if max_samples is None else checks.whole("max_samples", max_samples)
+        for name in ("fields", "target", "pathway"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        for name in ("units_seen", "rows_seen"):
+            self.add_state(name, default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
+
+    def update(self, fields: Tensor, target: Tensor, pathway: Tensor) -> None:
+        """Add samples.
+
+        Args:
+            fields: Local fields ``[samples, units]``.
+            target: Class labels ``[samples]``.
+            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in
+                every update of one accumulation.
+
+        Raises:
+            TypeError: If the labels are not whole numbers.
+            ValueError: If shapes do not fit, or the pathway or the number of units changed since the first update.
+        """
+        fields, target, pathway = self._checked(fields, target, pathway)
+        self.fields.append(fields.reshape(-1))
+        self.target.append(target)
+        self.pathway = [pathway.reshape(-1)]
+        self.rows_seen = torch.full_like(self.rows_seen, len(pathway))
+        self.units_seen = torch.full_like(self.units_seen, fields.shape[1])
+        self._settle()
+
+    def forward(self, fields: Tensor, target: Tensor, pathway: Tensor) -> Any:
+        """Update, and the value of this batch alone."""
+        # A batch that does not fit must be refused before torchmetrics takes the states apart.
+        self._checked(fields, target, pathway)
+        return super().forward(fields, target, pathway)
+
+    def _checked(self, fields: Tensor, target: Tensor, pathway: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fields = checks.matrix("fields", fields, "[samples, units]").to(self.device, torch.float64)
+        pathway = checks.matrix("pathway", pathway, "[num_classes, units]").to(self.device, torch.float64)
+        target = checks.labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
+        checks.same_units("fields", fields, "pathway", pathway)
+        rows_fit("pathway", pathway, self.num_classes)
+        self._refuse_another([pathway.reshape(-1)])
+        return fields, target, pathway
+
+    def _refuse_another(self, pathways: Sequence[Tensor] | Tensor) -> None:
+        own = [*self.pathway]
+        if own and any(not torch.equal(other.to(self.device), own[0]) for other in pathways):
+            raise ValueError(
+                "`pathway` must be the same in every update of one accumulation, got another one. "
+                "Call `reset()` when the network has changed."
+            )
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        self._refuse_another(incoming_state["pathway"])
+        super()._reduce_states(incoming_state)
+        self.pathway = self.pathway[:1]
+        self._settle()
+
+    def _settle(self) -> None:
+        """Keep ``max_samples`` samples."""
+        if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
+            fields, target = self._smallest(*self._samples())
+            self.fields, self.target = [fields.reshape(-1)], [target.double()]
+
+    def _smallest(self, fields: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
+        if self.max_samples is None or len(target) <= self.max_samples:
+            return fields, target
+        digests = fingerprints([fields, target])
+        kept = torch.tensor(
+            sorted(range(len(target)), key=digests.__getitem__)[: self.max_samples], device=fields.device
+        )
+        return fields[kept], target[kept]
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Fields ``[samples, units]`` and targets of all processes seen."""
+        units = int(self.units_seen)
+        if not units:
+            return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
+        fields = dim_zero_cat(self.fields).reshape(-1, units)
+        return self._smallest(fields, dim_zero_cat(self.target).long())
+
+    def _pathway(self) -> Tensor:
+        """The pathway ``[classes or 1, units]``.
+
+        Raises:
+            ValueError: If processes have different ones.
+        """
+        shape = int(self.rows_seen), int(self.units_seen)
+        if not shape[1]:
+            return torch.zeros(self.num_classes, 0, device=self.device)
+        copies = dim_zero_cat(self.pathway).reshape(-1, *shape)
+        if not bool((copies == copies[0]).all()):
+            raise ValueError("`pathway` must be the same on every process, got different ones.")
+        return copies[0]
+
+
+class NeuronModes(_FieldMetric):
+    """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and that are neither.
+
+    See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
+    layer's own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction``
+    (sum 1 over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``.
+    :attr:`rule` names the rule used.
+
+    Args:
+        num_classes: Number of classes K.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
+        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+
+    Source:
+        P1, order-preserving and non-order-preserving transformations; both rules are netdyn's conventions.
+
+    Example:
+        >>> metric = NeuronModes(num_classes=2)
+        >>> fields = torch.arange(8.0)[:, None] * torch.ones(20)
+        >>> metric.update(fields, torch.arange(8) // 4, torch.tensor([[-1.0], [1.0]]) * torch.ones(20))
+        >>> float(metric.compute()["opt_fraction"]), metric.rule
+        (1.0, 'mirror')
+    """
+
+    def __init__(self, num_classes: int, *, alpha: float = 0.05, max_samples: int | None = None, **kwargs: Any) -> None:
+        super().__init__(num_classes, max_samples=max_samples, **kwargs)
+        self.alpha = checks.share("alpha", alpha)
+        self.rule = "none"
+
+    def compute(self) -> dict[str, Tensor]:
+        """The shares and the gradient, float64 scalars; NaN where nothing can be said."""
+        fields, target = self._samples()
+        share = torch.bincount(target, minlength=self.num_classes).double() / max(len(target), 1)
+        tuning = class_tuning(fields, target, self.num_classes)
+        shares = mode_shares(tuning, self._pathway(), constant_units(fields), share, self.alpha)
+        self.rule = shares.rule
+        names = ("opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "rpd_gradient")
+        return {name: torch.tensor(getattr(shares, name), dtype=torch.float64, device=self.device) for name in names}
+
+    def units(self) -> dict[str, Tensor]:
+        """``order_index [units]``, ``alignment [units]``, ``tuning [classes, units]``; all processes must call it."""
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
+        ):
+            fields, target = self._samples()
+            tuning, pathway = class_tuning(fields, target, self.num_classes), self._pathway()
+        return {
+            "order_index": order_index(tuning, pathway),
+            "alignment": order_alignment(tuning, pathway),
+            "tuning": tuning,
+        }
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one result or several in a row, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class RankDistribution(_FieldMetric):
+    """Rank probability distribution of a layer, see :func:`netdyn.functional.rank_distribution`.
+
+    Args:
+        num_classes: Number of classes K.
+        bins: Number of equal bins on [0, 1].
+        max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
+        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+
+    Source:
+        P1, rank probability distribution.
+
+    Example:
+        >>> metric = RankDistribution(num_classes=2, bins=2)
+        >>> metric.update(torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.0], [1.0]]))
+        >>> metric.compute()
+        tensor([[0., 2.],
+                [0., 2.]], dtype=torch.float64)
+    """
+
+    def __init__(self, num_classes: int, *, bins: int = 20, max_samples: int | None = None, **kwargs: Any) -> None:
+        super().__init__(num_classes, max_samples=max_samples, **kwargs)
+        self.bins = checks.whole("bins", bins)
+
+    def compute(self) -> Tensor:
+        """Densities ``[classes, bins]``."""
+        return rank_distribution(*self._samples(), self._pathway(), self.num_classes, self.bins)
+
+    def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
+        """Draw one curve a class."""
+        from matplotlib.figure import Figure
+
+        value = self.compute() if val is None else val
+        figure = Figure() if ax is None else ax.figure
+        axes = figure.add_subplot() if ax is None else ax
+        edges = torch.linspace(0, 1, value.shape[1] + 1)
+        for k, density in enumerate(value):
+            axes.stairs(density.tolist(), edges.tolist(), label=f"class {k}")
+        axes.set_xlabel("normalised rank")
+        axes.set_ylabel("density")
+        axes.legend()
+        return figure, axes

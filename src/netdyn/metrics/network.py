@@ -1,0 +1,197 @@
+"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network; the numbers come from below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from netdyn._utils import checks
+from netdyn._utils.trees import Inputs, count
+from netdyn.functional import linear_tail
+from netdyn.isolation.isolated import isolated
+from netdyn.metrics.base import StateMetric
+from netdyn.probes.batchnorm import right_answers_gained
+from netdyn.probes.criteria import Criterion
+from netdyn.probes.outset import prepare_walk
+from netdyn.tracing.survey import choose, discover
+
+
+class BatchNormGap(StateMetric):
+    """What batch statistics add to the accuracy, see :func:`netdyn.functional.batchnorm_gap`.
+
+    Each update is a probe of its own, shuffled and cut into batches by itself; :meth:`compute` gives the mean over all
+    samples. So the value depends on what came together in an update: give large ones, of mixed classes.
+
+    Args:
+        batch_size: Batches of at least this many samples; None: an update is one batch.
+        seed: Seed of the shuffle.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+
+    Source:
+        P1: in deep networks grokking is largely the closing of this gap.
+
+    Example:
+        >>> metric = BatchNormGap()
+        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> metric.update(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
+        >>> metric.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = False
+    gained: Tensor
+    samples: Tensor
+
+    def __init__(
+        self, *, batch_size: int | None = None, seed: int = 0, criterion: Criterion | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if batch_size is not None:
+            checks.whole("batch_size", batch_size, minimum=2)
+        checks.function("criterion", criterion)
+        self.batch_size, self.seed, self.criterion = batch_size, checks.whole("seed", seed, minimum=0), criterion
+        for name in ("gained", "samples"):
+            self.add_state(name, default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
+        """Run the network both ways; arguments as in :func:`netdyn.functional.batchnorm_gap`.
+
+        Samples of a network without batch normalisation do not count.
+        """
+        with isolated(model):
+            walk = prepare_walk(model, inputs, target, self.criterion, None)
+            gained = right_answers_gained(walk, self.batch_size, self.seed)
+        if gained is not None:
+            self.gained = self.gained + gained.to(self.device)
+            self.samples = self.samples + walk.samples
+
+    def compute(self) -> Tensor:
+        """The difference of the two accuracies, a float64 scalar; NaN without data or batch normalisation."""
+        return self.gained / self.samples
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one gap or several in a row, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)
+
+
+class LinearTail(StateMetric):
+    """Accuracy of every layer's linear tail, see :func:`netdyn.functional.linear_tail`.
+
+    Args:
+        layers: As in :func:`netdyn.functional.local_fields`; None: all.
+        exact: Run every layer's tail. Without it the map is taken anew from every update's samples: where it depends on
+            the sample, so does the answer on how samples are split into updates.
+        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+
+    Attributes:
+        layers: Names of the layers, in order of execution; empty before the first update, or on a process without data.
+
+    Source:
+        P1 asks which layers can be linear.
+
+    Example:
+        >>> metric = LinearTail()
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> metric.update(net, torch.rand(9, 2), torch.arange(9) % 2)
+        >>> metric.layers, list(metric.compute().shape)
+        (('0', '2'), [2])
+    """
+
+    higher_is_better = True
+    counts: list[Tensor]
+    width: Tensor
+
+    def __init__(self, layers: Sequence[str] | None = None, *, exact: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        checks.names("layers", layers)
+        self.wanted, self.exact = layers, exact
+        self._known: tuple[str, ...] = ()
+        self.layers: tuple[str, ...] = ()
+        # Right answers of each layer and, last, the number of samples; flat, since a process without data does not know
+        # the number of layers.
+        self.add_state("counts", default=[], dist_reduce_fx="cat")
+        self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
+
+    def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
+        """Add samples; arguments as in :func:`netdyn.functional.linear_tail`.
+
+        Raises:
+            ValueError: If the model has other layers than in the first update.
+        """
+        accuracies = linear_tail(model, inputs, target, self.wanted, exact=self.exact)
+        names = tuple(accuracies)
+        self._refuse_others(names, self.layers or self._known)
+        self.layers = names
+        samples = count(inputs)
+        row = [round(accuracy * samples) for accuracy in accuracies.values()] + [samples]
+        self.counts.append(torch.tensor(row, dtype=torch.float64, device=self.device))
+        self.width = torch.full_like(self.width, len(row))
+        self._settle()
+
+    def forward(self, model: nn.Module, inputs: Inputs, target: Tensor) -> Any:
+        """Update, and the accuracies of this batch alone."""
+        # A model that does not fit must be refused before torchmetrics takes the states apart.
+        with isolated(model):
+            names = choose(model, discover(model, inputs), self.wanted).names
+        self._refuse_others(names, self.layers)
+        self._known = self.layers
+        return super().forward(model, inputs, target)
+
+    @staticmethod
+    def _refuse_others(names: tuple[str, ...], known: tuple[str, ...]) -> None:
+        if known and set(known) != set(names):
+            raise ValueError(
+                f"`model` must have the same layers in every update of one accumulation, {list(known)}, got "
+                f"{list(names)}. Call `reset()` for another model."
+            )
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        super()._reduce_states(incoming_state)
+        self._settle()
+
+    def _settle(self) -> None:
+        if len(self.counts) > 1:
+            self.counts = [self._total()]
+
+    def _total(self) -> Tensor:
+        return dim_zero_cat(self.counts).reshape(-1, int(self.width)).sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """Accuracies, float64 ``[layers]``; empty without data."""
+        if not int(self.width):
+            return torch.zeros(0, dtype=torch.float64, device=self.device)
+        total = self._total()
+        return total[:-1] / total[-1]
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Take over another metric's samples, and its layers' names.
+
+        Raises:
+            ValueError: If it has other layers.
+        """
+        self._refuse_others(getattr(incoming_state, "layers", ()) or self.layers, self.layers)
+        super().merge_state(incoming_state)
+        self.layers = self.layers or getattr(incoming_state, "layers", ())
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.layers = ()
+
+    def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
+        """Draw accuracy against the layer from which on the network is linear."""
+        from matplotlib.figure import Figure
+
+        value = self.compute() if val is None else val
+        figure = Figure() if ax is None else ax.figure
+        axes = figure.add_subplot() if ax is None else ax
+        axes.plot(range(len(value)), value.tolist(), marker="o")
+        axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
+        axes.set_ylabel("accuracy of the linear tail")
+        return figure, axes

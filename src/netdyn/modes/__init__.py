@@ -1,0 +1,1 @@
+"""Order statistics of local fields: tensors in, numbers out."""

@@ -1,0 +1,228 @@
+"""Which units preserve the order of the samples: order index, alignment, OPT and NPT shares.
+
+Layout as in :mod:`netdyn.modes.ranks`: tuning and pathway ``[classes, units]``. A unit is *wired* if its centred
+pathway is not zero throughout, and *live* if its local field is not constant. Only wired, live units count in any mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from netdyn._utils.checks import matrix, same_units, share
+from netdyn.modes.ranks import centre_pathway, rows_fit, statistic_dtype
+
+#: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
+SIGN_FLIP_CLASSES = 5
+
+
+def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Tuning, NaN where a class does not count for a unit; sign of the centred pathway; which units have tuning."""
+    tuning = matrix("tuning", tuning, "[classes, units]")
+    pathway = matrix("pathway", pathway, "[classes, units]").to(tuning.device)
+    same_units("tuning", tuning, "pathway", pathway)
+    rows_fit("pathway", pathway, len(tuning))
+    tuning = tuning.to(statistic_dtype(tuning.device))
+    sign = centre_pathway(pathway, len(tuning), centre).sign()
+    # A constant local field has tuning 0 for every class that is present.
+    tuned = ~((tuning == 0).any(dim=0) & (tuning.isnan() | (tuning == 0)).all(dim=0))
+    return tuning.masked_fill(sign == 0, torch.nan), sign, tuned
+
+
+def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
+    """How well each unit's tuning agrees with its wiring: the mean over classes of sign(M_ki)·t_ki.
+
+    1 means that the unit ranks the samples of every class that it speaks for above all others, −1 below.
+
+    Args:
+        tuning: Class tuning ``[classes, units]``, see :func:`netdyn.functional.class_tuning`.
+        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
+        centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+
+    Returns:
+        float64 ``[units]`` in [−1, 1]; NaN for units that are unwired (M = 0) or constant (tuning 0).
+
+    Raises:
+        ValueError: If classes or units of the two arrays do not fit.
+
+    Source:
+        netdyn's convention, after P1's order-preserving and non-order-preserving transformations.
+
+    Example:
+        >>> order_index(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    tuning, sign, tuned = _prepare(tuning, pathway, centre)
+    return (tuning * sign).nanmean(dim=0).masked_fill(~tuned, torch.nan)
+
+
+def sign_correlation(classes: int, centre: bool = True) -> float:
+    """Correlation c_K of two signs of a centred random pathway: (2/π)·arcsin(−1/(K − 1)), and 0 if uncentred.
+
+    Centring K independent normal numbers leaves them correlated with −1/(K − 1); the arcsine law turns the correlation
+    of two normal numbers into that of their signs.
+    """
+    if not centre:
+        return 0.0
+    return 2 / math.pi * math.asin(-1 / (classes - 1)) if classes > 1 else math.nan
+
+
+def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
+    """The order index in units of its spread under random wiring (z value of a sign-flip randomisation test).
+
+    If the wiring had nothing to do with the tuning, the signs would be coin flips, and
+    z = Σ_k sign(M_ki) t_ki / sqrt((1 − c_K) Σ_k t_ki²) would be a standard normal number. c_K is the dependence that
+    centring brings: for balanced classes Σ_k t_ki = 0, so that Var Σ_k s_k t_ki = (1 − c_K) Σ_k t_ki².
+
+    Args:
+        tuning: Class tuning ``[classes, units]``.
+        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
+        centre: As in :func:`order_index`.
+
+    Returns:
+        float64 ``[units]``; NaN for units that are unwired or constant.
+
+    Raises:
+        ValueError: If classes or units of the two arrays do not fit.
+
+    Source:
+        netdyn's convention.
+
+    Example:
+        >>> order_alignment(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
+        tensor([1.], dtype=torch.float64)
+    """
+    tuning, sign, _ = _prepare(tuning, pathway, centre)
+    spread = ((1 - sign_correlation(len(tuning), centre)) * (tuning**2).nansum(dim=0)).sqrt()
+    z = (tuning * sign).nansum(dim=0) / spread
+    return z.masked_fill(spread == 0, torch.nan)
+
+
+def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: bool = True) -> Tensor:
+    """Slope of a layer's rank probability distribution, exactly and without bins.
+
+    The least-squares slope of a density p on [0, 1] is 12·∫(u − ½)p(u)du = 12·(E[u] − ½). The mean rank of class k
+    is a linear function of its tuning, E[u] − ½ = ½(1 − π_k)·sign(M_ki)·t_ki, ties included, so that the slope is
+    6·(1 − π_k)·mean_i(sign(M_ki)·t_ki), here averaged over classes.
+
+    Args:
+        tuning: Class tuning ``[classes, units]``.
+        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
+        class_share: Share π_k of each class in the probe, ``[classes]``.
+        centre: As in :func:`order_index`.
+
+    Returns:
+        float64 scalar in ±6(1 − 1/K): 0 for no order, positive for order preserved; NaN without a wired, live unit.
+
+    Raises:
+        ValueError: If classes or units do not fit.
+
+    Source:
+        P1 reads the slope off the distribution; the closed form is netdyn's.
+
+    Example:
+        >>> rpd_gradient(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
+        tensor(3., dtype=torch.float64)
+    """
+    tuning, sign, tuned = _prepare(tuning, pathway, centre)
+    return _gradient(tuning, sign, class_share, tuned)
+
+
+def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -> Tensor:
+    if class_share.shape != tuning.shape[:1]:
+        raise ValueError(
+            f"`class_share` must hold one share a class, shape [{len(tuning)}], got shape {list(class_share.shape)}."
+        )
+    ordered = (tuning * sign)[:, live].nanmean(dim=1)
+    return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
+
+
+@dataclass(frozen=True)
+class ModeShares:
+    """How the units of a layer divide into modes, as plain numbers, with the rule that told OPT from NPT."""
+
+    opt_fraction: float
+    npt_fraction: float
+    constant_fraction: float
+    unwired_fraction: float
+    rpd_gradient: float
+    rule: Literal["sign-flip", "mirror", "none"]
+
+
+def mode_shares(
+    tuning: Tensor,
+    pathway: Tensor,
+    constant: Tensor,
+    class_share: Tensor | None = None,
+    alpha: float = 0.05,
+    centre: bool = True,
+    fewest: int = 2,
+) -> ModeShares:
+    """Divide a layer's units into order-preserving (OPT), non-order-preserving (NPT), constant and unwired ones.
+
+    With at least five classes present a unit is OPT if its alignment exceeds the one-sided 1 − α normal quantile. With
+    fewer, the sign flips are too few for a test of each unit; the layer's own lower tail is then mirrored: OPT are the
+    units whose order index exceeds max(0, −Q_α), Q_α the α quantile over the layer. That needs 1/α units.
+
+    Args:
+        tuning: Class tuning ``[classes, units]``.
+        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]``.
+        constant: Units with a constant local field, bool ``[units]``.
+        class_share: Share of each class ``[classes]``; without it the gradient is NaN.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        centre: As in :func:`order_index`.
+        fewest: How many rows must be known: two classes, or one number to be predicted.
+
+    Returns:
+        Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no
+        rule applies (``rule`` is then ``"none"``). The other two are shares of all units.
+    """
+    share("alpha", alpha)
+    masked, sign, _ = _prepare(tuning, pathway, centre)
+    if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
+        raise ValueError(
+            f"`constant` must be a boolean tensor [units] = [{tuning.shape[1]}], "
+            f"got {constant.dtype} of shape {list(constant.shape)}."
+        )
+    constant = constant.to(masked.device)
+    unwired = (sign == 0).all(dim=0)
+    unread = tuning.isnan().all(dim=0).to(masked.device)
+    counted = ~constant & ~unwired & ~unread
+    present = int((~tuning.isnan()).any(dim=1).sum())
+    enough = bool(counted.any()) and present >= fewest
+    rule, opt = _opt_units(tuning, pathway, counted, present if enough else 0, alpha, centre)
+    gradient = torch.tensor(torch.nan) if class_share is None else _gradient(masked, sign, class_share, counted)
+    live = max(int(counted.sum()), 1)
+    fraction = math.nan if rule == "none" else int(opt.sum()) / live
+    units = max(len(constant), 1)
+    return ModeShares(
+        opt_fraction=fraction,
+        npt_fraction=1 - fraction,
+        constant_fraction=int(constant.sum()) / units,
+        unwired_fraction=int((unwired & ~constant).sum()) / units,
+        rpd_gradient=float(gradient),
+        rule=rule,
+    )
+
+
+def _opt_units(
+    tuning: Tensor, pathway: Tensor, counted: Tensor, present: int, alpha: float, centre: bool
+) -> tuple[Literal["sign-flip", "mirror", "none"], Tensor]:
+    none = torch.zeros_like(counted)
+    if not present:
+        return "none", none
+    if present >= SIGN_FLIP_CLASSES:
+        z = order_alignment(tuning, pathway, centre)
+        return "sign-flip", counted & (z > NormalDist().inv_cdf(1 - alpha))
+    # Rounding must not decide: 1/0.05 is 20.000000000000004 for some values of alpha.
+    if int(counted.sum()) < 1 / alpha - 1e-9:
+        return "none", none
+    # A live unit without any tuning stands at 0, in the middle of the layer.
+    index = order_index(tuning, pathway, centre).nan_to_num(0.0)
+    threshold = max(0.0, -float(torch.quantile(index[counted], alpha)))
+    return "mirror", counted & (index > threshold)

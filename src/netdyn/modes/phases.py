@@ -1,0 +1,75 @@
+"""Which learning phase a network is in: how order preservation is distributed over its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from netdyn._utils import checks
+
+#: Two gradients count as equal when they differ by less than this part of the largest possible one.
+TIE_SHARE = 0.02
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How the gradients of a network's rank distributions are spread over its layers.
+
+    Attributes:
+        index: −1 where every layer orders less than the one before it (P1's phase I), +1 where every layer orders more
+            (phase II); NaN for fewer than two layers.
+        spread: Largest minus smallest gradient; NaN without a layer.
+        mean: Mean gradient; NaN without a layer.
+    """
+
+    index: float
+    spread: float
+    mean: float
+
+
+def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
+    """Summarise the layers' RPD gradients in three numbers.
+
+    index = Σ_{i<j} sgn_δ(g_j − g_i) / (L(L − 1)/2) over the L layers in order of execution, where sgn_δ is 0 for
+    differences smaller than δ = 0.02·6(1 − 1/K): Kendall's correlation of gradient and depth, small differences
+    counting as ties. A small spread with a large mean is P1's phase III; all three near 0 is an untrained network.
+
+    Args:
+        gradients: A gradient a layer, ``[layers]``, in order of execution, see :func:`netdyn.functional.rpd_gradient`.
+            Layers whose gradient is NaN are left out.
+        num_classes: Number of classes K, at least 2; it sets the scale ±6(1 − 1/K) of the gradients.
+
+    Returns:
+        The index in [−1, 1], the spread in [0, 12(1 − 1/K)] and the mean in ±6(1 − 1/K).
+
+    Raises:
+        ValueError: If the gradients have another shape or ``num_classes`` is smaller than 2.
+
+    Source:
+        P1 tells the phases by sight from the profile of gradients over layers; the numbers are netdyn's convention.
+
+    Example:
+        >>> phase([0.5, 1.0, 2.0], 10)
+        Phase(index=1.0, spread=1.5, mean=1.1666666666666667)
+        >>> phase([2.0, 1.0, 1.05], 10).index  # the last two are a tie
+        -0.6666666666666666
+    """
+    checks.whole("num_classes", num_classes, minimum=2)
+    profile = torch.as_tensor(gradients, dtype=torch.float64).detach().cpu()
+    if profile.ndim != 1:
+        raise ValueError(f"`gradients` must hold one number a layer, shape [layers], got shape {list(profile.shape)}.")
+    profile = profile[~profile.isnan()]
+    layers = len(profile)
+    if layers == 0:
+        return Phase(math.nan, math.nan, math.nan)
+    spread, mean = float(profile.max() - profile.min()), float(profile.mean())
+    if layers == 1:
+        return Phase(math.nan, spread, mean)
+    later, earlier = torch.tril_indices(layers, layers, offset=-1)
+    rise = profile[later] - profile[earlier]
+    signs = rise.sign().masked_fill(rise.abs() < TIE_SHARE * 6 * (1 - 1 / num_classes), 0.0)
+    return Phase(float(signs.sum()) / len(signs), spread, mean)

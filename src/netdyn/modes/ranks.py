@@ -1,0 +1,296 @@
+"""Order statistics of local fields: mid-ranks, class tuning and rank distributions.
+
+Layout, here and everywhere in netdyn: local fields ``[samples, units]``, class tuning and pathway
+``[classes, units]``, targets ``[samples]``. Ranks are ``[units, samples]``, as :mod:`netdyn.modes.sorting` makes them.
+
+Ranks are kept as whole numbers, doubled so that the mid-rank of an even tie is whole too. Sums of them are exact
+in int64 and, below 2⁵³, in float64: ten million equal values still share their exact mean rank.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netdyn._utils.checks import labels, matrix, same_units, whole
+from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
+
+
+def statistic_dtype(device: torch.device) -> torch.dtype:
+    """Float64 wherever the device has it (Apple's MPS has not)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def doubled_midranks(fields: Tensor) -> Tensor:
+    """Twice the mid-rank of every field among its unit's samples, int64 ``[units, samples]``."""
+    rows = unit_rows(fields)
+    ranks = torch.empty(rows.shape, dtype=torch.int64, device=rows.device)
+    for part in unit_blocks(rows):
+        ranks[part] = ranks_from(*sort_rows(rows[part]))
+    return ranks
+
+
+def midranks(x: Tensor) -> Tensor:
+    """Mid-ranks along the samples: 1 for the smallest value, S for the largest, ties share their mean rank.
+
+    The normalised mid-rank of netdyn's other statistics is u = (midrank − ½)/S, which lies in (0, 1).
+
+    Args:
+        x: ``[samples]`` or ``[samples, units]``, any real dtype.
+
+    Returns:
+        float64 of the same shape; exact, also with a million equal values. A unit that holds NaN is NaN throughout.
+
+    Raises:
+        TypeError: If ``x`` is no real tensor.
+        ValueError: If ``x`` has neither one nor two dimensions.
+
+    Source:
+        P1 ranks the local fields; the treatment of ties is netdyn's convention (the Mann–Whitney one).
+
+    Example:
+        >>> midranks(torch.tensor([30.0, 10.0, 10.0]))
+        tensor([3.0000, 1.5000, 1.5000], dtype=torch.float64)
+    """
+    if not isinstance(x, Tensor) or x.is_complex():
+        raise TypeError(f"`x` must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
+    if x.ndim not in (1, 2):
+        raise ValueError(f"`x` must have shape [samples] or [samples, units], got shape {list(x.shape)}.")
+    rows = unit_rows(x[:, None] if x.ndim == 1 else x)
+    ranks = torch.empty(rows.shape, dtype=statistic_dtype(x.device), device=x.device)
+    for part in unit_blocks(rows):
+        ranks[part] = ranks_from(*sort_rows(rows[part]))
+        ranks[part] /= 2
+        ranks[part].masked_fill_(holds_nan(rows[part])[:, None], torch.nan)
+    return ranks.t().reshape(x.shape)
+
+
+def class_sizes(target: Tensor, num_classes: int) -> Tensor:
+    """Samples of each class, int64 ``[classes]``."""
+    return _counted(target, num_classes)
+
+
+def _counted(places: Tensor, number: int) -> Tensor:
+    """How often each of the numbers below ``number`` occurs; unlike ``bincount`` it waits for no device."""
+    counts = torch.zeros(number, dtype=torch.int64, device=places.device)
+    return counts.scatter_add_(0, places, torch.ones_like(places))
+
+
+def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
+    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]`` and the classes' sizes.
+
+    With R_k the rank sum of class k and n_k its size, Mann–Whitney's U = R_k − n_k(n_k + 1)/2 and
+    AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole numbers until the division.
+    An absent class, or one that leaves no other sample, divides zero by zero: NaN.
+    """
+    units, samples = doubled.shape
+    dtype, size = statistic_dtype(doubled.device), size[:, None]
+    rank_sum = torch.zeros(units, len(size), dtype=torch.int64, device=doubled.device).index_add_(1, target, doubled)
+    return (rank_sum.t() - size * (samples + 1)).to(dtype) / (size * (samples - size)).to(dtype)
+
+
+def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """How far each unit's local field ranks the samples of a class above all others: 2·AUC − 1.
+
+    AUC is P(h(μ) > h(ν)) + ½P(h(μ) = h(ν)) over μ in class k and ν outside it; 2·AUC − 1 is the rank-biserial
+    correlation: 1 where every sample of the class lies above all others, −1 where it lies below, 0 for no order.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Class labels ``[samples]``, whole numbers in ``[0, num_classes)``.
+        num_classes: Number of classes K.
+
+    Returns:
+        float64 ``[num_classes, units]`` in [−1, 1]. A class that is absent, or the only one present, is a row of NaN; a
+        constant unit is 0; a unit whose fields hold NaN is NaN.
+
+    Raises:
+        TypeError: If ``target`` does not hold whole numbers.
+        ValueError: If a label lies outside the classes or the shapes do not fit.
+
+    Source:
+        netdyn's convention (Mann–Whitney U; rank-biserial correlation); P1 compares rank distributions of classes.
+
+    Example:
+        >>> fields = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+        >>> class_tuning(fields, torch.tensor([0, 0, 1, 1]), num_classes=2)
+        tensor([[-1.],
+                [ 1.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    target = labels(target, num_classes, len(fields)).to(fields.device)
+    rows, size = unit_rows(fields), class_sizes(target, num_classes)
+    tuning = torch.cat(
+        [tuning_from_ranks(ranks_from(*sort_rows(rows[part])), target, size) for part in unit_blocks(rows)], dim=1
+    )
+    if fields.is_floating_point():
+        tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
+    return tuning
+
+
+def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
+    """Spearman's rank correlation of each unit's local field with each number that is to be predicted.
+
+    Pearson's correlation of the mid-ranks. With doubled mid-ranks D, whose mean is S + 1 whatever the ties, it is
+    Σ(D_h − S − 1)(D_y − S − 1) over the root of both sums of squares: whole numbers until the division.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Numbers to be predicted ``[samples]`` or ``[samples, outputs]``.
+
+    Returns:
+        float64 ``[outputs, units]`` in [−1, 1]: the tuning of regression. A constant unit is 0, a unit whose fields
+        hold NaN is NaN, and so is the row of a constant target.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Source:
+        netdyn's convention, the counterpart of :func:`class_tuning` where the target is a number.
+
+    Example:
+        >>> rank_correlation(torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([0.1, 0.2, 0.3]))
+        tensor([[1.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    target = target[:, None] if target.ndim == 1 else target
+    target = matrix("target", target, "[samples, outputs]").to(fields.device)
+    if len(target) != len(fields):
+        raise ValueError(f"`target` must have one entry for each of the {len(fields)} samples, got {len(target)}.")
+    tuning = correlation_from_ranks(doubled_midranks(fields), doubled_midranks(target))
+    return tuning.masked_fill(fields.isnan().any(dim=0), torch.nan) if fields.is_floating_point() else tuning
+
+
+def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
+    """Rank correlation ``[outputs, units]`` of doubled mid-ranks with those of numbers to be predicted."""
+    dtype, middle = statistic_dtype(doubled.device), doubled.shape[1] + 1
+    unit_ranks, wanted_ranks = ((ranks - middle).to(dtype) for ranks in (doubled, wanted))
+    spread = wanted_ranks.square().sum(dim=1, keepdim=True)
+    squares = spread * unit_ranks.square().sum(dim=1)
+    tuning: Tensor = wanted_ranks @ unit_ranks.t() / squares.clamp(min=1).sqrt()
+    # All ranks of a constant target are the same.
+    return tuning.masked_fill(spread == 0, torch.nan).clamp(-1, 1)
+
+
+def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
+    """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
+
+    A row added to all logits changes no prediction, and centring takes it out again. The first row is taken off before
+    the mean, so that equal rows give exactly zero; an entry within rounding of the mean (K·eps) is set to zero, since
+    its sign is noise.
+    """
+    wide = pathway.to(statistic_dtype(pathway.device))
+    if len(wide) == 1 and num_classes == 2:
+        wide = torch.cat([-wide / 2, wide / 2])
+    if not centre:
+        return wide
+    wide = wide - wide[:1]
+    centred = wide - wide.mean(dim=0, keepdim=True)
+    noise = len(wide) * torch.finfo(wide.dtype).eps * wide.abs().amax(dim=0, keepdim=True)
+    return centred.masked_fill(centred.abs() <= noise, 0.0)
+
+
+def constant_units(fields: Tensor) -> Tensor:
+    """Which units have one and the same local field for every sample, bool ``[units]``."""
+    if len(fields) == 0:
+        return torch.zeros(fields.shape[1], dtype=torch.bool, device=fields.device)
+    return (fields == fields[:1]).all(dim=0)
+
+
+def rank_distribution(
+    fields: Tensor, target: Tensor, pathway: Tensor, num_classes: int, bins: int = 20, centre: bool = True
+) -> Tensor:
+    """Rank probability distribution (RPD) of each class: the density of the ranks that its samples take in a layer.
+
+    For class k it is the density of the normalised mid-rank u, or of 1 − u where the unit is wired against the class
+    (M_ki < 0), over the samples of the class and all wired, live units. Flat means no order, rising means that the
+    layer lifts the samples of a class where it lifts the class's logit: order preserved.
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        target: Class labels ``[samples]``.
+        pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a
+            single logit.
+        num_classes: Number of classes K.
+        bins: Number of equal bins on [0, 1].
+        centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+
+    Returns:
+        float64 ``[num_classes, bins]``, each row of unit area on [0, 1] (its mean is 1); the layer's RPD is the mean
+        over the rows. A class that is absent, or without a wired live unit, is a row of NaN.
+
+    Raises:
+        TypeError: If ``target`` does not hold whole numbers.
+        ValueError: If the shapes do not fit or a label lies outside the classes.
+
+    Source:
+        P1, rank probability distribution. The normalisation of ranks, the centring and that a rank on the edge of two
+        bins counts half in each (which makes reflection exact) are netdyn's conventions.
+
+    Example:
+        >>> fields = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+        >>> rank_distribution(fields, torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.0], [1.0]]), num_classes=2, bins=2)
+        tensor([[0., 2.],
+                [0., 2.]], dtype=torch.float64)
+    """
+    fields = matrix("fields", fields, "[samples, units]")
+    pathway = matrix("pathway", pathway, "[num_classes, units]").to(fields.device)
+    target = labels(target, num_classes, len(fields)).to(fields.device)
+    same_units("fields", fields, "pathway", pathway)
+    rows_fit("pathway", pathway, num_classes)
+    whole("bins", bins)
+    usable = ~constant_units(fields)
+    if fields.is_floating_point():
+        usable &= ~fields.isnan().any(dim=0)
+    sign = centre_pathway(pathway, num_classes, centre).sign() * usable
+    rows = unit_rows(fields)
+    counts = torch.zeros(num_classes, bins, dtype=torch.int64, device=fields.device)
+    for part in unit_blocks(rows):
+        counts += rank_counts(ranks_from(*sort_rows(rows[part])), target, sign[:, part], bins)
+    return densities(counts)
+
+
+def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
+    """Check that ``value`` has a row a class, or one row for two classes.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if len(value) != num_classes and not (len(value) == 1 and num_classes == 2):
+        raise ValueError(
+            f"`{name}` must have a row for each of the {num_classes} classes (one row is enough for two), "
+            f"got shape {list(value.shape)}."
+        )
+
+
+def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
+    """How many reflected normalised mid-ranks of each class lie in each bin, twice: int64 ``[classes, bins]``.
+
+    In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S) the
+    cell ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b, and a reflected rank's is
+    2·bins − cell. A rank counts two in its bin, or one in each of the two at whose edge it lies.
+
+    Args:
+        doubled: Doubled mid-ranks ``[units, samples]``.
+        target: Class labels ``[samples]``.
+        sign: Sign of the pathway ``[classes, units]``; 0 leaves the unit out.
+        bins: Number of bins.
+    """
+    (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
+    # There are far fewer ranks than places where one stands, so that the division is done once for each.
+    position = (torch.arange(2 * samples + 1, device=doubled.device) - 1) * bins
+    most = max(2 * samples, 1)
+    cell = -(-position // most) + position // most
+    # Each class has three rows of cells: of units wired against it, not at all, and for it.
+    row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
+    places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
+    places += cell.index_select(0, doubled.flatten())
+    against, _, along = _counted(places, classes * 3 * cells).reshape(classes, 3, cells).unbind(1)
+    both = along + against.flip(1)
+    return 2 * both[:, 1::2] + both[:, :-1:2] + both[:, 2::2]
+
+
+def densities(counts: Tensor) -> Tensor:
+    """Counts ``[classes, bins]`` as densities on [0, 1]; a row without any is NaN."""
+    wide = counts.to(statistic_dtype(counts.device))
+    return wide * counts.shape[1] / wide.sum(dim=1, keepdim=True)

@@ -1,0 +1,98 @@
+"""Transfer order: does an activation itself keep the order of the samples?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from netdyn._utils.checks import matrix
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.modes.sorting import first_of_ties, holds_nan, sort_rows, unit_blocks, unit_rows
+
+#: Cyclic shifts that stand for all pairs of samples where an activation is not monotone.
+_SHIFTS = 16
+#: Values shifted at a time on a device other than the CPU.
+AT_ONCE = 1 << 22
+
+
+def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
+    """Share of the pairs of samples with different local fields whose outputs keep that order strictly.
+
+    Where the outputs of a unit never fall as its field rises, no pair is reversed and only ties can be lost:
+    (P − ties out)/(P − ties in), with P = S(S − 1)/2 pairs. A ReLU with m fields at or below zero gives
+    1 − m(m − 1)/(S(S − 1)). Other units are judged on the pairs (μ, μ + d) of 16 seeded cyclic shifts d (of all
+    shifts, which is every pair, up to 33 samples).
+
+    Args:
+        fields: Local fields ``[samples, units]``.
+        outputs: Outputs of the activation, same shape.
+
+    Returns:
+        float64 ``[units]`` in [0, 1]; NaN for a constant field and for units that hold NaN.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    Source:
+        P1 (v1, v2) asks whether the activation itself preserves the order; the measure is netdyn's convention.
+
+    Example:
+        >>> fields = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+        >>> transfer_order(fields, fields.relu())
+        tensor([0.8333], dtype=torch.float64)
+    """
+    fields, outputs = matrix("fields", fields, "[samples, units]"), matrix("outputs", outputs, "[samples, units]")
+    if fields.shape != outputs.shape:
+        raise ValueError(
+            f"`outputs` must have the shape of `fields`, {list(fields.shape)}, got shape {list(outputs.shape)}."
+        )
+    rows, out = unit_rows(fields), unit_rows(outputs)
+    return torch.cat([kept_order(rows[part], out[part], *sort_rows(rows[part])) for part in unit_blocks(rows)])
+
+
+def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Tensor:
+    """:func:`transfer_order` of rows that are sorted already.
+
+    Args:
+        rows: Local fields ``[units, samples]``.
+        out: Outputs, same shape.
+        order: The fields' order, see :mod:`netdyn.modes.sorting`.
+        differs: Where they differ.
+    """
+    dtype = statistic_dtype(rows.device)
+    carried = out.gather(1, order)
+    rises = carried[:, 1:] > carried[:, :-1]
+    # Neighbours whose outputs fall; equal fields must have equal outputs, or these cannot be counted by neighbours.
+    falls = (carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)
+    kept = _distinct_pairs(rises, dtype) / _distinct_pairs(differs, dtype)
+    reversed_ = falls.any(dim=1)
+    if rows.device.type != "cpu":
+        # Asking whether there are any would wait for the device. Few units at a time, since each shift copies them.
+        step = max(AT_ONCE // max(rows.shape[1], 1), 1)
+        pairs = zip(torch.split(rows, step), torch.split(out, step), strict=True)
+        kept = torch.where(reversed_, torch.cat([_kept_by_shifts(*pair, dtype) for pair in pairs]), kept)
+    elif bool(reversed_.any()):
+        kept[reversed_] = _kept_by_shifts(rows[reversed_], out[reversed_], dtype)
+    return kept.masked_fill(holds_nan(rows) | holds_nan(out), torch.nan)
+
+
+def _distinct_pairs(differs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pairs of different values in each sorted row: every element meets those before its group."""
+    return first_of_ties(differs).sum(dim=1).to(dtype)
+
+
+def _kept_by_shifts(rows: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
+    samples = rows.shape[1]
+    if samples <= 2 * _SHIFTS + 1:
+        shifts = list(range(1, samples))
+    else:
+        generator = torch.Generator().manual_seed(0)
+        shifts = (1 + torch.randperm(samples - 1, generator=generator)[:_SHIFTS]).tolist()
+    kept = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    differ = kept.clone()
+    for shift in shifts:
+        other, other_output = rows.roll(shift, 1), out.roll(shift, 1)
+        above, below = rows > other, rows < other
+        kept += ((above & (out > other_output)) | (below & (out < other_output))).sum(dim=1)
+        differ += (above | below).sum(dim=1)
+    return kept.to(dtype) / differ.to(dtype)

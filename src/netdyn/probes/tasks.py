@@ -1,0 +1,106 @@
+"""What a network is to do on a probe: tell classes apart, predict numbers, or please a criterion of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from netdyn._utils import checks
+from netdyn._utils.transit import sent
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.probes.criteria import Criterion, Within, as_logits, right_class, right_probability
+
+
+@dataclass(frozen=True)
+class Task:
+    """What counts as right, and for what.
+
+    Attributes:
+        target: What the criterion compares outputs with ``[samples, …]``: labels, or the outputs without noise.
+        criterion: Says which outputs are still right.
+        num_classes: Number of classes; 1 where there are none.
+        numbers: The numbers to be predicted ``[samples, outputs]``; None where there are none.
+    """
+
+    target: Tensor
+    criterion: Criterion
+    num_classes: int
+    numbers: Tensor | None = None
+
+
+def find_task(
+    outputs: object,
+    target: Tensor,
+    samples: int,
+    criterion: Criterion | None,
+    *,
+    probability: Callable[[], bool],
+    everything: Callable[[], Tensor],
+    tolerance: float,
+) -> Task:
+    """The task that targets and outputs speak of.
+
+    Args:
+        outputs: Outputs for a few samples.
+        target: All targets, on the host: they are looked at from many sides.
+        samples: Number of samples.
+        criterion: The user's own, or None.
+        probability: Tells whether the outputs are probabilities.
+        everything: Gives the outputs for all samples.
+        tolerance: How far a predicted number may move, in standard deviations of its target.
+
+    Raises:
+        TypeError: If the targets are of a kind that no task has.
+        ValueError: If their shape does not fit.
+    """
+    if criterion is not None:
+        if len(target) != samples:
+            raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
+        return Task(target, criterion, _classes(outputs, target))
+    logits = as_logits(outputs, min(samples, 2))
+    if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:
+        if _binary(numbers):
+            target = numbers[:, 0].long()
+        else:
+            scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
+            return Task(as_logits(everything(), samples), Within(sent(tolerance * scale, logits.device)), 1, numbers)
+    num_classes = max(logits.shape[1], 2)
+    target = checks.labels(target, num_classes, samples)
+    right = right_probability if logits.shape[1] == 1 and probability() else right_class
+    return Task(target, right, num_classes)
+
+
+def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:
+    """Targets ``[samples, outputs]`` of a regression; None where they have another shape, or are classes in disguise.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    numbers = target[:, None] if target.ndim == 1 else target
+    if numbers.ndim != 2 or numbers.shape != (samples, logits.shape[1]):
+        return None
+    # One-hot rows and probabilities are class labels that have to be made whole numbers.
+    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or _are_shares(numbers)):
+        return None
+    if not bool(numbers.isfinite().all()):
+        raise ValueError("`target` must hold finite numbers, got NaN or inf.")
+    return numbers
+
+
+def _are_shares(numbers: Tensor) -> bool:
+    return bool((numbers >= 0).all() and ((numbers.sum(dim=1) - 1).abs() < 1e-4).all())
+
+
+def _binary(numbers: Tensor) -> bool:
+    """Whether a single column holds zeros and ones alone: labels as binary cross entropy wants them."""
+    return numbers.shape[1] == 1 and bool(((numbers == 0) | (numbers == 1)).all())
+
+
+def _classes(outputs: object, target: Tensor) -> int:
+    """Number of classes under a criterion of the user's own; 1 where targets and outputs are no classifier's."""
+    columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
+    whole = target.ndim == 1 and not target.is_floating_point() and not target.is_complex()
+    classes = max(columns, 2)
+    return classes if whole and int(target.min()) >= 0 and int(target.max()) < classes else 1

@@ -1,0 +1,185 @@
+"""Many small maps of the input on one sheet, on one scale: images, or bars where the input has no two dimensions.
+
+All of them stand in one pair of axes. A pair for each map is what such a figure would cost most: forty of them take
+over a second to be made, laid out and drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from netdyn.report.figures.canvas import BLANK, GREY, SIZE, blank, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Against, and for.
+COLOURS = ("#2166AC", "#B2182B")
+#: Inches: what a title takes, the distance of neighbours, and what is left of the width beside a scale or an axis.
+_TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
+#: A bar as high as the scale ends so far from the middle of its panel.
+_REACH = 1.05
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where the panels are, in the coordinates of the axes, whose y runs downward.
+
+    Attributes:
+        columns: Panels in a row.
+        width: Width of a panel.
+        height: Its height.
+        right: Distance from a panel's left edge to its neighbour's.
+        down: Distance from a panel's upper edge to its neighbour's.
+    """
+
+    columns: int
+    width: float
+    height: float
+    right: float
+    down: float
+
+    def corner(self, number: int) -> tuple[float, float]:
+        """Left and upper edge of a panel."""
+        return number % self.columns * self.right, number // self.columns * self.down
+
+    def clear(self, axes: Axes, panels: int, face: str) -> None:
+        """Draw the panels' frames, and make room for all of them and their titles."""
+        from matplotlib.collections import PolyCollection
+
+        frames = []
+        for left, top in map(self.corner, range(panels)):
+            right, bottom = left + self.width, top + self.height
+            frames.append([(left, top), (right, top), (right, bottom), (left, bottom)])
+        axes.add_collection(PolyCollection(frames, facecolors=face, edgecolors="none", zorder=-1), autolim=False)
+        line = PolyCollection(
+            frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False, in_layout=False
+        )
+        axes.add_collection(line, autolim=False)
+        rows = math.ceil(panels / self.columns)
+        axes.set_xlim(0, (self.columns - 1) * self.right + self.width)
+        axes.set_ylim((rows - 1) * self.down + self.height, self.height - self.down)
+        axes.spines[:].set_visible(False)
+
+
+def radiographs(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
+    """A grid of maps on one scale: images, channels summed, or bars.
+
+    Args:
+        values: ``[maps, height, width]``, ``[maps, channels, height, width]``, or of other shapes, laid out flat.
+        labels: What stands above each map.
+        title: What stands above all of them.
+        columns: Maps in a row; None: as many as look well.
+    """
+    values = values.sum(axis=1) if values.ndim == 4 else values
+    values = values if values.ndim == 3 else values.reshape(len(values), -1)
+    finite = np.abs(values[np.isfinite(values)])
+    limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    columns = columns or min(5 if values.ndim == 3 else 4, math.ceil(math.sqrt(len(values))))
+    figure = (_images if values.ndim == 3 else _bars)(values, labels, limit, columns)
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
+    panels, height, width = values.shape
+    rows = math.ceil(panels / columns)
+    most = max(SIZE[1], 1.05 * rows + 0.5)
+    # Inches that an input is wide: what the width or the height allows.
+    inch = min((_WIDTH / columns - _GAP) / width, ((most - 0.3) / rows - _TITLE - _GAP) / height)
+    sheet = _Sheet(columns, width, height, width + _GAP / inch, height + (_TITLE + _GAP) / inch)
+    # Up to whole quarters of an inch, which are whole dots.
+    figure = blank(max(2.25, math.ceil(4 * (rows * sheet.down * inch + 0.3)) / 4))
+    axes = figure.subplots()
+    for number, value in enumerate(values):
+        left, top = sheet.corner(number)
+        image = axes.imshow(
+            value,
+            extent=(left, left + width, top + height, top),
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            interpolation="nearest",
+        )
+    sheet.clear(axes, panels, BLANK)
+    _write(axes, sheet, labels, _GAP / 3 / inch)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    figure.colorbar(image, ax=axes, label="weight of the input", shrink=0.9, aspect=max(20, 5 * rows))
+    return figure
+
+
+def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
+    """Bars of a panel stand side by side without a gap, positive and negative ones in two colours."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    panels, inputs = values.shape
+    rows = math.ceil(panels / columns)
+    height = max(SIZE[1], 1.05 * rows + 0.5)
+    down = (height - 0.5) / rows
+    # A panel is as wide as it has inputs, and 2 · _REACH high.
+    scale = 2 * _REACH / (down - _TITLE - _GAP)
+    sheet = _Sheet(columns, inputs, 2 * _REACH, inputs * (1 + 2 * _GAP * columns / _WIDTH), down * scale)
+    figure = blank(height)
+    axes = figure.subplots()
+    shown = np.nan_to_num(values, nan=0.0, posinf=limit, neginf=-limit) / limit
+    corners = np.array([sheet.corner(number) for number in range(panels)])
+    middles = corners[:, 1] + _REACH
+    edges = np.repeat(np.arange(inputs + 1.0), 2)
+    for part, colour in zip((np.clip(shown, None, 0), np.clip(shown, 0, None)), COLOURS, strict=True):
+        outline = np.zeros((panels, 2 * inputs + 2, 2))
+        outline[:, :, 0] = corners[:, :1] + edges
+        outline[:, :, 1] = middles[:, None]
+        outline[:, 1:-1, 1] -= np.repeat(part, 2, axis=1)
+        axes.add_collection(
+            PolyCollection(list(outline), facecolors=colour, edgecolors="none", label=colour), autolim=False
+        )
+    zeros = [[(left, middle), (left + inputs, middle)] for left, middle in zip(corners[:, 0], middles, strict=True)]
+    axes.add_collection(LineCollection(zeros, colors=GREY, linewidths=0.6), autolim=False)
+    sheet.clear(axes, panels, "white")
+    _write(axes, sheet, labels, _GAP / 3 * scale)
+    high = _round_number(limit)
+    heights = [(middle - at / limit, _number(at)) for middle in middles[::columns] for at in (-high, 0.0, high)]
+    axes.set_yticks([at for at, _ in heights], [text for _, text in heights])
+    far = _round_number(inputs - 1)
+    widths = [(left + at + 0.5, _number(at)) for left in corners[(rows - 1) * columns :, 0] for at in (0.0, far)]
+    axes.set_xticks([at for at, _ in widths], [text for _, text in widths])
+    axes.tick_params(labelsize=7)
+    axes.set_xlabel("input component", fontsize=9)
+    axes.set_ylabel("weight of the input", fontsize=9)
+    return figure
+
+
+def _write(axes: Axes, sheet: _Sheet, labels: Sequence[str], above: float) -> None:
+    """The labels, each above its panel."""
+    for number, label in enumerate(labels):
+        left, top = sheet.corner(number)
+        size = 9 if len(label) < 8 else 7
+        written = axes.text(left + sheet.width / 2, top - above, short(label), fontsize=size, ha="center", va="bottom")
+        # The sheet has room for it, which need not be found out.
+        written.set_in_layout(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _round_number(most: float) -> float:
+    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is no larger; 0 where there is none.
+
+    >>> _round_number(783), _round_number(0.21), _round_number(0)
+    (500.0, 0.2, 0.0)
+    """
+    if most <= 0:
+        return 0.0
+    power = math.floor(math.log10(most))
+    first = most / 10.0**power
+    digit = max(step for step in (1, 2, 5) if step <= first * (1 + 1e-9) or step == 1)
+    return float(f"{digit}e{power}")

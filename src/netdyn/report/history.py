@@ -1,0 +1,72 @@
+"""What the layers' numbers were at every step so far: the heat maps of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from netdyn.engine.layers import LayerReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Tag of a map → the layer's number that it shows, its label; shares lie between 0 and 1, gradients about zero.
+MAPS = {
+    "modes/map": ("opt_fraction", "share of order-preserving units"),
+    "modes/gradient_map": ("rpd_gradient", "RPD gradient"),
+    "linear/map": ("tail_accuracy", "accuracy of the linear tail"),
+}
+SIGNED = ("modes/gradient_map",)
+#: Beyond so many steps every second one is forgotten.
+LONGEST = 2000
+
+
+@dataclass
+class History:
+    """Steps, and for each map a number a layer and step; plain numbers, since a checkpoint holds them.
+
+    Attributes:
+        steps: The steps so far.
+        rows: At each step, layer → a number for each of :data:`MAPS`.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    rows: list[dict[str, list[float]]] = field(default_factory=list)
+
+    def add(self, step: int, layers: Sequence[LayerReport]) -> None:
+        """Take the layers' numbers at a step; what was there from this step on is forgotten (a run begun anew)."""
+        while self.steps and self.steps[-1] >= step:
+            del self.steps[-1], self.rows[-1]
+        self.steps.append(step)
+        self.rows.append({layer.name: [getattr(layer, name) for name, _ in MAPS.values()] for layer in layers})
+        if len(self.steps) > LONGEST:
+            del self.steps[1::2], self.rows[1::2]
+
+    def figures(self) -> dict[str, Figure]:
+        """Tag → heat map, layer × step, in the order of the last step's layers; what is not known is blank."""
+        from netdyn.report.figures import curves as figures
+
+        drawn: dict[str, Figure] = {}
+        layers = list(self.rows[-1]) if self.rows else []
+        for place, (tag, (_, label)) in enumerate(MAPS.items()):
+            values = torch.tensor(
+                [[row.get(layer, [math.nan] * len(MAPS))[place] for row in self.rows] for layer in layers]
+            )
+            known = values[values.isfinite()]
+            if len(self.steps) > 1 and len(known):
+                most = float(known.abs().max()) or 1.0
+                limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
+                drawn[tag] = figures.heat_map(values, layers, self.steps, label, limits)
+        return drawn
+
+    def state(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return {"steps": list(self.steps), "rows": [dict(row) for row in self.rows]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue an earlier run's."""
+        self.steps, self.rows = list(state["steps"]), [dict(row) for row in state["rows"]]

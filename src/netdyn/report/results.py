@@ -1,0 +1,216 @@
+"""What was measured of one network on one probe: to print, to log, to draw, to save."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from netdyn.basins.result import BasinResult
+from netdyn.engine.layers import LayerReport
+from netdyn.linear.characteristic import Subnetwork
+from netdyn.modes.phases import Phase, phase
+from netdyn.report import text as printed
+from netdyn.report.findings import findings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`netdyn.diagnose` measured.
+
+    Attributes:
+        layers: The layers, in order of execution.
+        sample_basin: The basin in sample space, None if it was not asked for.
+        weight_basin: The basin in weight space, None if it was not asked for.
+        accuracy: Accuracy on the probe; NaN where numbers are predicted.
+        val_accuracy: Accuracy on the validation probe, None without one or where numbers are predicted.
+        samples: Number of samples in the probe.
+        num_classes: Number of classes; 1 where there are none.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        functional_depth: First layer from which on the network acts linearly, see
+            :func:`netdyn.linear.tails.functional_depth`.
+        batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
+            where there is one.
+        coverage: Share of the validation probe within the sample basins, see :func:`netdyn.functional.coverage`.
+        coverage_distance: Median distance of validation samples from the nearest training sample of their class.
+        characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
+        subnetwork: The units of the first layer that carry most of each logit, likewise.
+    """
+
+    layers: tuple[LayerReport, ...]
+    sample_basin: BasinResult | None
+    weight_basin: BasinResult | None
+    accuracy: float
+    val_accuracy: float | None
+    samples: int
+    num_classes: int
+    alpha: float
+    functional_depth: float = math.nan
+    batchnorm_gap: float = math.nan
+    coverage: float = math.nan
+    coverage_distance: float = math.nan
+    characteristic_maps: Tensor | None = field(default=None, repr=False)
+    subnetwork: Subnetwork | None = field(default=None, repr=False)
+
+    @property
+    def phase(self) -> Phase:
+        """Learning phase, from the layers' RPD gradients; NaN throughout without modes of classes."""
+        gradients = [layer.rpd_gradient for layer in self.layers]
+        return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
+
+    def scalars(self) -> dict[str, float]:
+        """Tag → value, exactly as the callback logs them: finite values only.
+
+        An infinite radius is given as the highest noise level visited; what is NaN is left out.
+        """
+        values: dict[str, float] = {"probe/accuracy": self.accuracy}
+        if self.val_accuracy is not None:
+            values["probe/val_accuracy"] = self.val_accuracy
+        for layer in self.layers:
+            for name in ("opt_fraction", "npt_fraction", "constant_fraction", "rpd_gradient", "transfer_order"):
+                values[f"modes/{name}/{layer.name}"] = getattr(layer, name)
+            values[f"linear/tail_accuracy/{layer.name}"] = layer.tail_accuracy
+            values[f"linear/share/{layer.name}"] = layer.linear_share
+            values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
+        values["linear/functional_depth"] = self.functional_depth
+        values |= {f"phase/{name}": getattr(self.phase, name) for name in ("index", "spread", "mean")}
+        values["batchnorm/gap"] = self.batchnorm_gap
+        for space, basin in self._basins():
+            values |= _basin_scalars(f"basin/{space}", basin)
+        if self.sample_basin is not None:
+            values["basin/sample/reentry"] = self.sample_basin.reentry
+        values |= {"basin/coverage": self.coverage, "basin/coverage_distance": self.coverage_distance}
+        return {tag: value for tag, value in values.items() if math.isfinite(value)}
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Tag → finite values, float32."""
+        values: dict[str, Tensor] = {}
+        for layer in self.layers:
+            values[f"modes/order_index/{layer.name}"] = layer.order_index
+            values[f"modes/alignment/{layer.name}"] = layer.alignment
+        for space, basin in self._basins():
+            values[f"basin/{space}/radii"] = basin.radii.log10()
+        shown = {tag: value[value.isfinite()].float().cpu() for tag, value in values.items()}
+        return {tag: value for tag, value in shown.items() if len(value)}
+
+    def figures(self) -> dict[str, Figure]:
+        """Tag → matplotlib figure; needs the extra ``plot``."""
+        from netdyn.report.figures import curves as figures
+
+        drawn: dict[str, Figure] = {}
+        densities = {layer.name: layer.distribution for layer in self.layers if layer.distribution is not None}
+        if densities:
+            drawn["modes/rpd"] = figures.rank_distributions(densities)
+        tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
+        if tails:
+            drawn["linear/tail"] = figures.tail(tails, self.accuracy, self.functional_depth)
+        if (basin := self.sample_basin) is not None:
+            drawn["basin/curves"] = _curves(basin)
+        if self.characteristic_maps is not None:
+            drawn["wpa/characteristic_maps"] = figures.characteristic_maps(self.characteristic_maps)
+        if (part := self.subnetwork) is not None:
+            drawn["wpa/subnetwork"] = figures.subnetwork(part.units, part.shares, part.maps)
+        return drawn
+
+    def plot(self, tag: str = "modes/rpd") -> Figure:
+        """One of the figures, by its tag.
+
+        Raises:
+            KeyError: If what it shows was not measured.
+        """
+        drawn = self.figures()
+        if tag not in drawn:
+            raise KeyError(f"`tag` must be one of {', '.join(map(repr, drawn))}, got {tag!r}.")
+        return drawn[tag]
+
+    def findings(self) -> list[str]:
+        """What stands out, a sentence each; :mod:`netdyn.report.findings` has the rule behind every one."""
+        return findings(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts (JSON); what is not finite is None."""
+        layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
+        basins = {
+            f"{space}_basin": {
+                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
+            }
+            for space, basin in self._basins()
+        }
+        plain = (
+            *("accuracy", "val_accuracy", "samples", "num_classes", "alpha"),
+            *("functional_depth", "batchnorm_gap", "coverage", "coverage_distance"),
+        )
+        return (
+            {name: _plain(getattr(self, name)) for name in plain}
+            | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
+            | {"layers": layers, "findings": self.findings()}
+            | basins
+        )
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
+
+    def __str__(self) -> str:
+        return printed.text(self)
+
+    def _repr_html_(self) -> str:
+        return printed.html(self)
+
+    def _basins(self) -> Iterator[tuple[str, BasinResult]]:
+        if self.sample_basin is not None:
+            yield "sample", self.sample_basin
+        if self.weight_basin is not None:
+            yield "weight", self.weight_basin
+
+
+def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
+    def shown(radius: float) -> float:
+        return basin.high if math.isinf(radius) else radius
+
+    values = {
+        f"{prefix}/radius": shown(basin.radius),
+        f"{prefix}/low": shown(basin.interval[0]),
+        f"{prefix}/high": shown(basin.interval[1]),
+        f"{prefix}/censored": basin.censored,
+    }
+    values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(basin.per_class.tolist())}
+    values |= {f"{prefix}/layer_radius/{name}": shown(radius) for name, radius in (basin.per_layer or {}).items()}
+    return values
+
+
+def _curves(basin: BasinResult) -> Figure:
+    """Accuracy against noise, over all samples and over each class."""
+    from netdyn.report.figures import curves as figures
+
+    sigma = basin.curve.sigma
+    none = torch.full_like(sigma, math.nan)
+    per_class = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
+    return figures.basin_curves(
+        sigma,
+        basin.curve.at(sigma),
+        torch.stack(per_class) if per_class else None,
+        basin.accuracy,
+        basin.radius,
+        basin.interval,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,183 @@
+"""A report as text and as HTML: the same lines, table and sentences in both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from netdyn.basins.result import BasinResult
+from netdyn.report.findings import findings
+from netdyn.report.measured import Layer, Measured
+
+#: Head and meaning of the table's columns.
+COLUMNS = (
+    ("layer", "the module whose output the activation reads"),
+    ("units", "number of neurons"),
+    ("OPT", "share of live units that preserve the order of the samples"),
+    ("NPT", "share of live units that do not"),
+    ("dead", "share of units that say the same for every sample"),
+    ("gradient", "slope of the ranks of a class where the layer is wired to raise its logit"),
+    ("linear tail", "accuracy without the activations from this layer upward"),
+)
+#: Longer names of layers are cut in the middle, unless that makes two of them equal.
+NAME_WIDTH = 28
+#: Colours are the notebook's own, light or dark.
+TABLE_STYLE = "border-collapse: collapse; color: inherit; background: transparent; font-variant-numeric: tabular-nums"
+CELL_STYLE = "padding: 2px 8px; border-bottom: 1px solid rgba(128, 128, 128, 0.4); background: transparent"
+
+
+def text(report: Measured) -> str:
+    """The report for a terminal: what the probe is, a table of layers, summary lines, findings."""
+    lines = [_probe(report)]
+    if report.layers:
+        names = shortened([layer.name for layer in report.layers], NAME_WIDTH)
+        heads = [head for head, _ in COLUMNS]
+        cells = [[name, *_numbers(layer)] for name, layer in zip(names, report.layers, strict=True)]
+        lines += _aligned([heads, *cells])
+    return "\n".join([*lines, *_summary(report), *(f"- {sentence}" for sentence in findings(report))])
+
+
+def html(report: Measured) -> str:
+    """The report for a notebook: the same, with layers' names in full."""
+    parts = [_paragraph(_probe(report))]
+    if report.layers:
+        head = "".join(_cell("th", name, right=place > 0, title=title) for place, (name, title) in enumerate(COLUMNS))
+        rows = [
+            _cell("td", layer.name, right=False) + "".join(_cell("td", number) for number in _numbers(layer))
+            for layer in report.layers
+        ]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        parts.append(f'<table style="{TABLE_STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+    parts += [_paragraph(line) for line in _summary(report)]
+    if sentences := findings(report):
+        parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
+    return "<div>" + "".join(parts) + "</div>"
+
+
+# What is said --------------------------------------------------------------------------------------------------------
+
+
+def _probe(report: Measured) -> str:
+    line = f"probe: {report.samples} samples"
+    if report.num_classes > 1:
+        line += f", {report.num_classes} classes"
+    if math.isnan(report.accuracy):
+        return line
+    line += f", {_accuracy_of(report)} {_number(report.accuracy)}"
+    return line if report.val_accuracy is None else f"{line} (validation {_number(report.val_accuracy)})"
+
+
+def _accuracy_of(report: Measured) -> str:
+    return "accuracy" if report.num_classes > 1 else "share of right answers"
+
+
+def _numbers(layer: Layer) -> list[str]:
+    measured = (
+        layer.opt_fraction,
+        layer.npt_fraction,
+        layer.constant_fraction,
+        layer.rpd_gradient,
+        layer.tail_accuracy,
+    )
+    return [str(layer.units), *map(_number, measured)]
+
+
+def _summary(report: Measured) -> list[str]:
+    """Phase, functional depth, batch-norm gap and basins, as far as they were measured."""
+    lines = []
+    phase = report.phase
+    if not math.isnan(phase.index):
+        lines.append(
+            f"phase: index {_number(phase.index)}, spread {_number(phase.spread)}, mean {_number(phase.mean)} "
+            "of the layers' gradients"
+        )
+    if not math.isnan(report.functional_depth):
+        lines.append(f"functional depth: {report.functional_depth:.0f} of {len(report.layers)} layers")
+    if not math.isnan(report.batchnorm_gap):
+        lines.append(
+            f"batch-norm gap: {_number(report.batchnorm_gap)} (accuracy with the statistics of a batch minus accuracy "
+            "with its own)"
+        )
+    for name, basin in (("sample", report.sample_basin), ("weight", report.weight_basin)):
+        if basin is not None:
+            lines.append(f"{name} basin: {_basin(basin, _accuracy_of(report))}")
+    return lines
+
+
+def _basin(basin: BasinResult, accuracy: str) -> str:
+    """Radius, interval and share of censored rays; 0 and inf in words.
+
+    A radius of 0 has no interval: where accuracy is too low without noise, there is nothing to be lost.
+    """
+    lost = f"{basin.censored:.1%} of the rays never lost"
+    if basin.radius == 0:
+        return f"radius 0 ({accuracy} is {basin.clean:.3g} without noise, not above {basin.accuracy:.3g})"
+    if math.isinf(basin.radius):
+        radius = f"radius beyond {basin.high:.3g}, the highest noise tried, where {accuracy} is above"
+    else:
+        radius = f"radius {basin.radius:.3g} at {accuracy}"
+    return f"{radius} {basin.accuracy:.3g} ({_interval(basin)}; {lost})"
+
+
+def _interval(basin: BasinResult) -> str:
+    low, high = basin.interval
+    if basin.level <= 0 or math.isnan(low) or math.isnan(high):
+        return "no interval: too few rays"
+    return f"{100 * basin.level:.3g}% interval {_bound(low, basin)} to {_bound(high, basin)}"
+
+
+def _bound(radius: float, basin: BasinResult) -> str:
+    return f"beyond {basin.high:.3g}" if math.isinf(radius) else f"{radius:.3g}"
+
+
+# How it is shown -----------------------------------------------------------------------------------------------------
+
+
+def _number(value: float) -> str:
+    """Three decimals; "-" where there is no number, no sign at zero.
+
+    >>> [_number(value) for value in (0.5, -0.0001, math.nan)]
+    ['0.500', '0.000', '-']
+    """
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names cut in the middle to ``width`` characters, or to as many as it takes to tell them apart.
+
+    >>> shortened(["encoder.block.0.attention.output", "head"], 15)
+    ['encoder….output', 'head']
+    >>> shortened(["encoder.block.0.attention.output", "encoder.block.1.attention.output"], 15)
+    ['encoder.block.0…tention.output', 'encoder.block.1…tention.output']
+    """
+    longest = max(map(len, names), default=0)
+    for size in range(width, longest):
+        cut = [name if len(name) <= size else _cut(name, size) for name in names]
+        if len(set(cut)) == len(set(names)):
+            return cut
+    return list(names)
+
+
+def _cut(name: str, size: int) -> str:
+    tail = (size - 1) // 2
+    return f"{name[: size - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, numbers to the right, two spaces between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def _paragraph(line: str) -> str:
+    return f'<p style="margin: 4px 0">{escape(line)}</p>'
+
+
+def _cell(kind: str, content: str, right: bool = True, title: str = "") -> str:
+    style = f"{CELL_STYLE}; text-align: {'right' if right else 'left'}"
+    hint = f' title="{escape(title)}"' if title else ""
+    return f'<{kind} style="{style}"{hint}>{escape(content)}</{kind}>'

@@ -1,0 +1,709 @@
+"""`diagnose` equals the functions that it gathers; what a report says, shows and leaves out."""
+
+import json
+import math
+import pickle
+import re
+import warnings
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import netdyn.engine.attempts
+from netdyn import Report, diagnose
+from netdyn.engine.config import MEASURES
+from netdyn.functional import (
+    class_tuning,
+    linear_substitution_map,
+    local_fields,
+    order_alignment,
+    order_index,
+    sample_basin,
+    transfer_order,
+    weight_basin,
+)
+from netdyn.modes.order import mode_shares
+from netdyn.tags import HISTOGRAMS, SCALARS
+
+CELL = math.log(1e4) / 128
+CLASSES, FEATURES, SAMPLES = 5, 8, 200
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def probe(samples=SAMPLES, classes=CLASSES, seed=1):
+    """Clouds around one centre a class; all numbers are multiples of 1/4."""
+    target = torch.arange(samples) % classes
+    x = 1.5 * gaussian(classes, FEATURES, seed=seed)[target] + 0.5 * gaussian(samples, FEATURES, seed=seed + 1)
+    return (4 * x).round() / 4, target
+
+
+def network(classes=CLASSES, width=40, bias=True, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Linear(FEATURES, width, bias),
+            nn.ReLU(),
+            nn.Linear(width, width, bias),
+            nn.ReLU(),
+            nn.Linear(width, classes),
+        )
+
+
+def rounded(net):
+    """The network with all numbers multiples of 1/8, so that float32 sums of its products are exact in any order."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((8 * parameter).round() / 8)
+    return net
+
+
+def trained(net, x, target, steps=60):
+    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), target).backward()
+        optimiser.step()
+    return net
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A trained network and its probe."""
+    x, target = probe()
+    return trained(network(), x, target), x, target
+
+
+@pytest.fixture(scope="module")
+def report(learned):
+    return diagnose(*learned, weight_layers="each", val_inputs=learned[1][:50], val_target=learned[2][:50])
+
+
+# Equal to the functions ----------------------------------------------------------------------------------------------
+
+
+def test_layers_equal_the_functions(learned, report):
+    net, x, target = learned
+    fields, pathways = local_fields(net, x), linear_substitution_map(net, x)
+    assert [layer.name for layer in report.layers] == list(fields) == ["0", "2"]
+    for layer in report.layers:
+        field, pathway = fields[layer.name], pathways[layer.name]
+        tuning = class_tuning(field, target, CLASSES)
+        shares = mode_shares(tuning, pathway, (field == field[:1]).all(dim=0), torch.full((CLASSES,), 0.2))
+        for name in ("opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction"):
+            assert getattr(layer, name) == getattr(shares, name)
+        assert layer.rpd_gradient == pytest.approx(shares.rpd_gradient, rel=1e-6)
+        assert layer.rule == shares.rule == "sign-flip"
+        torch.testing.assert_close(layer.order_index, order_index(tuning, pathway), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(layer.alignment, order_alignment(tuning, pathway), rtol=0, atol=0, equal_nan=True)
+        assert layer.transfer_order == pytest.approx(float(transfer_order(field, field.relu()).nanmean()))
+        assert layer.affine_defect == pathways.affine_defect[layer.name]
+        assert layer.units == layer.sampled == 40
+
+
+def same_basins(found, expected):
+    assert torch.equal(found.radii, expected.radii)
+    assert (found.radius, found.interval, found.level) == (expected.radius, expected.interval, expected.level)
+    assert torch.equal(found.per_class, expected.per_class)
+    assert found.per_layer == expected.per_layer
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"accuracy": 0.7, "seed": 2, "rel_tol": 0.2, "low": 1e-2, "high": 5.0}], ids=str
+)
+def test_basins_equal_the_functions(learned, options):
+    found = diagnose(*learned, measure=["sample_basin", "weight_basin"], sample_rays=2, weight_rays=3, **options)
+    same_basins(found.sample_basin, sample_basin(*learned, rays=2, **options))
+    same_basins(found.weight_basin, weight_basin(*learned, rays=3, **options))
+
+
+@pytest.mark.filterwarnings("ignore:The largest noise level:UserWarning")
+@pytest.mark.parametrize(
+    "options", [{"normalization": "global"}, {"layers": ["2.weight"]}, {"layers": "each"}], ids=str
+)
+def test_weight_basin_takes_its_arguments_by_name(learned, options):
+    renamed = {("weight_layers" if name == "layers" else name): value for name, value in options.items()}
+    found = diagnose(*learned, measure=["weight_basin"], weight_rays=2, **renamed)
+    same_basins(found.weight_basin, weight_basin(*learned, rays=2, **options))
+
+
+def test_report_counts_samples_classes_and_right_answers(learned, report):
+    net, x, target = learned
+    right = net(x).argmax(dim=1) == target
+    assert (report.samples, report.num_classes, report.alpha) == (SAMPLES, CLASSES, 0.05)
+    assert report.accuracy == pytest.approx(right.double().mean())
+    assert report.val_accuracy == pytest.approx(right[:50].double().mean())
+    assert report.scalars()["probe/val_accuracy"] == report.val_accuracy
+
+
+def test_without_a_validation_probe_there_is_no_validation_accuracy(learned):
+    found = diagnose(*learned, measure=[])
+    assert found.val_accuracy is None
+    assert "probe/val_accuracy" not in found.scalars()
+
+
+@pytest.mark.parametrize(("given", "lacking"), [("val_inputs", "val_target"), ("val_target", "val_inputs")])
+def test_half_a_validation_probe_is_refused(learned, given, lacking):
+    value = learned[1] if given == "val_inputs" else learned[2]
+    with pytest.raises(ValueError, match=f"together, got None for `{lacking}`"):
+        diagnose(*learned, measure=[], **{given: value})
+
+
+# Tags and values -----------------------------------------------------------------------------------------------------
+
+
+def patterns(table):
+    return [
+        re.compile(re.sub(r"<\w+>", "[^/]+", re.escape(tag.name).replace(r"\<", "<").replace(r"\>", ">")))
+        for tag in table
+    ]
+
+
+def test_every_scalar_has_one_place_in_the_table_and_a_finite_value(report):
+    values = report.scalars()
+    for tag, value in values.items():
+        assert sum(pattern.fullmatch(tag) is not None for pattern in patterns(SCALARS)) == 1, tag
+        assert isinstance(value, float)
+        assert math.isfinite(value)
+    # All that is in the table, but for what the callback adds.
+    missing = [tag.name for tag in SCALARS if not any(p.fullmatch(v) for p in patterns([tag]) for v in values)]
+    # This network has no batch normalisation.
+    assert set(missing) == {"batchnorm/gap", "netdyn/seconds", "netdyn/overhead", "netdyn/skipped"}
+
+
+def test_no_tag_is_both_leaf_and_folder(report):
+    tags = [*report.scalars(), *report.histograms()]
+    assert len(tags) == len(set(tags))
+    folders = {tag.rsplit("/", i)[0] for tag in tags for i in range(1, tag.count("/") + 1)}
+    assert folders.isdisjoint(tags)
+
+
+def test_scalars_are_the_reports_numbers(report):
+    values = report.scalars()
+    assert values["probe/accuracy"] == report.accuracy
+    assert values["modes/opt_fraction/2"] == report.layers[1].opt_fraction
+    assert values["linear/affine_defect/0"] == report.layers[0].affine_defect
+    basin = report.sample_basin
+    found = [values[f"basin/sample/{name}"] for name in ("radius", "low", "high", "censored", "reentry")]
+    assert found == [basin.radius, *basin.interval, basin.censored, basin.reentry]
+    assert [values[f"basin/sample/class_radius/{k}"] for k in range(5)] == basin.per_class.clamp(max=10).tolist()
+    assert {f"basin/weight/layer_radius/{name}" for name in ("0.weight", "2.weight", "4.weight")} <= set(values)
+    assert "basin/weight/reentry" not in values
+
+
+class Deaf(nn.Module):
+    """Always class 1, whatever its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(2))
+
+    def forward(self, x):
+        return 0 * (x[:, :2] @ self.weight) + torch.tensor([0.0, 1.0])
+
+
+@pytest.mark.filterwarnings("ignore:The largest noise level:UserWarning")
+@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning", "ignore:The probe holds:UserWarning")
+def test_infinite_radii_are_sent_as_the_highest_noise_level():
+    found = diagnose(
+        Deaf(), probe()[0], torch.ones(SAMPLES, dtype=torch.int64), measure=["sample_basin", "weight_basin"], high=7.0
+    )
+    assert found.sample_basin.radius == found.weight_basin.radius == math.inf
+    values = found.scalars()
+    for space in ("sample", "weight"):
+        assert [values[f"basin/{space}/{name}"] for name in ("radius", "low", "high", "censored")] == [7, 7, 7, 1]
+        assert values[f"basin/{space}/class_radius/1"] == 7
+        # Class 0 is absent: its radius is not a number, and not sent.
+        assert f"basin/{space}/class_radius/0" not in values
+        assert f"basin/{space}/radii" not in found.histograms()
+
+
+def test_shares_without_a_rule_are_not_sent():
+    x, target = probe(classes=2)
+    found = diagnose(network(classes=2, width=5), x, target, measure=["modes"])
+    assert [layer.rule for layer in found.layers] == ["none", "none"]
+    values = found.scalars()
+    assert "modes/opt_fraction/0" not in values
+    assert "modes/rpd_gradient/0" in values
+
+
+def test_histograms_are_finite_float32_and_not_empty(report):
+    values = report.histograms()
+    for tag, value in values.items():
+        assert sum(pattern.fullmatch(tag) is not None for pattern in patterns(HISTOGRAMS)) == 1, tag
+        assert value.dtype == torch.float32
+        assert value.isfinite().all()
+        assert len(value) > 0
+    finite = report.sample_basin.radii[report.sample_basin.radii.isfinite() & (report.sample_basin.radii > 0)]
+    torch.testing.assert_close(values["basin/sample/radii"], finite.log10().float())
+    assert len(values["modes/order_index/0"]) == 40
+
+
+def test_layer_of_constant_units_has_no_histogram():
+    net = network()
+    with torch.no_grad():
+        net[0].weight.zero_()
+    found = diagnose(net, *probe(), measure=["modes"])
+    assert found.layers[0].constant_fraction == 1
+    assert math.isnan(found.layers[0].opt_fraction)
+    assert "modes/order_index/0" not in found.histograms()
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The largest noise level:UserWarning")
+@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning", "ignore:The probe holds:UserWarning")
+def test_plain_form_goes_through_json_without_nan(report):
+    deaf = diagnose(
+        Deaf(), probe()[0], torch.ones(SAMPLES, dtype=torch.int64), measure=["sample_basin", "weight_basin"]
+    )
+    for one in (report, deaf):
+        plain = one.to_dict()
+        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+        assert json.loads(one.to_json()) == plain
+    plain = report.to_dict()
+    assert plain["layers"][0]["name"] == "0"
+    assert plain["layers"][0]["opt_fraction"] == report.layers[0].opt_fraction
+    assert plain["sample_basin"]["radius"] == report.sample_basin.radius
+    assert set(plain["weight_basin"]["per_layer"]) == {"0.weight", "2.weight", "4.weight"}
+    assert plain["findings"] == report.findings()
+    assert deaf.to_dict()["sample_basin"]["radius"] is None
+
+
+def test_report_pickles(report):
+    assert pickle.loads(pickle.dumps(report)).to_dict() == report.to_dict()
+    assert isinstance(report, Report)
+
+
+# Progress ------------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    """Stands in for tqdm and keeps what it was told."""
+
+    made: ClassVar = []
+
+    def __init__(self, total, **options):
+        self.total, self.options, self.done, self.closed = total, options, 0, False
+        Bar.made.append(self)
+
+    def update(self, n=1):
+        self.done += n
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    monkeypatch.setattr(netdyn.engine.attempts, "tqdm", Bar)
+    Bar.made.clear()
+    return Bar.made
+
+
+@pytest.mark.parametrize("progress", [None, False])
+def test_nothing_is_shown_where_nobody_watches(learned, capfd, progress):
+    diagnose(*learned, progress=progress)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("progress", "disable"), [(None, None), (True, False), (False, True)])
+def test_bar_is_shown_as_asked_and_only_after_two_seconds(learned, bar, progress, disable):
+    diagnose(*learned, measure=[], progress=progress)
+    assert [(one.options["disable"], one.options["delay"], one.closed) for one in bar] == [(disable, 2, True)]
+
+
+@pytest.mark.parametrize(
+    ("measure", "total"),
+    [
+        (["modes", "sample_basin", "weight_basin"], 3),
+        (["modes"], 1),
+        (["modes", "linear"], 1),
+        (["linear"], 1),
+        (["weight_basin"], 1),
+        (["sample_basin", "modes"], 2),
+        (MEASURES, 5),
+        ([], 0),
+    ],
+    ids=str,
+)
+def test_bar_ends_full(learned, bar, measure, total):
+    diagnose(*learned, measure=measure, progress=True)
+    diagnose(*learned, measure=measure, progress=True, val_inputs=learned[1], val_target=learned[2])
+    # With held-out samples there are their accuracy and the coverage.
+    more = total + 1 + ("sample_basin" in measure)
+    assert [(one.total, one.done, one.closed) for one in bar] == [(n, n, True) for n in (total, more)]
+
+
+def test_bar_is_closed_when_something_fails(learned, bar):
+    def fails(outputs, target):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        diagnose(*learned, criterion=fails, progress=True)
+    assert [one.closed for one in bar] == [True]
+
+
+# Seeds and batches ---------------------------------------------------------------------------------------------------
+
+
+def layer_numbers(found):
+    return repr([_plain(layer) for layer in found.to_dict()["layers"]])
+
+
+def _plain(layer):
+    return {name: value for name, value in layer.items() if name != "affine_defect"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 33, 199, 1000])
+def test_another_batch_size_changes_no_mode_and_moves_a_radius_by_a_cell_at_most(batch_size):
+    x, target = probe()
+    net = rounded(trained(network(), x, target))
+    whole, cut = diagnose(net, x, target), diagnose(net, x, target, batch_size=batch_size)
+    assert layer_numbers(cut) == layer_numbers(whole)
+    assert cut.accuracy == whole.accuracy
+    assert [layer.affine_defect for layer in cut.layers] == [layer.affine_defect for layer in whole.layers]
+    for one, other in ((cut.sample_basin, whole.sample_basin), (cut.weight_basin, whole.weight_basin)):
+        assert torch.equal(one.radii == 0, other.radii == 0)
+        apart = (one.radii.clamp(1e-9, 10) / other.radii.clamp(1e-9, 10)).log().abs()
+        assert (apart <= 1.001 * CELL).all()
+        assert (apart > 0).double().mean() < 0.01
+        assert abs(math.log(one.radius / other.radius)) <= CELL
+
+
+def test_same_seed_gives_the_same_report_and_another_seed_another(learned):
+    first, again, other = (diagnose(*learned, seed=seed).to_dict() for seed in (1, 1, 2))
+    assert first == again
+    assert first["sample_basin"] != other["sample_basin"]
+    assert first["weight_basin"]["radii"] != other["weight_basin"]["radii"]
+    assert first["layers"] == other["layers"]
+
+
+def test_measuring_leaves_network_and_generators_as_they_were(learned):
+    _, x, target = learned
+    mixed = nn.Sequential(nn.BatchNorm1d(FEATURES), nn.Dropout(0.5), *network())
+    mixed.train()
+    mixed[1].eval()
+    before = {name: value.clone() for name, value in mixed.state_dict().items()}
+    state = torch.get_rng_state()
+    diagnose(mixed, x, target)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in mixed] == [True, False, True, True, True, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in mixed.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in mixed.modules())
+    pickle.dumps(mixed)
+
+
+# Large layers --------------------------------------------------------------------------------------------------------
+
+
+WIDE = 12_000
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A layer of 12,000 units, a part of which speaks for a class."""
+    x, target = probe()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(FEATURES, WIDE), nn.ReLU(), nn.Linear(WIDE, CLASSES))
+    return trained(net, x, target, steps=3), x, target
+
+
+def test_of_a_large_layer_the_same_units_are_measured_at_every_call(wide):
+    full = diagnose(*wide, measure=["modes"], max_units=WIDE).layers[0]
+    parts = [diagnose(*wide, measure=["modes"], batch_size=size).layers[0] for size in (None, None, 70)]
+    assert (full.units, full.sampled) == (WIDE, WIDE)
+    for part in parts:
+        assert (part.units, part.sampled, len(part.order_index)) == (WIDE, 4096, 4096)
+        assert torch.isin(part.order_index, full.order_index).all()
+    assert torch.equal(parts[0].order_index, parts[1].order_index)
+    assert torch.equal(parts[0].alignment, parts[1].alignment)
+
+
+def test_sampled_units_give_the_shares_of_all(wide):
+    full, part = (diagnose(*wide, measure=["modes"], max_units=n).layers[0] for n in (WIDE, 4096))
+    # n = 4096 of 12,000 units without repetition: the standard error of a share is below 0.01, and the bound 4 of them.
+    for name in ("opt_fraction", "npt_fraction", "constant_fraction"):
+        share = getattr(full, name)
+        error = math.sqrt(share * (1 - share) / 4096 * (1 - 4096 / WIDE))
+        assert error < 0.01
+        assert abs(getattr(part, name) - share) <= 4 * error
+    assert 0.1 < full.opt_fraction < 0.9
+    spread = full.order_index.std().item() / math.sqrt(4096)
+    assert part.rpd_gradient == pytest.approx(full.rpd_gradient, abs=4 * 6 * spread)
+
+
+# Probes that lack something ------------------------------------------------------------------------------------------
+
+
+def test_missing_classes_are_named_and_left_out(learned):
+    net, x, target = learned
+    kept = (target != 1) & (target != 3)
+    text = (
+        "The probe holds 3 of 5 classes; [1, 3] are missing and left out of every mean. "
+        "Give it at least one sample of each."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
+        found = diagnose(net, x[kept], target[kept])
+    assert len(caught) == 1
+    assert found.sample_basin.per_class.isnan().tolist() == [False, True, False, True, False]
+    assert found.weight_basin.per_class.isnan().tolist() == [False, True, False, True, False]
+    assert found.layers[0].rule == "mirror"
+    assert "basin/sample/class_radius/1" not in found.scalars()
+
+
+class Shaken(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+@pytest.mark.parametrize("how", ["linear", "label", "random"])
+def test_what_may_have_caused_an_error_is_said_before_it(how):
+    x, target = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    network, layers, error, said = nn.Linear(4, 3), None, "no local field to read", "`inputs` holds NaN or inf"
+    if how != "random":
+        x[0, 0] = torch.nan
+    if how == "label":
+        target[3], error = 7, "got the label 7"
+    if how == "random":
+        network, layers, error = nn.Sequential(nn.ReLU(), network, Shaken()), ["nope"], "matches nothing"
+        said = "random in eval mode"
+    with warnings.catch_warnings(record=True, action="always") as caught, pytest.raises(ValueError, match=error):
+        diagnose(network, x, target, layers=layers, progress=False)
+    assert [said in str(each.message) for each in caught].count(True) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning")
+def test_probe_with_one_class_has_basins_and_no_modes(learned):
+    net, x, target = learned
+    with pytest.warns(UserWarning, match=r"^The probe holds 1 of 5 classes; \[0, 1, 3, 4\] are missing"):
+        found = diagnose(net, x[target == 2], target[target == 2])
+    for layer in found.layers:
+        assert layer.rule == "none"
+        assert math.isnan(layer.opt_fraction)
+        assert math.isnan(layer.rpd_gradient)
+    assert found.sample_basin.radius > 0
+    values = found.scalars()
+    assert not any(tag.startswith("modes/opt_fraction") for tag in values)
+    assert "basin/sample/class_radius/2" in values
+    str(found), found.findings(), found.histograms(), found.to_json()
+
+
+def test_warnings_point_to_the_line_that_asked(learned):
+    net, x, target = learned
+    with pytest.warns(UserWarning, match="^The probe holds 3 of 5 classes") as caught:
+        diagnose(net, x[target < 3], target[target < 3])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def messages(measure):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = measure()
+    return found, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_inputs_that_are_not_finite_are_warned_of(learned, value):
+    net, x, target = learned
+    holed = x.clone()
+    holed[:20, 0] = value
+    found, texts = messages(lambda: diagnose(net, holed, target))
+    assert [text for text in texts if text.startswith("`inputs` holds NaN or inf.")] == [
+        "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure the "
+        "network alone."
+    ]
+    assert found.accuracy <= 0.9
+    assert (found.sample_basin.radii[:, :20] == 0).all()
+    assert all(math.isfinite(number) for number in found.scalars().values())
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_network_that_is_not_finite_is_warned_of_once_and_measured(place, value, batch_size):
+    net, (x, target) = network(), probe()
+    with torch.no_grad():
+        net[place].weight.fill_(value)
+        wrong = int((~net(x).isfinite()).any(dim=1).sum())
+    found, texts = messages(lambda: diagnose(net, x, target, batch_size=batch_size))
+    assert wrong > 100
+    assert [text for text in texts if text.startswith("The network puts out NaN or inf")] == [
+        f"The network puts out NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields "
+        "hold NaN are left out of the modes."
+    ]
+    assert not [text for text in texts if "constant" in text]
+    assert found.accuracy <= 1 - wrong / 200
+    assert found.sample_basin.radius == found.weight_basin.radius == 0
+    assert all(math.isfinite(number) for number in found.scalars().values())
+    assert found.findings()
+    json.loads(found.to_json())
+
+
+@pytest.mark.parametrize("measure", ["sample_basin", "weight_basin"])
+def test_network_that_is_not_finite_is_warned_of_without_modes_too(measure):
+    net = network()
+    with torch.no_grad():
+        net[0].weight.fill_(math.nan)
+    _, texts = messages(lambda: diagnose(net, *probe(), measure=[measure]))
+    assert [text for text in texts if text.startswith("The network puts out NaN or inf for 200 of 200 samples")]
+
+
+def test_network_with_one_dead_output_is_measured_without_its_samples(learned):
+    net, x, target = learned
+
+    class Torn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            out = self.net(x)
+            return torch.where(x[:, :1] > 1.5, math.nan, out)
+
+    found, texts = messages(lambda: diagnose(Torn(), x, target))
+    torn = int((x[:, 0] > 1.5).sum())
+    assert 0 < torn < 200
+    assert any(text.startswith(f"The network puts out NaN or inf for {torn} of 200 samples") for text in texts)
+    assert found.accuracy <= 1 - torn / 200
+
+
+# What to measure -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "measure", [["modes"], ["sample_basin"], ["weight_basin"], ["weight_basin", "modes"], []], ids=str
+)
+def test_only_what_is_asked_for_is_measured(learned, measure):
+    found = diagnose(*learned, measure=measure)
+    assert bool(found.layers) == ("modes" in measure)
+    assert (found.sample_basin is not None) == ("sample_basin" in measure)
+    assert (found.weight_basin is not None) == ("weight_basin" in measure)
+    assert "probe/accuracy" in found.scalars()
+    assert str(found)
+
+
+def test_layers_may_be_chosen(learned):
+    assert [layer.name for layer in diagnose(*learned, measure=["modes"], layers=["2"]).layers] == ["2"]
+    with pytest.raises(ValueError, match=r"^`layers` names 'fc', which matches nothing\. The nearest are"):
+        diagnose(*learned, measure=["modes"], layers=["fc"])
+
+
+def test_linear_network_needs_layers_for_its_modes_alone():
+    x, target = probe()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(FEATURES, 30), nn.Linear(30, CLASSES))
+    with pytest.raises(ValueError, match="No activation function was seen"):
+        diagnose(net, x, target)
+    assert [layer.name for layer in diagnose(net, x, target, layers=["0"], measure=["modes"]).layers] == ["0"]
+    assert diagnose(net, x, target, measure=["sample_basin"]).sample_basin is not None
+
+
+class Pair(nn.Module):
+    """Logits and something else."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x), x
+
+
+def test_forward_picks_the_logits(learned):
+    net, x, target = learned
+    plain = diagnose(net, x, target)
+    picked = diagnose(Pair(net), {"x": x}, target, forward=lambda model, batch: model(batch["x"])[0])
+    assert [layer.name for layer in picked.layers] == ["net.0", "net.2"]
+    assert [_plain(layer) | {"name": ""} for layer in picked.to_dict()["layers"]] == [
+        _plain(layer) | {"name": ""} for layer in plain.to_dict()["layers"]
+    ]
+    same_basins(picked.sample_basin, plain.sample_basin)
+    # The noise on a weight depends on its name.
+    assert picked.weight_basin.radius == pytest.approx(plain.weight_basin.radius, rel=0.5)
+
+
+def test_forward_keeps_the_names_of_the_weights(learned):
+    net, x, target = learned
+    plain = diagnose(net, x, target, measure=["weight_basin"])
+    same_basins(
+        diagnose(net, x, target, measure=["weight_basin"], forward=lambda model, x: model(x)).weight_basin,
+        plain.weight_basin,
+    )
+
+
+@pytest.mark.parametrize("measure", [["modes"], ["sample_basin"], ["weight_basin"], []], ids=str)
+def test_outputs_that_are_no_tensor_are_refused_with_the_way_out(learned, measure):
+    net, x, target = learned
+    text = "The model's output must be a tensor [samples, classes], got tuple."
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}.*`forward=`"):
+        diagnose(Pair(net), x, target, measure=measure)
+
+
+def test_outputs_of_another_shape_are_refused_with_the_way_out(learned):
+    net, x, target = learned
+    text = "The model's output must have shape [samples, classes] = [2, classes], got shape [2, 1, 5]."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}.*`forward=`"):
+        diagnose(nn.Sequential(net, nn.Unflatten(1, (1, CLASSES))), x, target)
+
+
+def test_single_logit_is_two_classes():
+    x, target = probe(classes=2)
+    two = network(classes=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        one = nn.Sequential(*two[:4], nn.Linear(40, 1))
+    with torch.no_grad():
+        one[4].weight.copy_(two[4].weight[1:] - two[4].weight[:1])
+        one[4].bias.copy_(two[4].bias[1:] - two[4].bias[:1])
+    first, second = diagnose(one, x, target), diagnose(two, x, target)
+    assert first.num_classes == second.num_classes == 2
+    assert [layer.opt_fraction for layer in first.layers] == [layer.opt_fraction for layer in second.layers]
+    for a, b in zip(first.layers, second.layers, strict=True):
+        torch.testing.assert_close(a.order_index, b.order_index, equal_nan=True)
+
+
+# Criteria ------------------------------------------------------------------------------------------------------------
+
+
+def close(outputs, target):
+    return (outputs - target).abs().amax(dim=1) < 1
+
+
+def test_regression_has_basins_under_a_criterion_of_its_own(learned):
+    net, x, _ = learned
+    truth = net(x).detach()
+    found = diagnose(net, x, truth, criterion=close, measure=["sample_basin", "weight_basin"])
+    assert found.accuracy == 1
+    assert 0 < found.sample_basin.radius < 10
+    assert 0 < found.weight_basin.radius < 10
+    assert found.num_classes == 1
+    assert not any("class_radius" in tag for tag in found.scalars())
+    str(found), found.findings(), found.to_json()
+
+
+@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning")
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_modes_of_a_regression_are_refused_with_the_way_out(outputs):
+    net, (x, _) = network(classes=outputs), probe()
+    with pytest.raises(ValueError, match=r"class labels.*`measure`|`measure`.*class labels"):
+        diagnose(net, x, net(x).detach(), criterion=close)
+
+
+def test_criterion_on_class_labels_keeps_modes_and_classes(learned):
+    net, x, target = learned
+
+    def among_two(outputs, target):
+        return (outputs.topk(2).indices == target[:, None]).any(dim=1)
+
+    found, plain = diagnose(net, x, target, criterion=among_two, accuracy=0.7), diagnose(net, x, target, accuracy=0.7)
+    assert layer_numbers(found) == layer_numbers(plain)
+    assert found.sample_basin.radius > plain.sample_basin.radius
+    assert found.sample_basin.per_class.shape == (CLASSES,)

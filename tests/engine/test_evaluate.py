@@ -1,0 +1,485 @@
+"""One measure that fails costs only itself; targets that are numbers; of many classes a few."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import mannwhitneyu, rankdata, spearmanr
+from torch import nn
+
+import networks
+from netdyn import diagnose
+from netdyn._utils.distributed import Crew
+from netdyn.engine import evaluate as examine
+from netdyn.engine.config import MEASURES, Settings
+from netdyn.engine.memory import Memory
+from netdyn.functional import sample_basin, weight_basin
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.probe import Probe
+
+CLASSES, FEATURES, SAMPLES = 5, 8, 120
+QUICK = {"weight_rays": 2, "rel_tol": 0.3}
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(outputs=CLASSES, width=24, first=None, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            first or nn.Linear(FEATURES, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.Tanh(),
+            nn.Linear(width, outputs),
+        )
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A network, a probe, and labels that are nearly its own answers."""
+    net, x = network(), gaussian(SAMPLES, FEATURES, seed=1)
+    target = net.eval()(x).argmax(dim=1)
+    target[::7] = (target[::7] + 1) % CLASSES
+    return net, x, target
+
+
+def examined(case, held_out=None, memory=None, **settings):
+    """The report, and what failed on the way."""
+    net, x, target = case
+    failed = []
+    with isolated(net):
+        report = examine.examine(
+            net,
+            Probe(x, target),
+            Settings(**QUICK | settings),
+            Crew(),
+            False,
+            held_out=held_out and Probe(*held_out),
+            on_failure=lambda name, error: failed.append((name, type(error), str(error))),
+            memory=memory,
+        )
+    return report, failed
+
+
+def plain(report):
+    """The plain form; numbers of passes are quotients, whose differences are rounded."""
+    form = report.to_dict()
+    for basin in (form.get("sample_basin"), form.get("weight_basin")):
+        if basin is not None:
+            basin["forwards"] = round(basin["forwards"], 9)
+    return form
+
+
+# What is remembered ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}, {"accuracy": 0.8, "weight_rays": 5}])
+def test_rays_that_are_walked_ahead_end_where_they_do_anyway(case, settings):
+    ahead, after = Memory(rays_walked=True), Memory()
+    (walked, _), (waited, _) = examined(case, memory=ahead, **settings), examined(case, memory=after, **settings)
+    assert plain(walked) == plain(waited)
+    assert walked.weight_basin.radius > 0
+    assert ahead.rays_walked
+    assert after.rays_walked
+
+
+@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}])
+def test_where_there_is_no_way_any_more_only_the_passes_are_lost(case, settings):
+    net, x, target = case
+    lost = net, x, (target + 2) % CLASSES
+    memory = Memory()
+    examined(case, memory=memory, **settings)
+    ahead, _ = examined(lost, memory=memory, **settings)
+    assert not memory.rays_walked
+    again, _ = examined(lost, memory=memory, **settings)
+    expected, _ = examined(lost, **settings)
+    assert expected.weight_basin.radius == 0
+    assert ahead.weight_basin.forwards > expected.weight_basin.forwards == again.weight_basin.forwards == 0
+    forms = [plain(report) for report in (expected, again, ahead)]
+    for form in forms:
+        del form["weight_basin"]["forwards"]
+        # The sample search begins where it was lost, which costs other passes.
+        del form["sample_basin"]["forwards"]
+    assert forms[0] == forms[1] == forms[2]
+
+
+# One failing measure -------------------------------------------------------------------------------------------------
+
+#: Measure → what is replaced so that it fails, and where its results stand in a report's plain form.
+PLACES = {
+    "modes": ("netdyn.engine.reading.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
+    "sample_basin": (
+        "netdyn.engine.evaluate.begin_sample_basin",
+        ("sample_basin", "findings", "coverage", "coverage_distance"),
+    ),
+    "weight_basin": ("netdyn.engine.evaluate.begin_weight_basin", ("weight_basin", "findings")),
+    "maps": ("netdyn.engine.evaluate.input_maps", ()),
+    "batchnorm": ("netdyn.engine.evaluate.right_answers_gained", ("batchnorm_gap",)),
+}
+
+
+class Torn(Exception):
+    pass
+
+
+def tears(*args, **options):
+    raise Torn("out of paper")
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_measure_that_fails_costs_only_itself(case, monkeypatch, name):
+    place, lost = PLACES[name]
+    held_out = (case[1][:40], case[2][:40])
+    whole, nothing = examined(case, held_out)
+    monkeypatch.setattr(place, tears)
+    report, failed = examined(case, held_out)
+    assert nothing == []
+    assert failed == [(name, Torn, "out of paper")]
+    expected, found = plain(whole), plain(report)
+    same = set(expected) - set(lost)
+    assert {key: found.get(key) for key in same} == {key: expected[key] for key in same}
+    assert all(found.get(key) != expected[key] for key in lost)
+    assert (report.characteristic_maps is None) == (name == "maps")
+
+
+def test_a_failed_reading_is_named_after_what_was_asked_for(case, monkeypatch):
+    monkeypatch.setattr(PLACES["modes"][0], tears)
+    assert examined(case, measure=("linear",))[1] == [("linear", Torn, "out of paper")]
+    assert examined(case, measure=("linear", "modes"))[1] == [("modes", Torn, "out of paper")]
+
+
+def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
+    net, x, target = case
+    for place, _ in PLACES.values():
+        monkeypatch.setattr(place, tears)
+    report, failed = examined(case, (x[:40], target[:40]))
+    assert [name for name, _, _ in failed] == ["modes", "batchnorm", "sample_basin", "weight_basin", "maps"]
+    right = net(x).argmax(dim=1) == target
+    assert report.scalars() == {
+        "probe/accuracy": pytest.approx(float(right.double().mean())),
+        "probe/val_accuracy": pytest.approx(float(right[:40].double().mean())),
+    }
+
+
+def test_a_held_out_probe_that_does_not_fit_costs_what_is_measured_on_it(case):
+    whole, _ = examined(case)
+    report, failed = examined(case, (gaussian(10, FEATURES + 1), torch.zeros(10, dtype=torch.int64)))
+    assert [(name, kind) for name, kind, _ in failed] == [("val_probe", RuntimeError)]
+    assert report.val_accuracy is None
+    assert math.isnan(report.batchnorm_gap)
+    assert math.isfinite(whole.batchnorm_gap)
+    lost = {"batchnorm_gap", "val_accuracy"}
+    assert {k: v for k, v in plain(report).items() if k not in lost} == {
+        k: v for k, v in plain(whole).items() if k not in lost
+    }
+
+
+def test_token_ids_cost_the_basin_of_the_samples_alone():
+    # Noise cannot be added to whole numbers.
+    first = nn.Sequential(nn.Embedding(30, 6), nn.Flatten(), nn.Linear(24, 24))
+    net, ids = network(first=first), torch.randint(30, (SAMPLES, 4), generator=torch.Generator().manual_seed(0))
+    target = torch.cat([net.eval()(ids)[:100].argmax(dim=1), torch.arange(20) % CLASSES])
+    report, failed = examined((net, ids, target))
+    assert [(name, kind) for name, kind, _ in failed] == [("sample_basin", TypeError)]
+    assert report.sample_basin is None
+    others = [name for name in MEASURES if name != "sample_basin"]
+    assert plain(report) == plain(diagnose(net, ids, target, measure=others, **QUICK))
+    assert all(math.isfinite(layer.tail_accuracy) for layer in report.layers)
+    assert report.weight_basin.radius > 0
+    # There is no map of whole numbers, which is no failure.
+    assert report.characteristic_maps is None
+    with pytest.raises(TypeError, match=r"floating"):
+        diagnose(net, ids, target, **QUICK)
+
+
+def test_an_interrupt_is_no_failed_measure(case, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PLACES["weight_basin"][0], interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        examined(case)
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_form_goes_through_json_with_all_that_a_report_says(case):
+    report, _ = examined(case, (case[1][:40], case[2][:40]))
+    form = report.to_dict()
+    assert json.loads(json.dumps(form, allow_nan=False)) == form
+    assert set(form) == {
+        *("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap"),
+        *("phase", "layers", "findings", "sample_basin", "weight_basin", "coverage", "coverage_distance"),
+    }
+    assert form["phase"] == {"index": report.phase.index, "spread": report.phase.spread, "mean": report.phase.mean}
+    assert form["batchnorm_gap"] == report.batchnorm_gap
+    layer = form["layers"][0]
+    assert (layer["tail_accuracy"], layer["linear_share"]) == (
+        report.layers[0].tail_accuracy,
+        report.layers[0].linear_share,
+    )
+    assert layer["distribution"] == report.layers[0].distribution.tolist()
+
+
+def test_figures_are_those_that_there_are_numbers_for(case):
+    names = {
+        "modes": {"modes/rpd"},
+        "linear": {"linear/tail"},
+        "maps": {"wpa/characteristic_maps", "wpa/subnetwork"},
+        "batchnorm": set(),
+    }
+    for measure, expected in names.items():
+        assert set(examined(case, measure=(measure,))[0].figures()) == expected
+    assert set(examined(case, measure=tuple(names))[0].figures()) == set().union(*names.values())
+    assert set(examined(case, measure=("modes",), distributions=False)[0].figures()) == set()
+
+
+# Numbers to be predicted ---------------------------------------------------------------------------------------------
+
+
+def weights_below(net):
+    """What the activations of both layers are multiplied by on the way out, the other activations gone."""
+    last = net[5].weight.detach()
+    return {"1": last @ net[3].weight.detach(), "3": last}
+
+
+def regression(outputs):
+    net, x = network(outputs), gaussian(SAMPLES, FEATURES, seed=2)
+    numbers = net.eval()(x).detach() + 0.3 * gaussian(SAMPLES, outputs, seed=3)
+    return net, x, numbers
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_order_of_numbers_is_spearmans_correlation_with_the_sign_of_the_map(outputs):
+    net, x, numbers = regression(outputs)
+    report = diagnose(net, x, numbers, measure=["modes"])
+    with torch.no_grad():
+        fields = {"1": net[:2](x), "3": net[:4](x)}
+    assert [layer.name for layer in report.layers] == ["1", "3"]
+    for layer in report.layers:
+        wiring = weights_below(net)[layer.name].sign().numpy()
+        for i in range(24):
+            field = fields[layer.name][:, i].numpy()
+            found = [spearmanr(field, numbers[:, k].numpy()).statistic * wiring[k, i] for k in range(outputs)]
+            assert float(layer.order_index[i]) == pytest.approx(np.mean(found), abs=1e-6)
+
+
+def test_a_column_of_numbers_and_a_vector_are_the_same():
+    net, x, numbers = regression(1)
+    column, vector = diagnose(net, x, numbers, **QUICK), diagnose(net, x, numbers[:, 0], **QUICK)
+    assert column.to_dict() == vector.to_dict()
+    flat = nn.Sequential(net, nn.Flatten(0))
+    assert diagnose(flat, x, numbers[:, 0], **QUICK).scalars().keys() == {
+        re.sub(r"/(\d)$", r"/0.\1", tag) for tag in vector.scalars()
+    }
+
+
+@pytest.mark.parametrize(("outputs", "tolerance"), [(1, 0.5), (3, 0.5), (3, 0.2)])
+def test_basins_of_numbers_end_where_an_output_has_moved_too_far(outputs, tolerance):
+    net, x, numbers = regression(outputs)
+    clean = net(x).detach()
+    far = [tolerance * float(np.std(numbers[:, k].numpy())) for k in range(outputs)]
+
+    def near(outs, target):
+        return torch.stack(
+            [(out - aim).abs() <= limit for out, aim, limit in zip(outs.T, target.T, far, strict=True)]
+        ).all(0)
+
+    measure = ["sample_basin", "weight_basin"]
+    report = diagnose(net, x, numbers, measure=measure, tolerance=tolerance, **QUICK)
+    expected = sample_basin(net, x, clean, criterion=near, rel_tol=0.3)
+    assert torch.equal(report.sample_basin.radii, expected.radii)
+    assert report.sample_basin.radius == expected.radius
+    assert 0 < expected.radius < 10
+    weights = weight_basin(net, x, clean, criterion=near, rays=2, rel_tol=0.3)
+    assert torch.equal(report.weight_basin.radii, weights.radii)
+
+
+def test_the_linear_share_of_numbers_is_not_centred_over_outputs():
+    net, x, numbers = regression(3)
+    report = diagnose(net, x, numbers, measure=["linear"])
+    with torch.no_grad():
+        true, field = net(x), net[:4](x)
+        tails = {"3": net[5](field), "1": net[5](net[3](net[:2](x)))}
+    for layer in report.layers:
+        z, w = (v.double().numpy() - v.double().numpy().mean(axis=0) for v in (true, tails[layer.name]))
+        expected = (z * w).sum() ** 2 / ((z**2).sum() * (w**2).sum())
+        assert layer.linear_share == pytest.approx(expected, rel=1e-5)
+        z, w = (v - v.mean(axis=1, keepdims=True) for v in (z, w))
+        centred = (z * w).sum() ** 2 / ((z**2).sum() * (w**2).sum())
+        assert abs(layer.linear_share - centred) > 1e-3
+
+
+def test_a_larger_tolerance_makes_larger_basins():
+    radii = [
+        diagnose(*regression(3), measure=["sample_basin"], tolerance=tolerance).sample_basin.radius
+        for tolerance in (0.1, 0.3, 1.0)
+    ]
+    assert radii == sorted(set(radii))
+
+
+def test_numbers_have_no_accuracy_no_classes_and_no_gap():
+    net, x, numbers = regression(3)
+    report = diagnose(net, x, numbers, val_inputs=x[:30], val_target=numbers[:30], **QUICK)
+    assert (report.num_classes, report.val_accuracy) == (1, None)
+    assert math.isnan(report.accuracy)
+    assert math.isnan(report.batchnorm_gap)
+    assert math.isnan(report.functional_depth)
+    values = report.scalars()
+    assert not [tag for tag in values if "accuracy" in tag or "class_radius" in tag or "phase" in tag]
+    assert {"modes/opt_fraction/1", "linear/share/3", "basin/sample/radius", "basin/weight/radius"} <= set(values)
+    assert all(math.isfinite(value) for value in values.values())
+    form = report.to_dict()
+    assert json.loads(json.dumps(form, allow_nan=False)) == form
+    assert str(report).splitlines()[0] == "probe: 120 samples"
+    assert report.characteristic_maps.shape == (3, FEATURES)
+    assert report.figures()
+
+
+def test_zeros_and_ones_for_a_single_logit_are_two_classes():
+    net, x = network(1), gaussian(SAMPLES, FEATURES, seed=2)
+    labels = (net.eval()(x)[:, 0] > 0).long()
+    labels[::6] = 1 - labels[::6]
+    expected = diagnose(net, x, labels, **QUICK)
+    assert expected.num_classes == 2
+    assert expected.accuracy == pytest.approx(5 / 6)
+    for target in (labels.float(), labels.double()[:, None]):
+        assert diagnose(net, x, target, **QUICK).to_dict() == expected.to_dict()
+
+
+@pytest.mark.parametrize("soften", [0.0, 0.1], ids=["one-hot", "smoothed"])
+def test_one_hot_targets_are_refused_with_the_way_out(case, soften):
+    net, x, target = case
+    rows = (1 - soften) * nn.functional.one_hot(target, CLASSES).float() + soften / CLASSES
+    text = (
+        "`target` must hold whole class labels (an integer dtype), got dtype torch.float32. "
+        "Convert one-hot or probability targets with `target.argmax(1)`."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        diagnose(net, x, rows)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused(bad):
+    net, x, numbers = regression(3)
+    numbers[4, 1] = bad
+    with pytest.raises(ValueError, match=r"^`target` must hold finite numbers, got NaN or inf\.$"):
+        diagnose(net, x, numbers)
+
+
+# Many classes --------------------------------------------------------------------------------------------------------
+
+MANY, CHOSEN = 1000, 12
+
+
+@pytest.fixture(scope="module")
+def many():
+    """A thousand classes, two samples of each, but none of the last ten."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(FEATURES, 20), nn.ReLU(), nn.Linear(20, MANY))
+    target = torch.arange(2 * MANY) % (MANY - 10)
+    return net.eval(), gaussian(2 * MANY, FEATURES, seed=1), target
+
+
+missing = pytest.mark.filterwarnings("ignore:The probe holds 990 of 1000 classes:UserWarning")
+
+
+def chosen_classes(seed=0):
+    """The choice as it is defined: seeded, among the classes present."""
+    order = torch.randperm(MANY - 10, generator=torch.Generator().manual_seed(seed))
+    return sorted(order[:CHOSEN].tolist())
+
+
+@missing
+def test_of_many_classes_the_chosen_ones_give_the_numbers(many):
+    net, x, target = many
+    (layer,) = diagnose(net, x, target, measure=["modes"], max_classes=CHOSEN).layers
+    classes = chosen_classes()
+    with torch.no_grad():
+        fields = net[0](x).numpy()
+    rows = net[2].weight.detach().double().numpy()[classes]
+    rows = rows - rows.mean(axis=0)
+    ranks = (rankdata(fields, axis=0) - 0.5) / len(x)
+    tuning, oriented = np.zeros((CHOSEN, 20)), [[] for _ in classes]
+    for k, label in enumerate(classes):
+        own = (target == label).numpy()
+        for i in range(20):
+            larger = mannwhitneyu(fields[own, i], fields[~own, i]).statistic
+            tuning[k, i] = 2 * larger / (own.sum() * (~own).sum()) - 1
+            u = ranks[own, i]
+            oriented[k] += list(u if rows[k, i] > 0 else 1 - u)
+    np.testing.assert_allclose(layer.order_index, (np.sign(rows) * tuning).mean(axis=0), atol=1e-9)
+    assert layer.rule == "sign-flip"
+    assert layer.rpd_gradient == pytest.approx(12 * np.mean([np.mean(u) - 0.5 for u in oriented]), abs=1e-9)
+    density = np.mean([np.histogram(u, 20, (0, 1))[0] * 20 / len(u) for u in oriented], axis=0)
+    np.testing.assert_allclose(layer.distribution, density, atol=1e-9)
+
+
+@missing
+def test_the_choice_of_classes_is_the_seeds(many):
+    first, again, other = (
+        diagnose(*many, measure=["modes"], max_classes=CHOSEN, seed=seed).layers[0].order_index for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert chosen_classes(0) != chosen_classes(1)
+
+
+@missing
+def test_as_many_classes_as_there_are_are_no_choice(many):
+    net, x, target = many
+    few = target < CLASSES
+    head = nn.Sequential(net[0], net[1], nn.Linear(20, CLASSES))
+    found = [
+        diagnose(head, x[few], target[few], measure=["modes", "linear"], max_classes=most).to_dict()
+        for most in (CLASSES, 100)
+    ]
+    assert found[0] == found[1]
+
+
+@missing
+def test_tails_of_many_classes_are_run(many):
+    net, x, target = many
+    with torch.no_grad():
+        true, linear = net(x), net[2](net[0](x))
+    best = true.argmax(dim=1)
+    # Half the samples have the network's own answer, the others keep all classes present.
+    target = torch.where((torch.arange(len(x)) < MANY) & (best < MANY - 10), best, target)
+    report = diagnose(net, x, target, measure=["linear"], max_classes=CHOSEN)
+    (layer,) = report.layers
+    assert layer.tail_accuracy == pytest.approx(float((linear.argmax(dim=1) == target).double().mean()))
+    z, w = (v.double().numpy() for v in (true, linear))
+    z, w = (v - v.mean(axis=1, keepdims=True) - v.mean(axis=0) + v.mean() for v in (z, w))
+    assert layer.linear_share == pytest.approx((z * w).sum() ** 2 / ((z**2).sum() * (w**2).sum()), rel=1e-6)
+
+
+@missing
+def test_many_classes_have_no_characteristic_maps(many):
+    assert diagnose(*many, measure=["maps"], max_classes=CHOSEN).characteristic_maps is None
+
+
+# Where the noise falls ------------------------------------------------------------------------------------------------
+
+
+def test_noise_on_an_embedding_is_that_of_the_function():
+    network = networks.fill(networks.Tokens())
+    ids = torch.randint(10, (120, 3), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network.out.bias -= network(ids).mean(dim=0)  # so that no class takes all
+        target = network(ids).argmax(dim=1)
+    report = diagnose(network, ids, target, measure=["modes", "sample_basin"], noise_at=["embed"])
+    expected = sample_basin(network, ids, target, noise_at=["embed"])
+    assert 0 < report.sample_basin.radius < 10
+    assert report.sample_basin.radius == expected.radius
+    assert torch.equal(report.sample_basin.radii, expected.radii)
+    with pytest.raises(TypeError, match="noise_at"):
+        diagnose(network, ids, target, measure=["sample_basin"])

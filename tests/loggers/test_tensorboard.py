@@ -1,0 +1,414 @@
+"""Which loggers have a SummaryWriter, the exact calls that it gets, and the event file read back."""
+
+import io
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, MarginChartContent
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as LayoutMessage
+from torch.utils.tensorboard.summary import custom_scalars
+
+from netdyn.engine.config import MEASURES as EVERYTHING
+from netdyn.loggers.tensorboard import _last_layout, add_about, add_figures, add_histograms, add_layout, layout, writers
+from netdyn.report.figures.canvas import pixels
+from netdyn.report.figures.curves import heat_map
+from netdyn.tags import SCALARS
+
+
+class Writer:
+    """Keeps the calls it gets."""
+
+    def __init__(self):
+        self.calls = []
+
+    def add_histogram(self, tag, values, global_step=None, **options):
+        self.calls.append((tag, type(values).__name__, values.tolist(), global_step, options))
+
+
+class Plain:
+    """A logger with an experiment that nobody but its owner may touch."""
+
+    @property
+    def experiment(self):
+        raise AssertionError("the experiment of another logger was touched")
+
+
+def named(name, *bases, writer=None):
+    return type(name, bases, {"experiment": writer or Writer()})()
+
+
+class Derived(TensorBoardLogger):
+    """A user's own logger."""
+
+
+def test_other_loggers_have_no_writer_and_are_left_alone():
+    assert writers([Plain(), named("MyTensorBoardLogger")]) == []
+
+
+def test_no_logger_no_writer():
+    assert writers([]) == []
+
+
+def test_a_tensorboard_logger_is_told_by_its_classs_name():
+    twin = named("TensorBoardLogger")
+    assert writers([Plain(), twin]) == [(twin.experiment, "")]
+
+
+def test_a_class_derived_from_a_tensorboard_logger_is_one():
+    below = named("Mine", type("TensorBoardLogger", (), {}))
+    assert writers([below]) == [(below.experiment, "")]
+
+
+@pytest.mark.parametrize("kind", [TensorBoardLogger, Derived])
+def test_lightnings_loggers_are_told_apart(kind, tmp_path):
+    ours, other = kind(tmp_path), CSVLogger(tmp_path)
+    assert writers([other, ours]) == [(ours.experiment, "")]
+
+
+@pytest.mark.parametrize(("prefix", "before"), [("", ""), ("mine", "mine-"), ("a-b", "a-b-")])
+def test_a_writer_comes_with_what_its_logger_puts_before_a_tag(prefix, before, tmp_path):
+    ((_, found),) = writers([TensorBoardLogger(tmp_path, prefix=prefix)])
+    assert found == before
+
+
+def test_every_writer_gets_every_histogram_at_the_step():
+    first, second = Writer(), Writer()
+    loggers = [named("TensorBoardLogger", writer=first), Plain(), named("TensorBoardLogger", writer=second)]
+    add_histograms(loggers, {"a/b": torch.tensor([1.0, 2.0]), "c/d": torch.tensor([3.0])}, 7)
+    assert first.calls == [("a/b", "ndarray", [1.0, 2.0], 7, {}), ("c/d", "ndarray", [3.0], 7, {})]
+    assert second.calls == first.calls
+
+
+def test_nothing_to_show_nothing_written():
+    writer = Writer()
+    add_histograms([named("TensorBoardLogger", writer=writer)], {}, 7)
+    assert writer.calls == []
+
+
+def read_back(folder):
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0})
+    events.Reload()
+    return {tag: events.Histograms(tag) for tag in events.Tags()["histograms"]}
+
+
+def test_histograms_are_read_back_from_the_event_file(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    values = torch.linspace(-1, 1, 201)
+    for step in (0, 3, 10):
+        add_histograms([logger], {"modes/order_index/net.0": values * (step + 1)}, step)
+    logger.finalize("success")
+    histograms = read_back(tmp_path / "run" / "version_0")["modes/order_index/net.0"]
+    assert [event.step for event in histograms] == [0, 3, 10]
+    assert [event.histogram_value.num for event in histograms] == [201] * 3
+    assert [event.histogram_value.max for event in histograms] == [1, 4, 11]
+    assert [event.histogram_value.min for event in histograms] == [-1, -4, -11]
+    assert [event.histogram_value.sum for event in histograms] == pytest.approx([0] * 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [[0.25], [0.0] * 50, [-1.0] * 9 + [1.0], [1e-40, 2.0], [-38.0, 38.0]])
+def test_values_of_the_kinds_we_send_can_be_written(tmp_path, values):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    add_histograms([logger], {"a/b": torch.tensor(values)}, 1)
+    logger.finalize("success")
+    (event,) = read_back(tmp_path / "run" / "version_0")["a/b"]
+    assert event.histogram_value.num == len(values)
+
+
+def test_the_prefix_of_a_logger_stands_before_histograms_too(tmp_path):
+    """Lightning puts it before scalars, with a hyphen; one run's tags belong together."""
+    logger = TensorBoardLogger(tmp_path, name="run", version=0, prefix="mine")
+    add_histograms([logger], {"a/b": torch.ones(3)}, 1)
+    logger.log_metrics({"a/c": 1.0}, 1)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"))
+    events.Reload()
+    assert (events.Tags()["histograms"], events.Tags()["scalars"]) == (["mine-a/b"], ["mine-a/c"])
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+class ImageWriter:
+    """Keeps the images it gets."""
+
+    def __init__(self):
+        self.calls = []
+
+    def add_image(self, tag, image, global_step=None, dataformats="CHW"):
+        self.calls.append((tag, torch.from_numpy(image), global_step, dataformats))
+
+
+def figure(value=0.5):
+    return heat_map(torch.tensor([[value, 1.0]]), ["a"], [0, 1], "share", (0.0, 1.0))
+
+
+def test_every_writer_gets_every_figure_as_an_image_at_the_step():
+    first, second = ImageWriter(), ImageWriter()
+    loggers = [named("TensorBoardLogger", writer=first), Plain(), named("TensorBoardLogger", writer=second)]
+    add_figures(loggers, {"modes/map": figure(), "linear/map": figure(0.2)}, 7)
+    for writer in (first, second):
+        assert [(tag, step, form) for tag, _, step, form in writer.calls] == [
+            ("modes/map", 7, "HWC"),
+            ("linear/map", 7, "HWC"),
+        ]
+        assert torch.equal(writer.calls[0][1], pixels(figure()))
+        assert torch.equal(writer.calls[1][1], pixels(figure(0.2)))
+
+
+def test_without_a_writer_no_figure_is_drawn():
+    add_figures([Plain()], {"modes/map": None}, 7)
+
+
+def test_figures_are_read_back_from_the_event_file(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0, prefix="mine")
+    for step in (0, 3):
+        add_figures([logger], {"modes/map": figure(step / 3)}, step)
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 0})
+    events.Reload()
+    assert events.Tags()["images"] == ["mine-modes/map"]
+    images = events.Images("mine-modes/map")
+    assert [event.step for event in images] == [0, 3]
+    for event, step in zip(images, (0, 3), strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
+        assert np.array_equal(shown, pixels(figure(step / 3)))
+
+
+# The layout ----------------------------------------------------------------------------------------------------------
+
+THEIRS = {"mine": {"losses": ["Multiline", ["loss/.*"]], "band": ["Margin", ["a", "a-", "a+"]]}}
+
+
+def shown(folder):
+    """What TensorBoard itself would show for a folder of runs: the answer of its plugin."""
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(folder))
+    plugin = CustomScalarsPlugin(TBContext(data_provider=provider, logdir=str(folder)))
+    answer = json.loads(plugin.layout_impl(RequestContext(), "") or "{}")
+    charts = {}
+    for category in answer.get("category", []):
+        for chart in category["chart"]:
+            if "margin" in chart:
+                kind = "Margin", [[s["value"], s["lower"], s["upper"]] for s in chart["margin"]["series"]]
+            else:
+                kind = "Multiline", chart["multiline"]["tag"]
+            charts[category["title"], chart["title"]] = kind
+    return charts
+
+
+def tensorboard_logger(tmp_path, **options):
+    return TensorBoardLogger(tmp_path, name="run", version=0, **options)
+
+
+def layouts_written(folder):
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return len(events.Tensors("custom_scalars__config__"))
+
+
+def test_tensorboard_shows_our_charts(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    add_layout([logger, Plain()], EVERYTHING)
+    logger.finalize("success")
+    assert shown(tmp_path) == {
+        ("netdyn basins", "sample basin"): (
+            "Margin",
+            [["basin/sample/radius", "basin/sample/low", "basin/sample/high"]],
+        ),
+        ("netdyn basins", "weight basin"): (
+            "Margin",
+            [["basin/weight/radius", "basin/weight/low", "basin/weight/high"]],
+        ),
+        ("netdyn phase", "index"): ("Multiline", ["^phase/index$"]),
+        ("netdyn phase", "spread"): ("Multiline", ["^phase/spread$"]),
+        ("netdyn phase", "mean"): ("Multiline", ["^phase/mean$"]),
+        ("netdyn linear layers", "functional depth"): ("Multiline", ["^linear/functional_depth$"]),
+        ("netdyn accuracy", "batch-norm gap"): ("Multiline", ["^batchnorm/gap$"]),
+        ("netdyn accuracy", "accuracy on the probes"): ("Multiline", ["^probe/accuracy$", "^probe/val_accuracy$"]),
+        ("netdyn cost", "share of the training time"): ("Multiline", ["^netdyn/overhead$"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("measure", "categories"),
+    [
+        ((), ["accuracy", "cost"]),
+        (("modes",), ["phase", "accuracy", "cost"]),
+        (("linear", "maps"), ["linear layers", "accuracy", "cost"]),
+        (("sample_basin",), ["basins", "accuracy", "cost"]),
+    ],
+)
+def test_charts_of_what_is_not_measured_are_left_out(measure, categories):
+    assert list(layout(measure)) == [f"netdyn {name}" for name in categories]
+    assert list(layout(("sample_basin",))["netdyn basins"]) == ["sample basin"]
+    assert len(layout(("batchnorm",))["netdyn accuracy"]) == len(layout(())["netdyn accuracy"]) + 1
+
+
+def test_every_tag_of_the_layout_is_a_tag_that_is_logged():
+    known = {tag.name for tag in SCALARS}
+    for charts in layout(EVERYTHING).values():
+        for kind, tags in charts.values():
+            assert {re.sub(r"[\\^$]", "", tag) if kind == "Multiline" else tag for tag in tags} <= known
+
+
+@pytest.mark.parametrize("before", ["", "ema/", "mine-ema/", "a+b/"])
+def test_prefixes_stand_before_tags_and_name_the_category(before):
+    ours = layout(("sample_basin",), before)
+    (margin,) = next(charts for title, charts in ours.items() if "basins" in title).values()
+    assert margin[1][0] == f"{before}basin/sample/radius"
+    accuracy = next(charts for title, charts in ours.items() if "accuracy" in title)["accuracy on the probes"][1][0]
+    assert re.match(accuracy, f"{before}probe/accuracy")
+    assert not re.match(accuracy, f"{before}probe/accuracy_too")
+    assert not re.match(accuracy, f"x{before}probe/accuracy")
+    assert all(title.endswith(f" ({before[:-1]})") == bool(before) for title in ours)
+
+
+def test_loggers_prefix_and_ours_are_joined(tmp_path):
+    logger = tensorboard_logger(tmp_path, prefix="mine")
+    add_layout([logger], ("sample_basin",), "ema/")
+    logger.finalize("success")
+    (series,) = shown(tmp_path)["netdyn basins (mine-ema)", "sample basin"][1]
+    assert series == [f"mine-ema/basin/sample/{end}" for end in ("radius", "low", "high")]
+
+
+THEIRS_SHOWN = {("mine", "losses"): ("Multiline", ["loss/.*"]), ("mine", "band"): ("Margin", [["a", "a-", "a+"]])}
+
+
+def test_the_users_layout_is_kept_when_it_came_first(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    logger.experiment.add_custom_scalars(THEIRS)
+    add_layout([logger], EVERYTHING)
+    logger.finalize("success")
+    charts = shown(tmp_path)
+    assert list(charts)[:2] == list(THEIRS_SHOWN)
+    assert len(charts) == 11
+    assert THEIRS_SHOWN.items() <= charts.items()
+
+
+def test_a_layout_that_comes_later_is_never_replaced_and_ours_join_it_at_the_next_call(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    add_layout([logger], EVERYTHING)
+    logger.experiment.add_custom_scalars(THEIRS)
+    logger.experiment.flush()
+    assert shown(tmp_path) == THEIRS_SHOWN
+    add_layout([logger], EVERYTHING)
+    logger.finalize("success")
+    charts = shown(tmp_path)
+    assert len(charts) == 11
+    assert THEIRS_SHOWN.items() <= charts.items()
+
+
+def test_what_is_there_is_not_written_again(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    for _ in range(3):
+        add_layout([logger], EVERYTHING)
+    logger.finalize("success")
+    assert layouts_written(tmp_path / "run" / "version_0") == 1
+
+
+def test_a_resumed_run_finds_the_layout_in_its_earlier_file(tmp_path):
+    first = tensorboard_logger(tmp_path)
+    first.experiment.add_custom_scalars(THEIRS)
+    first.finalize("success")
+    time.sleep(1.1)  # event files are named after the second
+    second = tensorboard_logger(tmp_path)
+    add_layout([second], EVERYTHING)
+    add_layout([second], EVERYTHING)
+    second.finalize("success")
+    assert len(list((tmp_path / "run" / "version_0").glob("*tfevents*"))) == 2
+    assert THEIRS_SHOWN.items() <= shown(tmp_path).items()
+    assert layouts_written(tmp_path / "run" / "version_0") == 2
+
+
+def test_what_is_measured_may_change_on_the_way(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    add_layout([logger], EVERYTHING)
+    add_layout([logger], ("sample_basin",))
+    logger.finalize("success")
+    assert ("netdyn basins", "weight basin") not in shown(tmp_path)
+
+
+def test_two_monitors_stand_beside_each_other(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    add_layout([logger], ("sample_basin",))
+    add_layout([logger], ("sample_basin",), "ema/")
+    logger.finalize("success")
+    assert {("netdyn basins", "sample basin"), ("netdyn basins (ema)", "sample basin")} <= shown(tmp_path).keys()
+
+
+def test_charts_with_several_margins_keep_them_all(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    series = [MarginChartContent.Series(value=v, lower=v + "-", upper=v + "+") for v in ("a", "b")]
+    chart = Chart(title="bands", margin=MarginChartContent(series=series))
+    message = LayoutMessage(category=[Category(title="mine", chart=[chart])])
+    # The writer itself makes margins of one series only; other programs' may have more.
+    summary = custom_scalars({})
+    summary.value[0].tensor.string_val[0] = message.SerializeToString()
+    logger.experiment._get_file_writer().add_summary(summary)
+    add_layout([logger], EVERYTHING)
+    logger.finalize("success")
+    charts = shown(tmp_path)
+    assert charts["mine", "bands"] == ("Margin", [["a", "a-", "a+"]])
+    assert charts["mine", "bands (2)"] == ("Margin", [["b", "b-", "b+"]])
+
+
+def test_layouts_are_found_among_large_and_unfinished_records(tmp_path):
+    logger = tensorboard_logger(tmp_path)
+    noise = torch.randint(0, 256, (3, 900, 900), generator=torch.Generator().manual_seed(0)).byte()
+    logger.experiment.add_image("noise", noise)
+    logger.experiment.add_custom_scalars(THEIRS)
+    logger.experiment.add_image("noise", noise)
+    logger.experiment.flush()
+    (file,) = (tmp_path / "run" / "version_0").glob("*tfevents*")
+    assert file.stat().st_size > 4e6
+    whole = file.read_bytes()
+    for cut in (0, 1, 5, 100, 10000):
+        file.write_bytes(whole[: len(whole) - cut])
+        assert _last_layout(file.parent) == THEIRS
+    logger.finalize("success")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"\xff" * 40, b"custom_scalars__config__" * 9])
+def test_files_that_are_no_event_files_hold_no_layout(tmp_path, content):
+    (tmp_path / "events.out.tfevents.0").write_bytes(content)
+    assert _last_layout(tmp_path) == {}
+
+
+@pytest.mark.parametrize("log_dir", [None, "s3://bucket/run", "nowhere"])
+def test_nothing_is_written_where_nothing_can_be_read_back(log_dir):
+    class Remote:
+        def add_custom_scalars(self, layout):
+            raise AssertionError("a layout was written")
+
+        def flush(self):
+            raise AssertionError("there is nothing to flush")
+
+    writer = Remote()
+    writer.log_dir = log_dir
+    add_layout([named("TensorBoardLogger", writer=writer)], EVERYTHING)
+
+
+def test_the_table_of_tags_is_a_text_in_the_event_file(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    add_about([logger, Plain()], SCALARS, "mine/")
+    logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"))
+    events.Reload()
+    (event,) = events.Tensors("mine/netdyn/about/text_summary")
+    lines = event.tensor_proto.string_val[0].decode().splitlines()
+    assert lines[:2] == ["| tag | unit | what it is |", "|---|---|---|"]
+    assert len(lines) == 2 + len(SCALARS)
+    assert f"| `mine/{SCALARS[0].name}` | {SCALARS[0].unit} | {SCALARS[0].meaning} |" in lines

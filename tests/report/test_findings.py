@@ -1,0 +1,516 @@
+"""Each rule has an example that it speaks of, and one just beside it that it does not."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from netdyn.basins.result import BasinResult, falling_curve
+from netdyn.modes.phases import Phase
+from netdyn.report.basin_findings import FALLBACK, FRAGILE, NARROW
+from netdyn.report.findings import (
+    ALIKE,
+    BATCHNORM_GAP,
+    BEATEN,
+    DEAD_SHARE,
+    DEFECT,
+    HIGH,
+    ORDERED_TIMES,
+    SHUT,
+    STEADY,
+    findings,
+)
+
+ALPHA = 0.05
+NAN = math.nan
+TINY = 1e-9
+ROOT = Path(__file__).parents[2]
+
+
+def layer(name="fc1", opt=NAN, constant=0.0, tail=NAN, defect=0.0, transfer=0.7, sampled=10**30):
+    return SimpleNamespace(
+        name=name,
+        sampled=sampled,
+        opt_fraction=opt,
+        constant_fraction=constant,
+        tail_accuracy=tail,
+        affine_defect=defect,
+        transfer_order=transfer,
+    )
+
+
+def basin(radius=1.0, per_class=(1.0, 1.0, 1.0), **changes):
+    plain = dict.fromkeys((field.name for field in dataclasses.fields(BasinResult)), 0.5)
+    plain |= {"radius": radius, "per_class": torch.tensor(per_class, dtype=torch.float64), "clean": 0.9, "high": 10.0}
+    plain |= {"noise_classes": None, "per_sample": None, "per_layer": None, "curve": falling_curve(0.9, [1.0], [0.5])}
+    return BasinResult(**plain | changes)
+
+
+def report(*layers, index=NAN, spread=NAN, mean=NAN, **changes):
+    plain = {"layers": layers, "sample_basin": None, "weight_basin": None, "accuracy": 0.9, "val_accuracy": None}
+    plain |= {"samples": 200, "num_classes": 10, "alpha": ALPHA, "functional_depth": NAN, "batchnorm_gap": NAN}
+    return SimpleNamespace(**plain | changes, phase=Phase(index, spread, mean))
+
+
+def said(*layers, **changes):
+    return findings(report(*layers, **changes))
+
+
+REGRESSION = {"num_classes": 1, "accuracy": NAN}
+
+
+def test_nothing_measured_is_nothing_to_say():
+    assert said() == []
+    assert said(**REGRESSION) == []
+
+
+# Untrained
+
+
+UNTRAINED = (
+    "The network is untrained, has learnt little or fails on this probe: its accuracy is no more than a fifth of the "
+    "way from guessing to perfection."
+)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_accuracy_near_guessing_reads_as_untrained(classes):
+    limit = 1 / classes + BEATEN * (1 - 1 / classes)
+    assert said(accuracy=limit - TINY, num_classes=classes) == [UNTRAINED]
+    assert said(accuracy=limit + TINY, num_classes=classes) == []
+    assert said(accuracy=0.0, num_classes=classes) == [UNTRAINED]
+
+
+def test_without_a_functional_depth_it_reads_as_untrained_if_tails_are_known():
+    # 90 % right, where 90 % of the samples are of one class.
+    assert said(layer(tail=0.9), num_classes=2) == [UNTRAINED]
+    assert said(layer(tail=0.9), functional_depth=1.0, num_classes=2)[0] != UNTRAINED
+    assert said(layer(tail=NAN), num_classes=2) == []
+    assert said(layer(tail=0.9), layer(tail=NAN), num_classes=2) == []
+
+
+def test_who_guesses_is_in_no_phase_and_has_no_linear_layers():
+    order = {"index": 1.0, "spread": 2.0, "mean": 1.0}
+    layers = layer(opt=0.5, tail=0.1), layer("fc2", opt=0.6, tail=0.1)
+    sentences = said(*layers, accuracy=0.1, **order)
+    assert sentences[0] == UNTRAINED
+    assert [sentence.split()[0] for sentence in sentences] == ["The", "Order"]
+    assert len(said(*layers, accuracy=0.9, functional_depth=2.0, **order)) == 3
+
+
+# Order
+
+
+NO_ORDER = "No layer orders the samples by class beyond what chance would show (5% of its units)."
+
+
+def ordered(name, share, chance="5%"):
+    return (
+        f"Order is preserved most in layer {name}: {share} of its live units rank a class high where they are wired to "
+        f"raise its logit, and low where they lower it (by chance {chance})."
+    )
+
+
+@pytest.mark.parametrize("opt", [0.0, ALPHA, ORDERED_TIMES * ALPHA])
+def test_shares_that_wiring_at_random_could_show_are_no_order(opt):
+    assert said(layer(opt=opt), layer("fc2", opt=0.01)) == [NO_ORDER]
+
+
+def test_the_layer_with_the_largest_share_beyond_chance_is_named():
+    layers = [layer(opt=0.3), layer("fc2", opt=0.625), layer("fc3", opt=NAN)]
+    assert said(*layers) == [ordered("fc2", "62.5%")]
+
+
+def test_chance_is_measured_in_units_of_alpha():
+    assert said(layer(opt=0.3), alpha=0.2) == [NO_ORDER.replace("5%", "20%")]
+    assert said(layer(opt=0.3), alpha=0.01) == [ordered("fc1", "30%", "1%")]
+
+
+def test_few_units_must_show_more():
+    # Of 16 units 0.15 + 1/4 may be chance.
+    assert said(layer(opt=0.3999, sampled=16)) == [NO_ORDER]
+    assert said(layer(opt=0.625, sampled=16), alpha=0.125) == [NO_ORDER.replace("5%", "12.5%")]
+    assert said(layer(opt=0.4001, sampled=16)) == [ordered("fc1", "40%")]
+
+
+def test_layers_without_a_rule_and_layers_of_noise_are_not_spoken_of():
+    assert said(layer(opt=NAN)) == []
+    assert "Order" not in " ".join(said(layer(opt=0.9, defect=DEFECT + TINY)))
+    assert said(layer(opt=0.9, defect=DEFECT)) == [ordered("fc1", "90%")]
+    assert said(layer(opt=0.9, defect=NAN)) == [ordered("fc1", "90%")]
+
+
+def test_of_numbers_no_class_is_spoken():
+    assert said(layer(opt=0.1), **REGRESSION) == [
+        "No layer orders the samples by their target beyond what chance would show (5% of its units)."
+    ]
+    assert said(layer(opt=0.5), **REGRESSION) == [
+        "Order is preserved most in layer fc1: 50% of its live units rank the samples by their target as their wiring "
+        "asks (by chance 5%)."
+    ]
+
+
+# Phases
+
+
+LARGEST = 6 * (1 - 1 / 10)
+ONE = "Earlier layers order the samples by class more than later ones (learning phase I)."
+TWO = "Later layers order the samples by class more than earlier ones (learning phase II)."
+THREE = "All layers order the samples by class, strongly and about equally (learning phase III)."
+
+
+def phase_of(index, spread, mean, *, opt=0.5, **changes):
+    sentences = said(layer(opt=opt, **changes), layer("fc2", opt=opt), index=index, spread=spread, mean=mean)
+    return [sentence for sentence in sentences if "phase" in sentence]
+
+
+@pytest.mark.parametrize("mean", [0.01, 2.0])
+def test_rising_gradients_are_phase_two_and_falling_ones_phase_one(mean):
+    spread = ALIKE * LARGEST + TINY
+    assert phase_of(STEADY, spread, mean) == phase_of(1.0, spread, mean) == [TWO]
+    assert phase_of(-STEADY, spread, mean) == phase_of(-1.0, spread, mean) == [ONE]
+    assert phase_of(STEADY - TINY, spread, mean) == phase_of(TINY - STEADY, spread, mean) == []
+
+
+@pytest.mark.parametrize("index", [-1.0, 0.0, 1.0])
+def test_gradients_that_are_alike_are_phase_three_if_high(index):
+    assert phase_of(index, ALIKE * LARGEST, HIGH * LARGEST + TINY) == [THREE]
+    assert phase_of(index, ALIKE * LARGEST, HIGH * LARGEST) == []
+    assert phase_of(index, 0.0, -3.0) == []
+
+
+def test_gradients_against_the_wiring_are_no_phase():
+    assert phase_of(1.0, 2.0, 0.0) == phase_of(1.0, 2.0, -0.5) == []
+
+
+def test_a_single_layer_is_in_no_phase():
+    assert phase_of(NAN, 0.0, 2.0) == []
+
+
+def test_without_order_beyond_chance_or_with_layers_of_noise_there_is_no_phase():
+    assert phase_of(1.0, 2.0, 1.0, opt=ORDERED_TIMES * ALPHA) == []
+    assert phase_of(1.0, 2.0, 1.0, defect=DEFECT + TINY) == []
+    assert phase_of(1.0, 2.0, 1.0, defect=DEFECT) == [TWO]
+
+
+def test_the_scale_of_gradients_depends_on_the_number_of_classes():
+    # Of two classes gradients end at 3: a spread of 0.3 is alike there, and 0.4 is not.
+    two = {"index": 1.0, "mean": 2.0, "num_classes": 2}
+    assert said(layer(opt=0.5), spread=0.3, **two)[-1] == THREE
+    assert said(layer(opt=0.5), spread=0.4, **two)[-1] == TWO
+    assert phase_of(1.0, 0.4, 2.0) == [THREE]
+
+
+# Linear tails
+
+
+def tail_of(depth, *accuracies, accuracy=0.9, defects=()):
+    defects = [*defects, *[0.0] * (len(accuracies) - len(defects))]
+    layers = [layer(f"fc{i}", tail=a, defect=d) for i, (a, d) in enumerate(zip(accuracies, defects, strict=True))]
+    return [s for s in said(*layers, functional_depth=float(depth), accuracy=accuracy) if "linearly" in s]
+
+
+def test_the_layers_that_act_linearly_are_counted_with_what_they_cost():
+    # The two points that the rule of functional depth allows are not the findings' business.
+    assert tail_of(5, *[0.3] * 5, 0.898, 0.9, 0.91, 0.9) == [
+        "The last 4 of 9 layers act linearly: taking their activations away costs 0.2 points of accuracy."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tail", "words"),
+    [
+        (0.884, "costs 1.6 points of accuracy"),
+        (0.89, "costs 1.0 point of accuracy"),
+        (0.9, "costs no accuracy"),
+        (0.9004, "costs no accuracy"),
+        (0.8994, "costs 0.1 points of accuracy"),
+        (0.914, "gains 1.4 points of accuracy"),
+    ],
+)
+def test_what_is_lost_is_given_in_points(tail, words):
+    assert tail_of(1, 0.3, tail, 0.9) == [
+        f"The last 2 of 3 layers act linearly: taking their activations away {words}."
+    ]
+
+
+def test_one_layer_and_all_layers_have_words_of_their_own():
+    assert tail_of(1, 0.3, 0.9) == ["The last of 2 layers acts linearly: taking its activation away costs no accuracy."]
+    assert tail_of(0, 0.9) == ["The only layer acts linearly: taking its activation away costs no accuracy."]
+    assert tail_of(0, 0.895, 0.9) == [
+        "All 2 layers act linearly: taking their activations away costs 0.5 points of accuracy."
+    ]
+
+
+def test_where_no_layer_acts_linearly_the_last_one_tells():
+    assert tail_of(2, 0.3, 0.775) == [
+        "Even the last of 2 layers does not act linearly: taking its activation away costs 12.5 points of accuracy."
+    ]
+    assert tail_of(1, 0.95) == [
+        "The only layer does not act linearly: taking its activation away gains 5.0 points of accuracy."
+    ]
+
+
+def test_tails_of_noise_are_not_spoken_of():
+    assert tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT + TINY]) == []
+    assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT])) == 1
+    assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[1.0])) == 1
+    assert tail_of(NAN, 0.9) == []
+
+
+# Dead units and activations
+
+
+@pytest.mark.parametrize(("constant", "named"), [(DEAD_SHARE, False), (DEAD_SHARE + 0.01, True), (1.0, True)])
+def test_layers_with_many_constant_units_are_named(constant, named):
+    sentences = said(layer(constant=constant), layer("fc2"), layer("fc3", constant=NAN))
+    assert sentences == ([f"{constant:.0%} of the units of layer fc1 say the same for every sample."] if named else [])
+
+
+def test_of_many_layers_the_first_three_are_named():
+    def dead(number):
+        return said(*[layer(f"fc{i}", constant=0.5) for i in range(number)])
+
+    assert dead(3) == [f"50% of the units of layer fc{i} say the same for every sample." for i in range(3)]
+    assert dead(4) == [*dead(3), "In 1 more layer over 20% of the units say the same for every sample."]
+    assert dead(100) == [*dead(3), "In 97 more layers over 20% of the units say the same for every sample."]
+
+
+def shut(names):
+    return (
+        f"The activation of {names} keeps the order of less than 10% of the pairs of samples: it cuts off or turns "
+        "round nearly all that reaches it."
+    )
+
+
+def test_activations_that_let_little_through_are_named():
+    assert said(layer(transfer=SHUT), layer(transfer=NAN)) == []
+    assert said(layer(transfer=SHUT), layer("fc2", transfer=SHUT - TINY)) == [shut("layer fc2")]
+    many = [layer(f"fc{i}", transfer=0.0) for i in range(5)]
+    assert said(*many[:3]) == [shut("layers fc0, fc1, fc2")]
+    assert said(*many) == [shut("layers fc0, fc1, fc2 and 2 more")]
+
+
+# Batch normalisation
+
+
+GAP = (
+    "With the statistics of a batch in batch normalisation accuracy is {} points higher: the network's own running "
+    "statistics lag behind or were spoilt."
+)
+
+
+def test_what_the_statistics_of_a_batch_gain_is_told_above_two_points():
+    assert said(batchnorm_gap=BATCHNORM_GAP) == said(batchnorm_gap=NAN) == said(batchnorm_gap=-0.5) == []
+    assert said(batchnorm_gap=BATCHNORM_GAP + TINY) == [GAP.format("2.0")]
+    assert said(batchnorm_gap=0.471, val_accuracy=0.5) == [GAP.format("47.1")]
+
+
+def test_a_gain_that_ends_at_guessing_means_nothing():
+    limit = 0.1 + BEATEN * 0.9
+    assert said(accuracy=0.1, batchnorm_gap=limit - 0.1 - TINY) == [UNTRAINED]
+    # The gap belongs to the validation probe where there is one.
+    assert said(accuracy=0.9, val_accuracy=0.1, batchnorm_gap=limit - 0.1 - TINY) == []
+    assert said(accuracy=0.9, val_accuracy=0.1, batchnorm_gap=limit - 0.1 + TINY) == [GAP.format("18.0")]
+
+
+def test_a_network_that_its_statistics_make_guess_is_not_called_untrained():
+    assert said(accuracy=0.1, batchnorm_gap=0.85) == [GAP.format("85.0")]
+
+
+# Affine defects
+
+
+def noise(names):
+    return (
+        f"The wiring from {names} to the outputs changes so much from sample to sample that OPT, NPT, gradient and "
+        "linear tail say nothing there."
+    )
+
+
+def test_layers_whose_wiring_is_noise_are_named():
+    assert said(layer(defect=DEFECT), layer(defect=NAN)) == []
+    assert said(layer(defect=DEFECT), layer("fc2", defect=DEFECT + TINY)) == [noise("layer fc2")]
+    assert said(*[layer(f"fc{i}", defect=1.0) for i in range(4)]) == [noise("layers fc0, fc1, fc2 and 1 more")]
+
+
+# Basins
+
+
+def sample(*args, **changes):
+    return said(sample_basin=basin(*args, **changes))
+
+
+def weight(*args, **changes):
+    return said(weight_basin=basin(*args, **changes))
+
+
+def test_radius_is_put_in_words():
+    assert sample(radius=0.123, per_class=(0.1, 0.2)) == [
+        "Noise of 0.12 on every component of the samples brings accuracy down to 50%."
+    ]
+    assert weight(radius=1.38, accuracy=0.625) == [
+        "Noise of 1.4 standard deviations on the weights brings accuracy down to 62.5%."
+    ]
+
+
+def test_radius_zero_means_no_basin():
+    none = basin(radius=0.0, clean=0.31, noise_classes=torch.tensor([1.0, 0, 0]), per_layer={"a": 0.0, "b": 0.0})
+    why = "without noise accuracy is 31%, not more than 50%."
+    assert said(sample_basin=none) == [f"There is no sample basin: {why}"]
+    assert said(weight_basin=none) == [f"There is no weight basin: {why}"]
+    assert said(sample_basin=none, weight_basin=none) == [f"There is no sample and no weight basin: {why}"]
+
+
+def test_infinite_radius_means_that_noise_does_not_reach_that_far():
+    assert sample(radius=math.inf, accuracy=0.75) == [
+        "Noise on every component of the samples up to 10, the highest level tried, leaves accuracy above 75%."
+    ]
+    assert weight(radius=math.inf, high=2.5) == [
+        "Noise on the weights up to 2.5 standard deviations, the highest level tried, leaves accuracy above 50%."
+    ]
+
+
+def test_basins_without_classes_speak_of_answers():
+    votes = {"noise_classes": torch.tensor([1.0]), "per_class": (0.01,)}
+    found, none, endless = (basin(radius=r, clean=0.31, **votes) for r in (0.5, 0.0, math.inf))
+    assert said(sample_basin=found, weight_basin=found, **REGRESSION) == [
+        "Noise of 0.5 on every component of the samples leaves 50% of the answers right.",
+        "Noise of 0.5 standard deviations on the weights leaves 50% of the answers right.",
+    ]
+    assert said(sample_basin=none, **REGRESSION) == [
+        "There is no sample basin: without noise 31% of the answers are right, not more than 50%."
+    ]
+    assert said(weight_basin=endless, **REGRESSION) == [
+        "Noise on the weights up to 10 standard deviations, the highest level tried, leaves more than 50% of the "
+        "answers right."
+    ]
+
+
+def test_narrow_and_wide_classes_are_named():
+    radii = (NARROW - 0.01, 1.0, math.inf, 1 / NARROW + 0.1, 0.0, NAN)
+    assert sample(per_class=radii)[1:] == [
+        "Narrow sample basins, less than half as wide: classes 0, 4.",
+        "Wide sample basins, more than twice as wide: classes 2, 3.",
+    ]
+
+
+def test_classes_within_a_factor_of_two_and_absent_ones_are_not():
+    assert len(sample(per_class=(NARROW, 1 / NARROW, NAN))) == 1
+    assert len(sample(radius=math.inf, per_class=(0.1, math.inf))) == 1
+
+
+def test_one_class_is_named_in_the_singular_and_of_many_the_first_ten():
+    assert sample(per_class=(1.0, 0.1))[1] == "Narrow sample basins, less than half as wide: class 1."
+    many = sample(per_class=(0.1,) * 30)[1]
+    assert many == "Narrow sample basins, less than half as wide: classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …."
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("radius", [0.5, math.inf])
+def test_the_class_that_noise_is_taken_for_is_named(classes, radius):
+    limit = 1 / classes + FALLBACK * (1 - 1 / classes)
+
+    def fallback(share):
+        votes = torch.full((classes,), (1 - share) / (classes - 1), dtype=torch.float64)
+        votes[1] = share
+        return sample(radius=radius, per_class=(1.0,) * classes, noise_classes=votes)[-1:]
+
+    assert fallback(0.96) == [
+        "Under the strongest noise tried the network falls back on class 1: it names it for 96% of the samples."
+    ]
+    assert "falls back on class 1" in fallback(limit + TINY)[0]
+    assert "falls back" not in fallback(limit - TINY)[0]
+    assert "falls back" not in fallback(1 / classes)[0]
+
+
+def test_the_weights_that_bear_least_are_named():
+    def fragile(**radii):
+        return weight(per_layer=radii)[1:]
+
+    limit = FRAGILE * 2.0
+    assert fragile(a=2.0, b=limit - 0.01, c=1.5, d=9.0) == [
+        "Most fragile are the weights b: on them alone noise of 0.99 standard deviations is enough, less than half of "
+        "what is usual for the others."
+    ]
+    assert fragile(a=2.0, b=limit, c=1.5, d=9.0) == []
+    assert len(fragile(a=0.1, b=math.inf)) == 1
+    assert fragile(a=math.inf, b=math.inf) == fragile(a=0.1) == fragile(a=0.0, b=1.0) == fragile(a=1.0, b=1.5) == []
+
+
+# Together
+
+
+def test_sentences_come_in_a_fixed_order():
+    layers = layer(opt=0.5, constant=0.5, tail=0.9, transfer=0.0), layer("fc2", opt=0.6, tail=0.9)
+    sentences = said(
+        *layers,
+        sample_basin=basin(per_class=(0.1, 1.0)),
+        weight_basin=basin(),
+        functional_depth=1.0,
+        batchnorm_gap=0.05,
+        index=1.0,
+        spread=2.0,
+        mean=1.0,
+    )
+    starts = ["Order", "Later", "The last", "50%", "The activation", "With", "Noise", "Narrow", "Noise"]
+    assert len(sentences) == len(starts)
+    assert all(sentence.startswith(start) for sentence, start in zip(sentences, starts, strict=True))
+
+
+def examples():
+    """What the page of findings quotes, sentence by sentence, from reports."""
+    order = {"spread": 2.0, "mean": 1.0}
+    layers = layer("hidden.1", opt=0.62), layer("hidden.2", opt=0.3)
+    nine = [layer(f"fc{i}", tail=t) for i, t in enumerate([0.3] * 5 + [0.898] * 4)]
+    none = basin(radius=0.0, clean=0.11)
+    votes = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64)
+    return {
+        *said(accuracy=0.11),
+        *said(layer(opt=0.05)),
+        *said(layer(opt=0.05), **REGRESSION),
+        *said(*layers, index=-1.0, **order),
+        *said(*layers, index=1.0, **order),
+        *said(*layers, index=0.0, spread=0.1, mean=2.0),
+        *said(*layers, **REGRESSION),
+        *said(*nine, functional_depth=5.0),
+        *said(*nine[3:5], functional_depth=2.0, accuracy=0.35),
+        *said(layer("hidden.1", constant=0.62)),
+        *said(layer("hidden.1", transfer=0.05)),
+        *said(batchnorm_gap=0.471),
+        *said(layer("attention", defect=0.95)),
+        *said(sample_basin=basin(radius=0.66, per_class=(0.1, 1, 9), noise_classes=votes)),
+        *said(weight_basin=basin(radius=1.38, per_layer={"0.weight": 0.3, "2.weight": 1.4})),
+        *said(sample_basin=none, weight_basin=none),
+        *said(weight_basin=basin(radius=math.inf)),
+        *said(sample_basin=basin(radius=0.66), **REGRESSION),
+    }
+
+
+def test_thresholds_are_those_that_sentences_and_page_name():
+    assert (BEATEN, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (0.2, 3.0, 0.1, 0.2, 0.5)
+    assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT) == (0.2, 0.1, 0.02, 0.9)
+    assert (NARROW, FALLBACK, FRAGILE) == (0.5, 0.5, 0.5)
+
+
+def test_the_page_of_findings_quotes_every_sentence_and_no_other():
+    page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    quoted = [" ".join(found.split("\n> ")) for found in re.findall(r"^> (.*(?:\n> .*)*)", page, re.MULTILINE)]
+    assert sorted(quoted) == sorted(examples())
+
+
+def test_of_numbers_no_sentence_speaks_of_classes_accuracy_or_phases():
+    layers = layer(opt=0.5, constant=0.5, transfer=0.0, defect=1.0), layer("fc2", opt=0.4)
+    votes, per_class = torch.tensor([1.0]), (0.01,)
+    both = basin(radius=0.5, per_class=per_class, noise_classes=votes, per_layer={"0.weight": 0.1, "2.weight": 0.4})
+    sentences = said(*layers, sample_basin=both, weight_basin=both, **REGRESSION)
+    assert len(sentences) == 7
+    assert not [s for s in sentences if re.search("class|logit|phase|accuracy", s)]
+
+
+def test_no_sentence_says_that_order_is_separability():
+    assert not [sentence for sentence in examples() if "separab" in sentence.lower()]
