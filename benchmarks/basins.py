@@ -21,11 +21,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from netdyn.basins.brackets import Brackets
-from netdyn.basins.result import BasinResult, Grid
+from netdyn.basins.result import BasinResult
+from netdyn.basins.curve import Grid
 from netdyn.basins.sample_basin import begin_sample_basin
 from netdyn.functional import sample_basin
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import prepare
 
 Probe = tuple[nn.Module, Tensor, Tensor]
 DRAWS = 48
@@ -102,8 +103,8 @@ def ladder(network: nn.Module, x: Tensor, y: Tensor, accuracy: float = 0.5) -> f
 def evaluated(network: nn.Module, x: Tensor, y: Tensor, memory: Brackets) -> BasinResult:
     """A search as an evaluation in a run makes it."""
     with isolated(network):
-        walk = prepare_walk(network, x, y, None, None)
-        return begin_sample_basin(walk, Grid.over(1e-3, 1e1, 0.05), accuracy=0.5, memory=memory)()
+        evaluator = prepare(network, x, y, None, None)
+        return begin_sample_basin(evaluator, Grid.over(1e-3, 1e1, 0.05), accuracy=0.5, memory=memory)()
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ import pytest
 import run
 import torch
 import workload
+from netdyn.engine.memory import Memory
 from pairs import Options, Row, Target
 
-from netdyn._utils.distributed import Crew
+from netdyn._utils.distributed import Processes
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.engine import evaluate as examine
 from netdyn.engine.config import Settings
-from netdyn.engine.memory import Memory
 from netdyn.isolation.isolated import isolated
 from netdyn.probes.probe import Probe
 
@@ -231,7 +231,7 @@ def test_on_a_gpu_an_evaluation_waits_only_at_its_end(on_gpu, right, monkeypatch
     held_out.look(contents=False)
     with isolated(network):
         for _ in range(2):
-            report = examine.examine(network, probe, Settings(), Crew(), False, held_out=held_out, memory=memory)
+            report = examine.examine(network, probe, Settings(), Processes(), False, held_out=held_out, memory=memory)
             assert (report.weight_basin.radius > 0) == right
     assert watched == [256, 99] * 2
 

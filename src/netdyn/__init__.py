@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netdyn import functional, tags
+    from netdyn._utils.checks import DynamicsWarning
     from netdyn.basins.result import BasinResult
     from netdyn.callback import DynamicsMonitor
-    from netdyn.engine.diagnose import Report, diagnose
+    from netdyn.engine.config import Config
+    from netdyn.engine.diagnose import diagnose
     from netdyn.metrics import BatchNormGap, LinearTail, NeuronModes, RankDistribution, SampleBasin, WeightBasin
+    from netdyn.monitor import Monitor
+    from netdyn.report.results import LayerReport, Report
 
 __version__ = version("netdyn")
 
 __all__ = [
     "BasinResult",
     "BatchNormGap",
+    "Config",
     "DynamicsMonitor",
+    "DynamicsWarning",
+    "LayerReport",
     "LinearTail",
+    "Monitor",
     "NeuronModes",
     "RankDistribution",
     "Report",
@@ -37,8 +45,12 @@ __all__ = [
 _HOME = {
     "BasinResult": "basins.result",
     "BatchNormGap": "metrics",
+    "Config": "engine.config",
     "DynamicsMonitor": "callback",
+    "DynamicsWarning": "_utils.checks",
+    "LayerReport": "report.results",
     "LinearTail": "metrics",
+    "Monitor": "monitor",
     "NeuronModes": "metrics",
     "RankDistribution": "metrics",
     "Report": "report.results",

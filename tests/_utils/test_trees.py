@@ -8,23 +8,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdyn._utils.random import fingerprints, seeded
 from netdyn._utils.trees import (
     blocks,
     copied,
     count,
-    disturb,
-    fingerprints,
     finite,
     has_floating,
     leaf_names,
     map_tensors,
     sample_tensors,
-    seeded,
     spread,
-    standard_noise,
     take,
     tensors,
 )
+from netdyn.basins.input_noise import disturb, standard_noise
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -11,11 +11,12 @@ import math
 import pytest
 import scipy.stats
 import torch
+from netdyn.basins.search import UNKNOWN, Search
 from torch import nn
 
+from netdyn.basins.curve import LOST_CLEAN, Grid
+from netdyn.basins.interval import median_interval
 from netdyn.basins.reentry import Rungs, correct
-from netdyn.basins.result import LOST_CLEAN, Grid, median_interval
-from netdyn.basins.search import UNKNOWN, Search
 from netdyn.functional import weight_basin
 
 GRID = Grid.over(1e-3, 1e1, 0.05)

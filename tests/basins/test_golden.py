@@ -5,17 +5,17 @@ import math
 
 import pytest
 import torch
+from netdyn.basins.brackets import Brackets
 from sklearn.datasets import load_digits
 from torch import nn
 
 import reference
 from netdyn.basins import brackets
 from netdyn.basins import sample_basin as room
-from netdyn.basins.brackets import Brackets
-from netdyn.basins.result import Grid
+from netdyn.basins.curve import Grid
 from netdyn.functional import sample_basin
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import prepare
 
 
 def generator(seed):
@@ -120,8 +120,8 @@ def test_default_search_costs_at_most_nine_forward_passes(build):
 def evaluated(network, x, target, memory=None, **options):
     """A sample basin as an evaluation in a run makes it."""
     with isolated(network):
-        walk = prepare_walk(network, x, target, None, None)
-        return room.begin_sample_basin(walk, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)()
+        evaluator = prepare(network, x, target, None, None)
+        return room.begin_sample_basin(evaluator, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)()
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
@@ -195,8 +195,8 @@ def test_accuracy_under_noise_is_foolboxs(sigma):
     theirs = torch.stack(right).double()
     # At this level itself: some of the rays that are lost on the way to it are right again there.
     with isolated(network):
-        walk = prepare_walk(network, x, target, None, None)
-        ours = room.right_at(walk, room.noise_of(walk, None, 0), torch.full((20, len(x)), sigma)).double()
+        evaluator = prepare(network, x, target, None, None)
+        ours = room.right_at(evaluator, room.noise_of(evaluator, None, 0), torch.full((20, len(x)), sigma)).double()
     # The samples are the same: noise alone makes the difference, with the spread of each sample's own answers.
     error = math.sqrt(sum(float(shares.var(dim=0).sum()) for shares in (theirs, ours)) / 20) / len(x)
     assert abs(float(ours.mean() - theirs.mean())) < 3 * error

@@ -9,12 +9,13 @@ from torch import nn
 from torch.distributions import Normal
 
 from netdyn import SampleBasin
-from netdyn._utils.trees import fingerprints, sample_tensors
+from netdyn._utils.random import fingerprints
+from netdyn._utils.trees import sample_tensors
 from netdyn.basins.input_noise import Noise, changed_outputs
 from netdyn.basins.sample_basin import points
 from netdyn.functional import sample_basin
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import prepare
 
 
 def gaussian(*shape, seed=0):
@@ -267,8 +268,8 @@ def test_an_input_without_floating_numbers_is_refused():
 def test_points_are_what_noise_falls_on():
     network, ids, target = reading()
     with isolated(network):
-        walk = prepare_walk(network, ids, target, None, 64)
-        found = points(walk, ["embedding"])
+        evaluator = prepare(network, ids, target, None, 64)
+        found = points(evaluator, ["embedding"])
         torch.testing.assert_close(found, network.embedding(ids).flatten(1))
 
 

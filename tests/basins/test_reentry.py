@@ -8,11 +8,11 @@ import scipy.stats
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from netdyn.basins.search import UNKNOWN, Search
 
 import reference
+from netdyn.basins.curve import LOST_CLEAN, Grid, survival
 from netdyn.basins.reentry import MOST, Rungs, correct, interpolated, seen, stride_of
-from netdyn.basins.result import LOST_CLEAN, Grid, survival
-from netdyn.basins.search import UNKNOWN, Search
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

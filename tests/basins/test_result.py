@@ -14,19 +14,10 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 import reference
-from netdyn.basins.result import (
-    LOST_CLEAN,
-    BasinResult,
-    Curve,
-    Grid,
-    default_accuracy,
-    falling_curve,
-    isotonic,
-    median,
-    median_interval,
-    student_quantile,
-    survival,
-)
+from netdyn.basins.curve import LOST_CLEAN, Grid, falling_curve, isotonic, survival
+from netdyn.basins.interval import median, median_interval, student_quantile
+from netdyn.basins.result import BasinResult, Curve
+from netdyn.basins.target import default_accuracy
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

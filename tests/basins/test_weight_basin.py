@@ -11,12 +11,12 @@ from torch import nn
 
 import reference
 from netdyn.basins import weight_noise
-from netdyn.basins.result import Grid
+from netdyn.basins.curve import Grid
 from netdyn.basins.weight_basin import begin_weight_basin
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.functional import weight_basin
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import prepare
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
 
@@ -180,9 +180,9 @@ def test_from_six_rays_on_the_level_is_95_percent(trained):
 def test_an_accuracy_counted_from_the_clean_one_waits_for_it(trained, expected):
     network, x, target = trained
     with isolated(network):
-        walk = prepare_walk(network, x, (target + (torch.arange(300) % 5 == 0)) % 3, None, None)
+        evaluator = prepare(network, x, (target + (torch.arange(300) % 5 == 0)) % 3, None, None)
         grid = Grid.over(1e-3, 1e1, 0.05)
-        basin = begin_weight_basin(walk, grid, accuracy=0.5, relative=True, rays=3, expected=expected)()
+        basin = begin_weight_basin(evaluator, grid, accuracy=0.5, relative=True, rays=3, expected=expected)()
     assert basin.clean == pytest.approx(0.8)
     assert basin.accuracy == pytest.approx(1 / 3 + 0.5 * (0.8 - 1 / 3))
     assert 0 < basin.radius < math.inf

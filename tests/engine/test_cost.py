@@ -6,18 +6,19 @@ into, once per component of the probe or of the weights.
 
 import pytest
 import torch
+from netdyn.basins.supply import Supply
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from netdyn._utils.trees import Scratch, disturb
+from netdyn._utils.trees import Scratch
 from netdyn.basins import supply as supplies
 from netdyn.basins import weight_noise
-from netdyn.basins.result import Grid
+from netdyn.basins.curve import Grid
+from netdyn.basins.input_noise import disturb
 from netdyn.basins.sample_basin import begin_sample_basin
-from netdyn.basins.supply import Supply
 from netdyn.basins.weight_basin import begin_weight_basin
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import prepare
 
 SAMPLES, FEATURES, CLASSES = 1024, 196, 10
 GRID = Grid.over(1e-3, 1e1, 0.05)
@@ -68,11 +69,11 @@ def searched(network, x, target, search, **options):
     """A search's result, and the numbers written outside of the network in tensors as large as the probe."""
     least = min(x.numel(), FEATURES * 64)
     with isolated(network), Written(network, least) as written:
-        walk = prepare_walk(network, x, target, None, options.pop("batch_size", None))
-        walk.prints  # noqa: B018
+        evaluator = prepare(network, x, target, None, options.pop("batch_size", None))
+        evaluator.prints  # noqa: B018
         written.count, written.operations = 0, []
-        result = search(walk, GRID, **options)()
-    return result, written, walk
+        result = search(evaluator, GRID, **options)()
+    return result, written, evaluator
 
 
 # Sample basins --------------------------------------------------------------------------------------------------------
@@ -95,12 +96,12 @@ def supply(monkeypatch):
 @pytest.mark.parametrize("batch_size", [None, 300])
 @pytest.mark.parametrize("rays", [1, 4])
 def test_noise_of_each_ray_is_made_once(trained, supply, rays, batch_size):
-    basin, _, walk = searched(*trained, begin_sample_basin, rays=rays, batch_size=batch_size, quiet=True)
+    basin, _, evaluator = searched(*trained, begin_sample_basin, rays=rays, batch_size=batch_size, quiet=True)
     (own,) = supply
     # Samples that are wrong without noise have no rays, and only their first one is asked at the top.
     assert round(basin.clean * SAMPLES) * rays <= own.made <= SAMPLES * rays
     assert own.held == own.bytes == 4 * SAMPLES * FEATURES * rays <= supplies.HELD
-    assert walk.supply is None
+    assert evaluator.supply is None
 
 
 def test_noise_beyond_the_bound_is_made_anew_and_the_same(trained, supply, monkeypatch):

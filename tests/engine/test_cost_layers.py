@@ -141,8 +141,8 @@ def test_a_layer_asks_its_device_two_things_while_the_network_runs():
     """Is every unit monotone, and, on a CPU alone, are there ties: everything else stays there."""
     model, (x, y) = network().eval(), probe()
     with isolated(model):
-        walk = outset.prepare_walk(model, x, y, None, None)
-        reader = layer_reader.LayerReader(walk, Settings(measure=("modes", "linear")), sites.discover(model, x))
+        evaluator = outset.prepare(model, x, y, None, None)
+        reader = layer_reader.LayerReader(evaluator, Settings(measure=("modes", "linear")), sites.discover(model, x))
         everything = reader._map()
         with Kernels() as kernels:
             sites.read(model, x, reader._add, everything)

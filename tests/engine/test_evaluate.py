@@ -7,15 +7,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from netdyn.engine.memory import Memory
 from scipy.stats import mannwhitneyu, rankdata, spearmanr
 from torch import nn
 
 import networks
 from netdyn import diagnose
-from netdyn._utils.distributed import Crew
+from netdyn._utils.distributed import Processes
 from netdyn.engine import evaluate as examine
 from netdyn.engine.config import MEASURES, Settings
-from netdyn.engine.memory import Memory
 from netdyn.functional import sample_basin, weight_basin
 from netdyn.isolation.isolated import isolated
 from netdyn.probes.probe import Probe
@@ -59,7 +59,7 @@ def examined(case, held_out=None, memory=None, **settings):
             net,
             Probe(x, target),
             Settings(**QUICK | settings),
-            Crew(),
+            Processes(),
             False,
             held_out=held_out and Probe(*held_out),
             on_failure=lambda name, error: failed.append((name, type(error), str(error))),

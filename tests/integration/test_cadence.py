@@ -18,7 +18,7 @@ from integration.scenarios.base import CLASSES, FEATURES, Classifier, dataset, l
 from integration.scenarios.training import TwoOptimizers
 from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor
-from netdyn.engine.diagnose import MEASURES
+from netdyn.engine.config import MEASURES
 
 # These warnings are about resuming within an epoch, and about ModelCheckpoint under manual optimisation.
 pytestmark = [

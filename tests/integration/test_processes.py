@@ -114,7 +114,7 @@ def test_a_process_without_samples_or_rays_does_its_part(tmp_path: Path):
 def test_an_error_on_one_process_is_told_on_all_and_training_goes_on(tmp_path: Path):
     records = train(tmp_path / "run", strategy="ddp", monitored=True, fails_on=1)
     assert [record["skipped"] for record in records] == [4, 4]  # all evaluations but the one at the start
-    assert any("CrewError: Process" in text and "out of paper" in text for text in records[0]["told"])
+    assert any("ProcessError: Process" in text and "out of paper" in text for text in records[0]["told"])
     assert any("RuntimeError: out of paper" in text for text in records[1]["told"])
 
 
@@ -137,8 +137,8 @@ def test_a_measure_that_fails_on_one_process_is_missing_on_all_and_the_others_co
     told = [" ".join(record["told"]) for record in records]
     # Rank 0 knows of it by hearsay; both speak of each measure once.
     assert told[0].count("could not measure") == told[1].count("could not measure") == 2
-    assert "could not measure 'modes', and goes on without: CrewError: Process" in told[0]
-    assert "could not measure 'maps', and goes on without: CrewError: Process" in told[0]
+    assert "could not measure 'modes', and goes on without: ProcessError: Process" in told[0]
+    assert "could not measure 'maps', and goes on without: ProcessError: Process" in told[0]
     assert "could not measure 'modes', and goes on without: RuntimeError: out of paper" in told[1]
 
 
@@ -153,7 +153,7 @@ def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path
     assert records[0]["scalars"] == pytest.approx(expected, rel=1e-5, abs=1e-6)
     told = [" ".join(record["told"]) for record in records]
     assert [text.count("could not measure") for text in told] == [1, 1], told
-    assert f"could not measure {measure!r}, and goes on without: CrewError: Process" in told[0]
+    assert f"could not measure {measure!r}, and goes on without: ProcessError: Process" in told[0]
     assert f"could not measure {measure!r}, and goes on without: RuntimeError: out of ink" in told[1]
 
 
@@ -171,7 +171,7 @@ def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_a
     assert records[0]["scalars"] == records[1]["scalars"]
     said = [" ".join(record["told"]) for record in records]
     assert ["out of light" in text for text in said] == [True, True]
-    assert ["CrewError" in text for text in said] == [True, False]
+    assert ["ProcessError" in text for text in said] == [True, False]
 
 
 def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tmp_path: Path):

@@ -23,7 +23,7 @@ from torch.utils.tensorboard.summary import custom_scalars
 from netdyn.engine.config import MEASURES as EVERYTHING
 from netdyn.loggers.tensorboard import _last_layout, add_about, add_figures, add_histograms, add_layout, layout, writers
 from netdyn.report.figures.canvas import pixels
-from netdyn.report.figures.curves import heat_map
+from netdyn.report.figures.maps import heat_map
 from netdyn.tags import SCALARS
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import (
     random_split,
 )
 
-from netdyn._utils.trees import fingerprints
+from netdyn._utils.random import fingerprints
 from netdyn.probes.loaders import (
     POOL,
     Collector,

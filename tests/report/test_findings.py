@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from netdyn.basins.result import BasinResult, falling_curve
+from netdyn.basins.curve import falling_curve
+from netdyn.basins.result import BasinResult
 from netdyn.modes.phases import Phase
 from netdyn.report.basin_findings import FALLBACK, FRAGILE, NARROW
 from netdyn.report.findings import (

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from netdyn import Report, diagnose
-from netdyn.basins.result import BasinResult, falling_curve
+from netdyn.basins.curve import falling_curve
+from netdyn.basins.result import BasinResult
 from netdyn.engine.layers import LayerReport
 from netdyn.report.text import COLUMNS, NAME_WIDTH, shortened
 

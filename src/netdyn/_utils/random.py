@@ -13,7 +13,10 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from netdyn._utils.trees import Inputs, sample_tensors, tensors
 
 Keys = NDArray[np.uint64]
 
@@ -110,3 +113,23 @@ def _mix(state: Keys, halfway: Keys | None) -> None:
     state *= SECOND
     np.right_shift(state, SHIFTS[2], out=shifted)
     state ^= shifted
+
+
+def fingerprints(inputs: Inputs, cut: Sequence[bool] | None = None) -> list[bytes]:
+    """A digest of each sample's content; equal samples have equal digests, wherever they stand in a batch."""
+    cut = sample_tensors(inputs) if cut is None else cut
+    samples = next(len(tensor) for tensor, own in zip(tensors(inputs), cut, strict=True) if own)
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(samples)]
+    for tensor, own in zip(tensors(inputs), cut, strict=True):
+        if own:
+            raw = tensor.detach().cpu().contiguous().reshape(samples, -1)
+            rows = raw.view(torch.uint8).numpy() if raw.dtype != torch.bool else raw.to(torch.uint8).numpy()
+            for digest, row in zip(digests, rows, strict=True):
+                digest.update(row)
+    return [digest.digest() for digest in digests]
+
+
+def seeded(generator: torch.Generator, *parts: bytes | int | str) -> torch.Generator:
+    """Seed a private generator from any mixture of numbers, names and digests."""
+    text = b"|".join(part if isinstance(part, bytes) else str(part).encode() for part in parts)
+    return generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from netdyn._utils.transit import sent
-from netdyn.basins.result import median
+from netdyn._utils import checks
+from netdyn._utils.trees import Inputs, sample_tensors, tensors
+from netdyn.basins.interval import median
+from netdyn.basins.result import BasinResult
 
 #: Distances held at a time.
 BLOCK = 4_000_000
@@ -28,6 +30,67 @@ class Covered(NamedTuple):
     share: float
     distance: float
     nearest: Tensor
+
+
+def coverage(
+    basin: BasinResult | Tensor,
+    inputs: Inputs,
+    target: Tensor,
+    val_inputs: Inputs,
+    val_target: Tensor,
+) -> Covered:
+    """How much of the validation data lies within the basins of the training data.
+
+    For each validation sample v the nearest training sample μ of its class is found; d(v, μ) is the root mean square of
+    the difference of their components, the unit of σ. The coverage is the mean over v of the share of μ's rays with
+    T > d(v, μ).
+
+    Args:
+        basin: A sample basin of the training probe, or its ``radii`` ``[rays, samples]``.
+        inputs: The training probe that it was measured on: a tensor, or a sequence or mapping of tensors, samples
+            first. Distances count what is floating. For noise on modules' outputs hand over these.
+        target: Its class labels ``[samples]``.
+        val_inputs: The validation samples, of the same shapes.
+        val_target: Their class labels; samples of a class without training sample are left out.
+
+    Returns:
+        ``share``, ``distance`` (the median of d, which falls with the size of the probe) and ``nearest``
+        ``[validation samples]``. Distances are held in blocks of at most 4 million.
+
+    Raises:
+        TypeError: If labels are not whole numbers, or nothing in ``inputs`` is floating.
+        ValueError: If the numbers of samples or components do not fit.
+
+    Source:
+        P1's account of grokking: training samples' basins come to cover the test samples. The measure is netdyn's
+        convention.
+
+    Example:
+        >>> import torch
+        >>> points, labels = torch.tensor([[0.0], [10.0]]), torch.tensor([0, 1])
+        >>> radii = torch.tensor([[0.5, 3.0], [2.0, 3.0]])
+        >>> found = coverage(radii, points, labels, torch.tensor([[1.0], [12.0]]), labels)
+        >>> found.share, found.distance
+        (0.75, 1.5)
+    """
+    radii = basin.radii if isinstance(basin, BasinResult) else basin
+    points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
+    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
+    target = checks.labels(target, classes, len(points)).cpu()
+    val_target = checks.labels(val_target, classes, len(val_points)).cpu()
+    checks.same_units("inputs", points, "val_inputs", val_points)
+    if checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
+        raise ValueError(f"`basin` must be of the {len(points)} samples in `inputs`, got {radii.shape[1]}.")
+    return covered(radii, points, target, val_points, val_target)
+
+
+def _points(name: str, inputs: Inputs) -> Tensor:
+    """All floating components, ``[samples, components]``."""
+    leaves = zip(tensors(inputs), sample_tensors(inputs), strict=True)
+    found = [t.detach().reshape(len(t), -1).float() for t, own in leaves if own and t.is_floating_point()]
+    if not found:
+        raise TypeError(f"`{name}` holds no floating tensor between whose samples there could be a distance.")
+    return torch.cat(found, dim=1)
 
 
 def covered(radii: Tensor, points: Tensor, target: Tensor, val_points: Tensor, val_target: Tensor) -> Covered:
@@ -51,7 +114,7 @@ def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tup
     |a − b|² = |a|² − 2 a·b + |b|² finds the nearest, block by block, about the class's mean so that little cancels;
     the distance itself is then taken from the difference.
     """
-    own, chosen = sent(own, points.device), sent(chosen, others.device)
+    own, chosen = own.to(points.device), chosen.to(others.device)
     center = points[own].double().mean(dim=0).to(points.dtype)
     # A block holds its distances and its points on both sides.
     rows = max(BLOCK // max(points.shape[1], math.isqrt(BLOCK)), 1)

@@ -16,25 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.random import keys
-from netdyn._utils.trees import (
-    Inputs,
-    Scratch,
-    count,
-    disturb,
-    leaf_names,
-    map_tensors,
-    noise_rows,
-    standard_noise,
-    take,
-    tensors,
-)
+from netdyn._utils.random import Keys, keys, normals
+from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, sample_tensors, take, tensors
 
 Rows = list[Tensor | None]
 
 
 @dataclass(frozen=True)
-class Site:
+class NoisyOutput:
     """One output that noise falls on.
 
     Attributes:
@@ -64,7 +53,7 @@ class Noise:
     seed: int
     inputs: tuple[bool, ...]
     cut: tuple[bool, ...]
-    sites: tuple[Site, ...] = ()
+    sites: tuple[NoisyOutput, ...] = ()
 
     @classmethod
     def at(
@@ -106,16 +95,6 @@ class Noise:
                 )
         return cls(seed, tuple(on_inputs), cut, _sites(model, inputs, cut, on_modules))
 
-    @property
-    def key(self) -> str:
-        """Says what is drawn, for telling one noise from another."""
-        return f"{self.seed}|{self.inputs}|{[(site.name, site.run) for site in self.sites]}"
-
-    def components(self, inputs: Inputs) -> int:
-        """Numbers that one row of noise consists of."""
-        shapes = [tensor.shape[1:] for tensor, here in zip(tensors(inputs), self.inputs, strict=True) if here]
-        return sum(math.prod(shape) for shape in [*shapes, *(site.shape for site in self.sites)])
-
     def draw(self, inputs: Inputs, prints: Sequence[bytes], rays: Sequence[int]) -> Rows:
         """The noise of some rows: the digests of their samples, and their rays; any ``inputs`` of their shapes."""
         rows: Rows = []
@@ -134,14 +113,13 @@ class Noise:
         rows: Rows,
         sigma: Tensor,
         call: Callable[[Inputs], Any],
-        scratch: Scratch | None = None,
     ) -> Any:
         """What ``call`` makes of the inputs under noise of level ``sigma [rows]``; ``model`` holds the modules.
 
-        The inputs stay as they are; see :func:`netdyn._utils.trees.disturb` about ``scratch``.
+        The inputs stay as they are.
         """
         turn = iter(rows)
-        disturbed = disturb(inputs, map_tensors(lambda tensor: next(turn), inputs), sigma, scratch)
+        disturbed = disturb(inputs, map_tensors(lambda tensor: next(turn), inputs), sigma)
         if not self.sites:
             return call(disturbed)
         drawn = dict(zip(self.sites, turn, strict=True))
@@ -160,22 +138,6 @@ class Noise:
 
         with changed_outputs(model, {site.name for site in self.sites}, add):
             return call(disturbed)
-
-    def points(self, model: nn.Module, inputs: Inputs) -> Tensor:
-        """What noise falls on, ``[samples, components]``: the space in which a basin's radius is a distance."""
-        leaves = zip(tensors(inputs), self.inputs, strict=True)
-        found = [t.detach().reshape(len(t), -1).float() for t, here in leaves if here]
-        if self.sites:
-            sites = {(site.name, site.run): site for site in self.sites}
-
-            def note(name: str, run: int, clean: Tensor) -> Tensor:
-                moved = clean.movedim(sites[name, run].dim, 0)
-                found.append(moved.reshape(len(moved), -1).float())
-                return clean
-
-            with changed_outputs(model, {site.name for site in self.sites}, note):
-                model(inputs)
-        return torch.cat(found, dim=1)
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -212,7 +174,7 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
         yield
 
 
-def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[str]) -> tuple[Site, ...]:
+def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:
     """The outputs of some modules, in order: found by sending two and then three samples through the network."""
     if not names:
         return ()
@@ -238,7 +200,7 @@ def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[st
     return tuple(_site(*place, shape, three.get(place, ())) for place, shape in two.items())
 
 
-def _site(name: str, run: int, two: tuple[int, ...], three: tuple[int, ...]) -> Site:
+def _site(name: str, run: int, two: tuple[int, ...], three: tuple[int, ...]) -> NoisyOutput:
     dims = [dim for dim, sizes in enumerate(zip(two, three, strict=False)) if sizes == (2, 3)]
     if (
         len(two) != len(three)
@@ -249,7 +211,7 @@ def _site(name: str, run: int, two: tuple[int, ...], three: tuple[int, ...]) -> 
             f"`noise_at` names {name!r}, whose output has shape {list(two)} for 2 samples and {list(three)} for 3: "
             "one dimension must be the number of samples, and the others stay. Name another module."
         )
-    return Site(name, run, dims[0], two[: dims[0]] + two[dims[0] + 1 :])
+    return NoisyOutput(name, run, dims[0], two[: dims[0]] + two[dims[0] + 1 :])
 
 
 def _nothing_floating(model: nn.Module) -> str:
@@ -259,3 +221,44 @@ def _nothing_floating(model: nn.Module) -> str:
         "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is to disturb "
         f"instead, for instance noise_at=[{named!r}]."
     )
+
+
+def standard_noise(
+    inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int | Sequence[int], cut: Sequence[bool] | None = None
+) -> Inputs:
+    """Standard normal noise for every floating tensor, a function of (seed, ray, the sample's content) alone.
+
+    It is calculated on the CPU, so that neither the order of the samples, nor how they are batched, nor the device
+    changes it. Other tensors, and those that ``cut`` leaves out, have None in their place. ``inputs`` give the shapes;
+    rows are drawn for ``prints``, with ``ray`` one for all, or one for each.
+    """
+    turn = iter(enumerate(sample_tensors(inputs) if cut is None else cut))
+
+    def drawn(tensor: Tensor) -> Tensor | None:
+        place, own = next(turn)
+        if not (own and tensor.is_floating_point()):
+            return None
+        return noise_rows(keys(prints, seed, ray, str(place)), tensor.shape[1:], tensor.device)
+
+    return map_tensors(drawn, inputs)
+
+
+def noise_rows(key: Keys, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Standard normal rows of some shape, float32 ``[rows, *shape]``, from their keys ``[rows, 2]``."""
+    return torch.from_numpy(normals(key, math.prod(shape))).reshape(len(key), *shape).to(device)
+
+
+def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:
+    """``inputs + sigma * noise`` with one noise level per sample, ``sigma [samples]``; computed in float32 or better.
+
+    The result shares no memory with the inputs: the network may write over it, and they are needed again.
+    """
+
+    def add(clean: Tensor, drawn: Tensor | None) -> Tensor:
+        if drawn is None:
+            return clean.detach().clone()
+        wide = torch.promote_types(clean.dtype, torch.float32)
+        level = sigma.to(clean.device, wide).reshape(-1, *[1] * (clean.ndim - 1))
+        return (clean.detach().to(wide) + level * drawn.to(wide)).to(clean.dtype)
+
+    return map_tensors(add, inputs, noise)

@@ -4,7 +4,7 @@ A ray that is lost at T may be right again farther out, so that the accuracy A(�
 yet lost. The surplus ρ = A − S is measured at edges of the noise grid, every ``stride`` cells, and is straight in log σ
 between them: A = S + ρ is exact at the edges asked, and falls like S in between.
 
-Layout: ``cells [rays, samples]`` as in :mod:`netdyn.basins.result`; a *group* is a choice of samples, bool
+Layout: ``cells [rays, samples]`` as in :mod:`netdyn.basins.curve`; a *group* is a choice of samples, bool
 ``[samples]``: all of them, or those of a class. Edges are numbered as the grid's, 0 for the lowest noise level.
 """
 
@@ -18,7 +18,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from netdyn.basins.result import LEVEL, LOST_CLEAN, Curve, Grid, isotonic, student_quantile, survival
+from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, isotonic, survival
+from netdyn.basins.interval import LEVEL, student_quantile
 
 #: Widest stride between edges at which the surplus is measured, in log σ.
 STRIDE = 0.6
@@ -61,14 +62,11 @@ class Rungs:
         cells: ``[rays, samples]``.
         grid: The cells' grid.
         look: Asks the network.
-        bisected: Which samples' rays were found by bisection of the whole grid, bool ``[rays, samples]``; of others
-            only the two edges of their cell are known to have been passed.
     """
 
     cells: Tensor
     grid: Grid
     look: Look
-    bisected: Tensor
     wrong: dict[int, Tensor] = field(default_factory=dict)
     asked: dict[int, Tensor] = field(default_factory=dict)
 
@@ -80,11 +78,7 @@ class Rungs:
         if bool((asked < 0).all()):
             return
         edge = asked.expand_as(self.cells)
-        known = torch.where(
-            self.bisected,
-            seen(self.cells, edge, self.grid.levels),
-            ((edge == self.cells) | (edge == self.cells + 1)) & (edge > 0) & (edge < self.grid.cells),
-        ) & (self.cells != LOST_CLEAN)
+        known = seen(self.cells, edge, self.grid.levels)
         wanted = (edge >= 0) & ~known
         right = torch.where(known, self.cells >= edge, False)
         if bool(wanted.any()):

@@ -5,10 +5,29 @@ from __future__ import annotations
 import math
 
 from netdyn._utils import checks
-from netdyn.basins.result import Grid, default_accuracy
+from netdyn.basins.curve import Grid
 
 #: A radius is not to be trusted where its accuracy is nearer than this to what noise alone leaves.
 FLOOR_MARGIN = 0.05
+
+
+def default_accuracy(num_classes: int) -> float:
+    """One half, as in P1; three quarters for two classes, where one half is what guessing gives."""
+    return 0.75 if num_classes == 2 else 0.5
+
+
+def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
+    """The noise grid, if the arguments of a basin are sound.
+
+    Raises:
+        TypeError: If a number of the wrong kind came.
+        ValueError: If one lies outside its range.
+    """
+    if accuracy is not None:
+        checks.share("accuracy", accuracy)
+    checks.whole("rays", rays)
+    checks.whole("seed", seed, minimum=0)
+    return Grid.over(*checks.noise_range(low, high), checks.positive("rel_tol", rel_tol))
 
 
 def chance(num_classes: int) -> float:

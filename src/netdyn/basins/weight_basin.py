@@ -1,21 +1,113 @@
-"""Walk rays in weight space: bisection in log σ, all rays by the same number of passes."""
+"""How much noise on the weights it takes until the network is wrong: rays in weight space.
+
+Bisection in log σ, every ray by the same number of passes.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.transit import Coming, sent
-from netdyn.basins.result import BasinResult, Curve, Grid, falling_curve, median, median_interval
-from netdyn.basins.target import chance, target_accuracy, warn_of_floor, warn_of_low
+from netdyn._utils.trees import Inputs
+from netdyn.basins.curve import Curve, Grid, falling_curve
+from netdyn.basins.interval import median, median_interval
+from netdyn.basins.result import BasinResult
+from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
 from netdyn.basins.weight_noise import WeightNoise, realised_noise
+from netdyn.isolation.isolated import isolated
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.probes.evaluator import Walk
+from netdyn.probes.criteria import Criterion
+from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.tasks import TOLERANCE, prepare
+
+
+def weight_basin(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    accuracy: float | None = None,
+    relative: bool = False,
+    rays: int = 8,
+    normalization: Literal["layer", "global"] = "layer",
+    layers: Sequence[str] | Literal["each"] | None = None,
+    low: float = 1e-3,
+    high: float = 1e1,
+    rel_tol: float = 0.05,
+    seed: int = 0,
+    batch_size: int | None = None,
+    criterion: Criterion | None = None,
+    tolerance: float = TOLERANCE,
+) -> BasinResult:
+    """How much noise the weights bear before the network's predictions stop being right.
+
+    Along a ray W + σ·s·E, E ~ N(0, I), bisection in log σ finds the noise level at which the accuracy on the probe
+    crosses ``accuracy``. The radius is the median over rays, its interval the one of Hettmansperger and Sheather (with
+    fewer than 6 rays their extremes, with the level that these have).
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
+        accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
+        relative: Count ``accuracy`` from chance (0) to the accuracy without noise (1).
+        rays: Number of rays.
+        normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
+            entries of the disturbed tensors together.
+        layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
+            ``"each"``: all of them, and then each one alone (``per_layer``; layers × rays × 8 more passes).
+        low: Smallest noise level, in units of s.
+        high: Largest noise level.
+        rel_tol: Cells of the search end no wider than (1 + rel_tol)².
+        seed: Seed of the noise, which depends on it, the ray and the parameter's name alone.
+        batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
+        criterion: As in :func:`netdyn.functional.sample_basin`.
+        tolerance: Likewise.
+
+    Returns:
+        The radius with its interval, and what stands behind it.
+
+    Warns:
+        UserWarning: If a weight tensor is constant, so that noise in units of its spread does not move it.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If an argument lies outside its range, a name matches nothing or the output is not
+            ``[samples, classes]``.
+
+    Source:
+        P1, attraction basin in weight space. Scale, ray search and interval are netdyn's conventions.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(1, 2)
+        >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
+        <All keys matched successfully>
+        >>> x = torch.linspace(0.5, 1.5, 100)[:, None]
+        >>> basin = weight_basin(net, x, torch.ones(100, dtype=torch.int64), rays=16)
+        >>> basin.radius > 0.5, list(basin.radii.shape)
+        (True, [16])
+    """
+    grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
+    checks.choice("normalization", normalization, ("layer", "global"))
+    checks.positive("tolerance", tolerance)
+    with isolated(model):
+        return measure_weight_basin(
+            prepare(model, inputs, target, criterion, batch_size, tolerance),
+            grid,
+            accuracy=accuracy,
+            relative=relative,
+            rays=rays,
+            normalization=normalization,
+            layers=layers,
+            seed=seed,
+        )
 
 
 class Trail:
@@ -26,10 +118,10 @@ class Trail:
         self.rays: list[dict[float, Tensor]] = []
 
     @classmethod
-    def start(cls, walk: Walk, clean: Tensor) -> Trail:
+    def start(cls, evaluator: Evaluator, clean: Tensor) -> Trail:
         """A trail at σ = 0, where ``clean`` says which samples are right."""
-        labels, right = walk.known_labels, clean.cpu()
-        size, met = (torch.bincount(some, minlength=walk.num_classes).double() for some in (labels, labels[right]))
+        labels, right = evaluator.labels.cpu(), clean.cpu()
+        size, met = (torch.bincount(some, minlength=evaluator.num_classes).double() for some in (labels, labels[right]))
         return cls(size, met)
 
     def accuracy(self, counts: Tensor) -> float:
@@ -69,16 +161,16 @@ class Trail:
         return tuple(self.curve(slice(k, k + 1)) if self.size[k] else None for k in classes)
 
 
-def class_counts(walk: Walk, right: Tensor) -> Tensor:
+def class_counts(evaluator: Evaluator, right: Tensor) -> Tensor:
     """Right answers of each class, int64 ``[classes]``, on the device of the labels."""
     # Flags as indices, and `bincount`, would each wait for the device.
-    labels = walk.labels
-    counts = torch.zeros(walk.num_classes, dtype=torch.int64, device=labels.device)
+    labels = evaluator.labels
+    counts = torch.zeros(evaluator.num_classes, dtype=torch.int64, device=labels.device)
     return counts.index_add_(0, labels, right.to(labels.device, torch.int64))
 
 
-def begin_weight_basin(
-    walk: Walk,
+def measure_weight_basin(
+    evaluator: Evaluator,
     grid: Grid,
     *,
     accuracy: float | None = None,
@@ -87,50 +179,38 @@ def begin_weight_basin(
     normalization: str = "layer",
     layers: Sequence[str] | str | None = None,
     seed: int = 0,
-    coming: Coming | None = None,
-    expected: bool = False,
-) -> Callable[[], BasinResult]:
+    clean: Tensor | None = None,
+) -> BasinResult:
     """Ray search in weight space, see :func:`netdyn.functional.weight_basin`.
 
-    All rays are walked here, and nobody has to know an answer for it; what is returned reads them and does the rest.
-    But where the network is not right often enough without noise there is no way to go. Who is right (``coming``, if
-    somebody has asked) is therefore waited for, unless it is ``expected`` that there is a way: should there be none,
-    the rays were for nothing. An accuracy counted from the clean one needs that in any case.
+    ``clean`` says which samples are right without noise, if that is known. Where these are too few there is no basin,
+    and no ray is walked.
     """
-    own, each = replace(walk, passed=0), layers == "each"
-    coming = Coming(own.all_right()) if coming is None else coming
-    noise = WeightNoise.on(walk.model, None if each else layers, normalization, seed)
-    # One tensor at a time: a fragile layer is one whose own radius is small.
-    alone = {name: noise.only(name) for name in noise.weights} if each else {}
-    asked = relative or not expected
-    clean = Trail.start(own, coming.arrived()).clean_accuracy if asked else math.inf
-    absolute = weight_accuracy(clean, accuracy, relative, walk.num_classes)
-    ahead = clean > absolute
-    visits = walk_rays(own, noise, rays, grid, absolute) if ahead else None
-    visits_alone = {name: walk_rays(own, one, rays, grid, absolute) for name, one in alone.items()} if ahead else {}
-
-    def finish() -> BasinResult:
-        right = coming.arrived()
-        trail = Trail.start(own, right)
-        found = trail.clean_accuracy > absolute
-        if unmoved := noise.unmoved:
-            warn_unmoved(unmoved)
-        nowhere = torch.zeros(rays, dtype=torch.float64)
-        radii = visits.radii(trail, absolute) if found and visits is not None else nowhere
-        per_layer = {
-            name: median(visits_alone[name].radii(Trail.start(own, right), absolute)) if found else 0.0
-            for name in alone
-        }
-        if not relative:
-            # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
-            warn_of_floor(absolute, chance(walk.num_classes))
-        if len(unmoved) < len(noise.weights):
-            warn_of_weight_range(radii, grid)
-        realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
-        walk.passed += own.passed
-        return summarize_weights(radii, grid, trail, absolute, own.forwards, per_layer if each else None, realised)
-
-    return finish
+    own, each = replace(evaluator, passed=0), layers == "each"
+    clean = own.all_right() if clean is None else clean
+    noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
+    trail = Trail.start(own, clean)
+    absolute = weight_accuracy(trail.clean_accuracy, accuracy, relative, evaluator.num_classes)
+    exists = trail.clean_accuracy > absolute
+    radii, per_layer = torch.zeros(rays, dtype=torch.float64), None
+    if exists:
+        radii = walk_rays(own, noise, rays, grid, absolute).radii(trail, absolute)
+    if each:
+        # One tensor at a time: a fragile layer is one whose own radius is small.
+        per_layer = dict.fromkeys(noise.weights, 0.0)
+        for name in noise.weights if exists else ():
+            visits = walk_rays(own, noise.only(name), rays, grid, absolute)
+            per_layer[name] = median(visits.radii(Trail.start(own, clean), absolute))
+    if unmoved := noise.unmoved:
+        warn_unmoved(unmoved)
+    if not relative:
+        # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
+        warn_of_floor(absolute, chance(evaluator.num_classes))
+    if len(unmoved) < len(noise.weights):
+        warn_of_weight_range(radii, grid)
+    realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
+    evaluator.passed += own.passed
+    return summarize_weights(radii, grid, trail, absolute, own.forwards, per_layer, realised)
 
 
 def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
@@ -193,41 +273,44 @@ class Visits:
         return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
 
 
-def walk_rays(walk: Walk, noise: WeightNoise, rays: int, grid: Grid, accuracy: float) -> Visits:
+def walk_rays(evaluator: Evaluator, noise: WeightNoise, rays: int, grid: Grid, accuracy: float) -> Visits:
     """Bisect rays for the σ at which probe accuracy crosses; every process walks its part of them.
 
     Each takes the same number of passes, and no answer is read: the next noise level is chosen where the network runs.
     The top level is visited too, for the curves of the classes.
     """
-    # In lockstep nobody can walk alone: all take every ray, and share the samples at each step.
-    alone = walk.crew.lockstep or walk.crew.size == 1
-    part = range(rays) if alone else range(rays)[walk.crew.part(rays)]
-    bound = most_right(walk.samples, accuracy)
+    # In lockstep nobody can evaluator alone: all take every ray, and share the samples at each step.
+    alone = evaluator.processes.lockstep or evaluator.processes.size == 1
+    part = range(rays) if alone else range(rays)[evaluator.processes.part(rays)]
+    bound = most_right(evaluator.samples, accuracy)
 
     def work() -> tuple[Tensor, Tensor, float]:
-        before, device, visits = walk.passed, walk.labels.device, 1 + grid.levels
+        before, device, visits = evaluator.passed, evaluator.labels.device, 1 + grid.levels
         steps = torch.zeros(len(part), visits, dtype=torch.int64, device=device)
-        counts = torch.zeros(len(part), visits, walk.num_classes, dtype=torch.int64, device=device)
+        counts = torch.zeros(len(part), visits, evaluator.num_classes, dtype=torch.int64, device=device)
         for place, ray in enumerate(part):
-            steps[place], counts[place] = _walk_ray(walk, noise, ray, grid, bound)
-        passed, walk.passed = walk.passed - before, before
+            steps[place], counts[place] = _walk_ray(evaluator, noise, ray, grid, bound)
+        passed, evaluator.passed = evaluator.passed - before, before
         return (steps, counts, passed) if alone else (steps.cpu(), counts.cpu(), passed)
 
-    parts = [work()] if alone else walk.crew.share(work)
-    walk.passed += sum(passed for *_, passed in parts)
+    parts = [work()] if alone else evaluator.processes.gather(work)
+    evaluator.passed += sum(passed for *_, passed in parts)
     return Visits(grid, torch.cat([steps for steps, _, _ in parts]), torch.cat([counts for _, counts, _ in parts]))
 
 
-def _walk_ray(walk: Walk, noise: WeightNoise, ray: int, grid: Grid, bound: int) -> tuple[Tensor, Tensor]:
+def _walk_ray(evaluator: Evaluator, noise: WeightNoise, ray: int, grid: Grid, bound: int) -> tuple[Tensor, Tensor]:
     """The edges visited on one ray ``[visits]``, and the right answers of each class there ``[visits, classes]``."""
-    device = walk.labels.device
-    edges = sent(grid.edges().to(statistic_dtype(device)), device)
-    direction, room = noise.draw(ray), dict[str, Tensor]()
+    device = evaluator.labels.device
+    edges = grid.edges().to(device, statistic_dtype(device))
+    direction = noise.draw(ray)
 
     def visit(step: Tensor) -> Tensor:
-        network = noise.network(direction, edges.index_select(0, step)[0], room)
-        right = walk.shared(lambda own: own.all_right(network)) if walk.crew.lockstep else walk.all_right(network)
-        return class_counts(walk, right)
+        network = noise.network(direction, edges.index_select(0, step)[0])
+        lockstep = evaluator.processes.lockstep
+        right = (
+            evaluator.divided(lambda own, part: own.all_right(network)) if lockstep else evaluator.all_right(network)
+        )
+        return class_counts(evaluator, right)
 
     low = torch.zeros(1, dtype=torch.int64, device=device)
     high = torch.full_like(low, grid.cells)

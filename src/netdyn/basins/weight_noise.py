@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.shards import is_shard, local, own_part, reshard, whole
-from netdyn._utils.transit import together
-from netdyn._utils.trees import Inputs, seeded
+from netdyn._utils.distributed import is_shard, local, own_part, reshard, whole
+from netdyn._utils.random import seeded
+from netdyn._utils.trees import Inputs, numbers
 from netdyn.modes.ranks import statistic_dtype
 
 
@@ -65,7 +65,7 @@ class WeightNoise:
     @property
     def unmoved(self) -> list[str]:
         """Weights that are constant, so that nothing in units of their spread moves them."""
-        spreads = together(list(self.scales.values()))
+        spreads = numbers(list(self.scales.values()))
         return [name for name, (spread,) in zip(self.scales, spreads, strict=True) if spread == 0]
 
     def only(self, name: str) -> WeightNoise:
@@ -83,31 +83,19 @@ class WeightNoise:
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction
 
-    def moved(
-        self, direction: dict[str, Tensor], sigma: Tensor | float, room: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """The weights W + σ·s·E, rounded to their own type; in ``room``, if there is one, which is filled once more."""
-        room = {} if room is None else room
+    def moved(self, direction: dict[str, Tensor], sigma: Tensor | float) -> dict[str, Tensor]:
+        """The weights W + σ·s·E, rounded to their own type."""
+        found = {}
         for name, weight in self.weights.items():
             w = local(weight.detach())
             level = sigma.to(w.device) if isinstance(sigma, Tensor) else sigma
-            if name not in room:
-                room[name] = torch.empty_like(w)
-            if w.dtype == direction[name].dtype:
-                torch.mul(direction[name], level, out=room[name]).add_(w)
-            else:
-                wide = torch.promote_types(w.dtype, torch.float32)
-                room[name].copy_(w.to(wide) + level * direction[name])
-        return dict(room)
+            wide = torch.promote_types(w.dtype, torch.float32)
+            found[name] = (w.to(wide) + level * direction[name]).to(w.dtype)
+        return found
 
-    def network(
-        self, direction: dict[str, Tensor], sigma: Tensor | float, room: dict[str, Tensor] | None = None
-    ) -> Callable[[Inputs], Tensor]:
-        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together.
-
-        With a ``room`` for the weights the network is good until another one is made there.
-        """
-        moved = self.moved(direction, sigma, room)
+    def network(self, direction: dict[str, Tensor], sigma: Tensor | float) -> Callable[[Inputs], Tensor]:
+        """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
+        moved = self.moved(direction, sigma)
         if any(is_shard(weight) for weight in self.weights.values()):
             own = {name: local(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
@@ -173,4 +161,4 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
         asked = sigma * direction[name].to(dtype).square().mean().sqrt()
         reached = (moved.to(dtype) - local(noise.weights[name].detach()).to(dtype)).square().mean().sqrt()
         shares[name] = torch.where(asked > 0, reached / asked, math.nan)
-    return {name: share for name, (share,) in zip(shares, together(list(shares.values())), strict=True)}
+    return {name: share for name, (share,) in zip(shares, numbers(list(shares.values())), strict=True)}

@@ -1,61 +1,89 @@
-"""What to measure and how: the arguments that the report and the callback share."""
+"""What to measure and how: the options that a report, a monitor and the callback share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from netdyn._utils import checks
-from netdyn.functional import check_basin
-from netdyn.probes.criteria import Criterion
-from netdyn.probes.outset import TOLERANCE
+from netdyn.basins.curve import Grid
+from netdyn.basins.target import check_basin
+from netdyn.probes.tasks import TOLERANCE
 
 Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
 MEASURES: tuple[Measure, ...] = ("modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What to measure and how; :func:`netdyn.engine.diagnose.diagnose` describes each argument.
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure and how.
 
-    ``train_batch_size`` is the least number of samples that batch normalisation sees at once where the probe does not
-    fit in one batch; ``distributions`` asks for what figures alone show.
+    Args:
+        measure: What to measure: ``"modes"``, ``"linear"`` (tails and shares), ``"sample_basin"``, ``"weight_basin"``,
+            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures alone).
+        layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`. None: every local
+            field that an activation reads.
+        max_units: Units measured per layer; in larger layers a fixed random choice of this many.
+        max_classes: With more classes than this, a fixed random subset is used in modes, ranks and tails.
+        alpha: Share of OPT units that an untrained network is allowed to show.
+        accuracy: The accuracy that defines a basin's radius, in (0, 1). None: 0.5, or 0.75 for two classes.
+        relative: Count ``accuracy`` from the accuracy that noise leaves (0) to the accuracy without noise (1).
+        sample_rays: Rays per sample in sample space. With 8 or more every sample gets a radius of its own.
+        weight_rays: Rays in weight space.
+        weight_layers: Names or globs of the parameters to disturb, or ``"each"``: all of them, and then each one alone.
+            None: all parameters with two or more dimensions.
+        normalization: Unit of the noise on weights: each tensor's own standard deviation (``"layer"``), or that of all
+            tensors together (``"global"``).
+        low: Smallest noise level.
+        high: Largest noise level.
+        rel_tol: A radius is searched until its cell is no wider than a factor of (1 + rel_tol)².
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: the predicted class is the target, or a
+            predicted number is within ``tolerance``.
+        tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+        noise_at: Where the noise of the sample basin falls: names of modules, whose outputs are disturbed, or of parts
+            of the inputs. None: on every floating input.
+        forward: ``forward(model, inputs)`` → outputs, where ``model(inputs)`` is not the model.
+        batch_size: Samples per forward pass. None: the whole probe at once.
+        num_classes: Number of classes, checked against the model's output. None: as many as it has.
+        seed: Seed of all noise, of the choice of units and of the probe's samples.
 
     Raises:
-        TypeError: If one is of the wrong type.
-        ValueError: If one lies outside its range.
+        TypeError: If an option is of the wrong type.
+        ValueError: If an option lies outside its range.
     """
 
-    measure: tuple[Measure, ...] = MEASURES
-    layers: Sequence[str] | None = None
+    measure: Sequence[Measure] = MEASURES
+    layers: list[str] | None = None
     max_units: int = 4096
     max_classes: int = 100
     alpha: float = 0.05
     accuracy: float | None = None
+    relative: bool = False
     sample_rays: int = 1
     weight_rays: int = 8
-    weight_layers: Sequence[str] | Literal["each"] | None = None
+    weight_layers: Literal["each"] | list[str] | None = None
     normalization: Literal["layer", "global"] = "layer"
     low: float = 1e-3
-    high: float = 1e1
+    high: float = 10.0
     rel_tol: float = 0.05
-    criterion: Criterion | None = None
+    criterion: Callable[[Any, Any], Any] | None = None
     tolerance: float = TOLERANCE
-    noise_at: Sequence[str] | None = None
+    noise_at: list[str] | None = None
+    forward: Callable[[Any, Any], Any] | None = None
     batch_size: int | None = None
     num_classes: int | None = None
     seed: int = 0
-    train_batch_size: int | None = None
-    distributions: bool = True
 
     def __post_init__(self) -> None:
+        checks.names("measure", self.measure)
+        for name in self.measure:
+            checks.choice("measure", name, MEASURES)
         checks.names("layers", self.layers)
         checks.names("weight_layers", self.weight_layers, words=("each",))
         checks.names("noise_at", self.noise_at)
         checks.function("criterion", self.criterion)
-        for name in self.measure:
-            checks.choice("measure", name, MEASURES)
+        checks.function("forward", self.forward)
         checks.whole("max_units", self.max_units)
         checks.whole("max_classes", self.max_classes, minimum=2)
         checks.share("alpha", self.alpha)
@@ -67,4 +95,9 @@ class Settings:
             checks.whole("batch_size", self.batch_size)
         if self.num_classes is not None:
             checks.whole("num_classes", self.num_classes)
-        check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.rel_tol, self.seed)
+        _ = self.grid
+
+    @property
+    def grid(self) -> Grid:
+        """The noise levels."""
+        return check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.rel_tol, self.seed)

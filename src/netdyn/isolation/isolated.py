@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from netdyn._utils.shards import reshard
+from netdyn._utils.distributed import reshard
 from netdyn.isolation.snapshot import Snapshot
 
 

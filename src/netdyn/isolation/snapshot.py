@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
-from netdyn._utils.shards import is_shard
+from netdyn._utils.distributed import is_shard
 
 Restore = Callable[[], object]
 

@@ -12,18 +12,121 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from netdyn._utils.transit import sent
+from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
+from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import MAP_SAMPLES, differentiable, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
-from netdyn.tracing.survey import Choice, read
-from netdyn.tracing.tracer import Site, Watch, watching
+from netdyn.tracing.fields import Choice, choose, read
+from netdyn.tracing.site import Site
+from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.tracer import Tracer, traced
 
 #: Samples that show whether a derivative depends on the sample at all; where it does not, no others are asked.
 FEW = 4
 #: Samples that tell which units carry a logit's variance.
 SHARE_SAMPLES = 1024
+
+
+def characteristic_maps(
+    model: nn.Module, inputs: Inputs, layer: str | None = None, units: Sequence[int] | None = None
+) -> Tensor:
+    """What each logit looks at in the input once every activation is the identity: the network as one matrix.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: Samples first, with exactly one floating tensor.
+        layer: Name of a layer whose units' part of the maps is wanted: pathway × input map of each unit. None: the
+            whole map.
+        units: Indices of the units; None: all of them.
+
+    Returns:
+        ``[classes, *input shape]``: the mean over 64 samples of each logit's derivative with respect to the input, that
+        of every activation being 1; over four where it is the same for each of them. With ``layer``:
+        ``[classes, units, *input shape]``, which sum over all units to the whole map where no other way leads around
+        the layer.
+
+    Raises:
+        TypeError: If there is not exactly one floating input tensor.
+        ValueError: If there is no such layer or unit, or ``units`` comes without ``layer``.
+
+    Source:
+        P2, characteristic maps of output and hidden nodes.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> maps = characteristic_maps(net, torch.zeros(5, 3))
+        >>> torch.allclose(maps, net[2].weight @ net[0].weight)
+        True
+        >>> torch.allclose(characteristic_maps(net, torch.zeros(5, 3), "0").sum(dim=1), maps)
+        True
+    """
+    with isolated(model):
+        survey = discover(model, inputs)
+        if layer is None:
+            if units is not None:
+                raise ValueError(f"`units` needs `layer`, the layer that they are in, got {list(units)} alone.")
+            return input_maps(model, inputs, Choice(axes=survey.axes))
+        choice, pathway = _one_layer(model, inputs, survey, layer)
+        wanted = range(pathway.shape[1]) if units is None else units
+        if wrong := [unit for unit in wanted if not 0 <= unit < pathway.shape[1]]:
+            raise ValueError(f"`units` must lie in [0, {pathway.shape[1]}) in layer {layer!r}, got {wrong}.")
+        return unit_maps(model, inputs, choice, pathway, list(wanted))
+
+
+def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> tuple[Tensor, Tensor]:
+    """The units of a layer that carry most of each logit's linear share.
+
+    A unit carries cov(M_ki·φ_i, z_k) / var(z_k) over the samples, M its pathway and φ_i its output.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: Inputs, samples first.
+        layer: Name of the layer.
+        most: How many units of it.
+
+    Returns:
+        Indices of the units, the largest share first, and their shares, ``[classes, most]`` each. The shares of all
+        units sum to 1 where what follows the layer is affine and no other way leads around it.
+
+    Raises:
+        ValueError: If there is no such layer.
+
+    Source:
+        P2, subnetworks of weight pathways; the measure is netdyn's convention.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2, bias=False))
+        >>> net.load_state_dict({"0.weight": torch.eye(2), "0.bias": torch.ones(2), "2.weight": torch.eye(2)})
+        <All keys matched successfully>
+        >>> units, carried = subnetwork(net, torch.rand(9, 2), "0", most=1)
+        >>> units.tolist(), carried.round(decimals=6).tolist()
+        ([[0], [1]], [[1.0], [1.0]])
+    """
+    checks.whole("most", most)
+    with isolated(model):
+        choice, pathway = _one_layer(model, inputs, discover(model, inputs), layer)
+        return largest_shares(model, inputs, choice, pathway, most)
+
+
+def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> tuple[Choice, Tensor]:
+    """The one layer of this name, and its map.
+
+    Raises:
+        ValueError: If there are several, or it has no map.
+    """
+    choice = choose(model, survey, [layer])
+    if len(choice.names) != 1:
+        raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
+    linear_map = substitute(model, inputs, choice)
+    if not linear_map:
+        raise ValueError(
+            f"`layer` names {choice.names[0]!r}, from which no gradient leads to the logits. Name another."
+        )
+    return choice, next(iter(linear_map.values()))
 
 
 @contextmanager
@@ -50,8 +153,8 @@ def _straight_run(
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
         cut = sample_tensors(inputs)
         source = next(t for t, own in zip(tensors(chosen), cut, strict=True) if own and t.is_floating_point())
-        watch = Watch(model, count(chosen), sites.append, straight=True, layouts=choice.layouts)
-        with watching(watch, model, chosen) as (_, logits):
+        tracer = Tracer(model, count(chosen), sites.append, straight=True, axes=choice.axes)
+        with traced(tracer, model, chosen) as (_, logits):
             yield as_logits(logits, count(chosen)), source, [site for site in sites if choice.holds(site)]
 
 
@@ -73,7 +176,7 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
 
     def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor | None]:
         site = only_site(sites)
-        places = site.layout.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
+        places = site.axis.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
         for unit in units:
             pick = torch.zeros(site.field.numel(), dtype=site.field.dtype, device=site.field.device)
             pick[places[:, unit]] = 1
@@ -81,7 +184,7 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
             yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
 
     maps = _mean_gradients(model, inputs, choice, outputs)
-    weights = pathway.index_select(1, sent(torch.tensor(list(units)), pathway.device)).to(maps.dtype)
+    weights = pathway.index_select(1, torch.tensor(list(units), device=pathway.device)).to(maps.dtype)
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
 

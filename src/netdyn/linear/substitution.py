@@ -18,13 +18,16 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from netdyn._utils.transit import sent, together
-from netdyn._utils.trees import Inputs, count, map_tensors, spread, take
+from netdyn._utils.checks import warn
+from netdyn._utils.trees import Inputs, count, map_tensors, numbers, spread, take
+from netdyn.isolation.isolated import isolated
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
+from netdyn.tracing.fields import Choice, choose
 from netdyn.tracing.names import is_quantised
-from netdyn.tracing.survey import Choice
-from netdyn.tracing.tracer import Site, Watch, watching
+from netdyn.tracing.site import Site
+from netdyn.tracing.survey import discover
+from netdyn.tracing.tracer import Tracer, traced
 
 #: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
 MAP_SAMPLES = 64
@@ -74,7 +77,7 @@ class LinearMap(Mapping[str, Tensor]):
     @cached_property
     def affine_defect(self) -> dict[str, float]:
         """Read off when it is first asked for, of all layers together."""
-        sums = together([spread.sums for spread in self.spreads.values()])
+        sums = numbers([spread.sums for spread in self.spreads.values()])
         return {name: spread.defect(*own) for (name, spread), own in zip(self.spreads.items(), sums, strict=True)}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -85,6 +88,56 @@ class LinearMap(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.pathways)
+
+
+def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> LinearMap:
+    """How strongly each unit is wired to each logit when activations from its layer upward are the identity (L-map).
+
+    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For any other it
+    is the Jacobian of the logits with respect to the local field, the backward of activations replaced by the identity
+    and that of max-pooling by an average's, averaged over 64 of the inputs: exact where what follows is affine. Norms,
+    gates and attention stand at their operating point.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        layers: As in :func:`local_fields`.
+
+    Returns:
+        A mapping of layer name → ``[classes, units]``, uncentred, with ``.affine_defect`` (layer name → share of the
+        Jacobian that depends on the sample, in [0, 1]).
+
+    Warns:
+        UserWarning: If a layer's ``affine_defect`` is above 0.9: the signs of its map are noise.
+
+    Raises:
+        ValueError: If a layer matches nothing, there is no activation, or the output is not ``[samples, classes]``.
+
+    Source:
+        P1, linear substitution map; the straight-through operating point is netdyn's convention.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> pathway = linear_substitution_map(net, torch.zeros(4, 2))["0"]
+        >>> torch.equal(pathway, net[2].weight)
+        True
+    """
+    with isolated(model):
+        linear_map = substitute(model, inputs, choose(model, discover(model, inputs), layers))
+    warn_of_defects(linear_map.affine_defect)
+    return linear_map
+
+
+def warn_of_defects(defects: Mapping[str, float]) -> None:
+    """Warn of layers whose averaged map means nothing."""
+    bad = [name for name, defect in defects.items() if defect > DEFECT_LIMIT]
+    if bad:
+        warn(
+            f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
+            f"above {DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. "
+            "Leave them out with `layers=`."
+        )
 
 
 def _pass_by_reentrant(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
@@ -147,8 +200,8 @@ def substitute(
             if choice.holds(site):
                 sites.append(site)
 
-        watch = Watch(model, count(chosen), keep, straight=True, promoted=choice.promoted, layouts=choice.layouts)
-        with watching(watch, model, chosen) as (_, logits):
+        tracer = Tracer(model, count(chosen), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
+        with traced(tracer, model, chosen) as (_, logits):
             cut = any(is_quantised(module) for module in model.modules())
             return _average(as_logits(logits, count(chosen)), sites, classes, units, through, cut)
 
@@ -193,9 +246,9 @@ class _Average:
 
     def __init__(self, site: Site, units: Callable[[int], Tensor] | None) -> None:
         self.site = site
-        field = site.layout.rows(site.field)
+        field = site.axis.rows(site.field)
         self.samples, width = field.shape
-        self.index = None if units is None else sent(units(width), field.device)
+        self.index = None if units is None else units(width).to(field.device)
         self.dtype = torch.promote_types(field.dtype, torch.float32)
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
@@ -223,4 +276,4 @@ class _Average:
 
     def _rows(self, gradient: Tensor | None) -> Tensor:
         value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
-        return self.site.layout.rows(value).to(self.dtype)
+        return self.site.axis.rows(value).to(self.dtype)

@@ -14,17 +14,129 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, blocks, count, sample_tensors, take
+from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import LinearMap, substitute
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.probes.criteria import as_logits
-from netdyn.tracing.survey import Choice, Survey, run
-from netdyn.tracing.tracer import Site
+from netdyn.probes.criteria import as_logits, right_class
+from netdyn.tracing.fields import Choice, choose
+from netdyn.tracing.site import Site
+from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.tracer import run
 
 #: A tail is as good as the network if their accuracies differ by no more than this.
 CLOSE = 0.02
 #: A network beats chance if it is this share of the way from chance to perfection: one that is untrained is not.
 BEATEN = 0.2
+
+
+def linear_tail(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    layers: Sequence[str] | None = None,
+    *,
+    exact: bool = False,
+    batch_size: int | None = None,
+) -> dict[str, float]:
+    """Accuracy of a network whose activations from a layer upward, in order of execution, are the identity.
+
+    Where it is as high as the network's own, the layers from there on act linearly and could be one matrix. One pass
+    gives all layers: z_l = z − Σ_{j≥l} M^(j)(φ(h_j) − h_j), exact where what follows is affine. Layers that a
+    max-pooling follows are run without their activations, one forward pass each.
+
+    Args:
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        target: Class labels ``[samples]``.
+        layers: As in :func:`netdyn.functional.local_fields`.
+        exact: Run every layer's tail, for networks whose tails are not affine (norms, gates, attention: see
+            ``affine_defect`` of :func:`netdyn.functional.linear_substitution_map`).
+        batch_size: Samples a forward pass; None: all at once.
+
+    Returns:
+        Layer → accuracy in [0, 1], in order of execution.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If a layer matches nothing, there is no activation, or a label lies outside the classes.
+
+    Source:
+        P1 asks which layers can be linear; the closed form is netdyn's.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> net.load_state_dict(
+        ...     {
+        ...         "0.weight": torch.tensor([[1.0], [-1.0]]),
+        ...         "0.bias": torch.zeros(2),
+        ...         "2.weight": torch.tensor([[0.0, 0.0], [1.0, 1.0]]),
+        ...         "2.bias": torch.tensor([0.5, 0.0]),
+        ...     }
+        ... )
+        <All keys matched successfully>
+        >>> x, is_far = torch.tensor([[-1.0], [-0.1], [0.1], [1.0]]), torch.tensor([1, 0, 0, 1])
+        >>> linear_tail(net, x, is_far)  # |x| > ½ is told by two units and their activations; a line cannot
+        {'0': 0.5}
+    """
+    with isolated(model):
+        logits, linear = _tails(model, inputs, layers, exact, batch_size)
+        target = checks.labels(target, max(logits.shape[1], 2), count(inputs)).to(logits.device)
+        return {name: float(right_class(value, target).double().mean()) for name, value in linear.items()}
+
+
+def linear_share(
+    model: nn.Module,
+    inputs: Inputs,
+    layers: Sequence[str] | None = None,
+    *,
+    exact: bool = False,
+    batch_size: int | None = None,
+    centre: bool = True,
+) -> dict[str, float]:
+    """How much of what a network says it says linearly: squared correlation of its logits with those of a linear tail.
+
+    Both are centred over classes a sample and freed of each class's mean: max(0, ⟨z, z_l⟩)²/(‖z‖²‖z_l‖²). A gain does
+    not change it, which taking activations away does: Var(z − z_l)/Var(z) would be useless.
+
+    Args:
+        model: As in :func:`linear_tail`, as all others.
+        inputs: Inputs, samples first.
+        layers: As in :func:`netdyn.functional.local_fields`.
+        exact: Run every layer's tail.
+        batch_size: Samples a forward pass; None: all at once.
+        centre: Centre over classes; ``False`` for outputs that are numbers to be predicted.
+
+    Returns:
+        Layer → share in [0, 1], in order of execution: 1 where nothing is lost; NaN where the logits are constant.
+
+    Raises:
+        ValueError: If a layer matches nothing, or there is no activation.
+
+    Source:
+        P2, linear and nonlinear learning modes; the number is netdyn's convention.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.Linear(3, 2))
+        >>> {name: round(value, 6) for name, value in linear_share(net, torch.eye(2), layers=["0"]).items()}
+        {'0': 1.0}
+    """
+    with isolated(model):
+        logits, linear = _tails(model, inputs, layers, exact, batch_size)
+        return {name: share(logits, value, centre) for name, value in linear.items()}
+
+
+def _tails(
+    model: nn.Module, inputs: Inputs, layers: Sequence[str] | None, exact: bool, batch_size: int | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    if batch_size is not None:
+        checks.whole("batch_size", batch_size)
+    survey = discover(model, inputs)
+    choice = choose(model, survey, layers)
+    return tails_of(model, inputs, survey, choice, exact=exact, batch_size=batch_size)
 
 
 @dataclass
@@ -55,7 +167,7 @@ class Tails:
 
 def whole_choice(survey: Survey, choice: Choice) -> Choice:
     """All local fields of a network and the promoted modules of a choice: a tail runs through all of them."""
-    return Choice((*survey.found, *choice.promoted), choice.promoted, survey.layouts)
+    return Choice((*survey.found, *choice.promoted), choice.promoted, survey.axes)
 
 
 class TailReader:
@@ -97,7 +209,7 @@ def run_tails(
         parts = []
         for part in blocks(count(inputs), batch_size):
             batch = take(inputs, part, cut)
-            _, logits = run(model, batch, _pass_by, layouts=survey.layouts, linear=linear)
+            _, logits = run(model, batch, _pass_by, axes=survey.axes, linear=linear)
             parts.append(as_logits(logits, count(batch)))
         found[name] = torch.cat(parts)
     return found
@@ -129,11 +241,11 @@ def tails_of(
 
     def visit(site: Site) -> None:
         if everything.holds(site):
-            reader.add(site.name, site.layout.rows(site.field), site.layout.rows(site.output))
+            reader.add(site.name, site.axis.rows(site.field), site.axis.rows(site.output))
 
     for part in blocks(count(inputs), batch_size):
         batch = take(inputs, part, cut)
-        _, logits = run(model, batch, visit, promoted=choice.promoted, layouts=survey.layouts)
+        _, logits = run(model, batch, visit, promoted=choice.promoted, axes=survey.axes)
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()
     wanted = [name for name in tails.names if choice.wants(name)]

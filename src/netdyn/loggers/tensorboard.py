@@ -1,7 +1,8 @@
-"""What only TensorBoard can show; the only user of a SummaryWriter."""
+"""TensorBoard: scalars, histograms, figures, the table of tags and a page of custom scalars."""
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from netdyn.loggers.base import Destination
 from netdyn.report.figures.canvas import pixels
 from netdyn.tags import Tag
 
@@ -20,41 +22,107 @@ Layout = dict[str, dict[str, list[Any]]]
 _LARGEST = 1 << 20
 
 
-def writers(loggers: Iterable[Any]) -> list[tuple[Any, str]]:
-    """The SummaryWriters behind the TensorBoard loggers among ``loggers``, each with what it puts before a tag.
+class TensorBoard(Destination):
+    """A ``SummaryWriter``.
 
-    They are told by their class's name: Lightning has it twice (``lightning.pytorch``, ``pytorch_lightning``), and
-    users derive from either.
+    Args:
+        logger: The writer.
+        opened: Whether it was opened here, and is to be closed here.
     """
-    found = [logger for logger in loggers if any(b.__name__ == "TensorBoardLogger" for b in type(logger).__mro__)]
-    # Lightning itself joins a logger's prefix to the names of scalars, with a hyphen.
-    return [(logger.experiment, f"{prefix}-" if (prefix := getattr(logger, "_prefix", "")) else "") for logger in found]
+
+    shows_figures = True
+    name = "TensorBoard"
+
+    def __init__(self, logger: Any, opened: bool = False) -> None:
+        super().__init__(logger)
+        self._opened = opened
+
+    @property
+    def writer(self) -> Any:
+        """The writer."""
+        return self.logger
+
+    @property
+    def prefix(self) -> str:
+        """What the logger itself puts before every tag."""
+        return ""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write finite numbers."""
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, global_step=step)
+
+    def histograms(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Write histograms of finite float32 values (the writer raises on others)."""
+        writer = self.writer
+        for tag, own in values.items():
+            writer.add_histogram(self.prefix + tag, own.numpy(), global_step=step)
+
+    def figures(self, figures: Mapping[str, Any], step: int) -> None:
+        """Write matplotlib figures as images.
+
+        They are turned into pixels here: the writer's own ``add_figure`` would bring in pyplot.
+        """
+        writer = self.writer
+        for tag, figure in figures.items():
+            writer.add_image(self.prefix + tag, pixels(figure).numpy(), global_step=step, dataformats="HWC")
+
+    def about(self, tags: Iterable[Tag], prefix: str) -> None:
+        """Write the table of tags as a text: a page of curves that explains them."""
+        rows = "\n".join(f"| `{prefix}{tag.name}` | {tag.unit} | {tag.meaning} |" for tag in tags)
+        text = f"| tag | unit | what it is |\n|---|---|---|\n{rows}"
+        self.writer.add_text(f"{self.prefix}{prefix}netdyn/about", text, 0)
+
+    def arrange(self, measure: Collection[str], prefix: str) -> None:
+        """Add our charts to the page of custom scalars, beside those that a user has put there.
+
+        TensorBoard shows only the last layout of a run. So the one written before is read back from the run's event
+        files and written once more with our categories after it. If ours are all there already, nothing is written. A
+        layout that a user writes later replaces this one until this method is called again.
+
+        Where the event files cannot be read back, as in a remote folder, nothing is written: it might replace a layout
+        of the user's.
+        """
+        writer = self.writer
+        folder = Path(getattr(writer, "log_dir", None) or "")
+        if not any(folder.glob("*tfevents*")):
+            return
+        writer.flush()
+        before = _last_layout(folder)
+        after = before | layout(measure, self.prefix + prefix)
+        if after != before:
+            writer.add_custom_scalars(after)
+
+    def close(self) -> None:
+        """Close the writer, if it was opened here."""
+        if self._opened:
+            self.writer.close()
 
 
-def add_histograms(loggers: Iterable[Any], histograms: Mapping[str, Tensor], step: int) -> None:
-    """Write histograms of finite float32 values (TensorBoard's writer stumbles over others) at a step."""
-    for writer, prefix in writers(loggers):
-        for tag, values in histograms.items():
-            writer.add_histogram(prefix + tag, values.numpy(), global_step=step)
+class LightningTensorBoard(TensorBoard):
+    """Lightning's ``TensorBoardLogger``, which makes its writer when it is first asked for it."""
+
+    @property
+    def writer(self) -> Any:
+        """The logger's writer."""
+        return self.logger.experiment
+
+    @property
+    def prefix(self) -> str:
+        """Lightning joins a logger's prefix to the names of scalars with a hyphen."""
+        own = getattr(self.logger, "_prefix", "")
+        return f"{own}-" if own else ""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Send finite numbers the way that Lightning does."""
+        Destination.scalars(self, values, step)
 
 
-def add_figures(loggers: Iterable[Any], figures: Mapping[str, Any], step: int) -> None:
-    """Write matplotlib figures as images at a step.
+def opened(folder: str | os.PathLike[str]) -> TensorBoard:
+    """A new writer of event files in a folder."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    They are turned into pixels here: the writer's own ``add_figure`` would bring in pyplot.
-    """
-    found = writers(loggers)
-    for tag, figure in figures.items() if found else ():
-        image = pixels(figure).numpy()
-        for writer, prefix in found:
-            writer.add_image(prefix + tag, image, global_step=step, dataformats="HWC")
-
-
-def add_about(loggers: Iterable[Any], tags: Iterable[Tag], before: str = "") -> None:
-    """Write the table of tags as a text, once: a page of curves that says what they are."""
-    rows = "\n".join(f"| `{before}{tag.name}` | {tag.unit} | {tag.meaning} |" for tag in tags)
-    for writer, prefix in writers(loggers):
-        writer.add_text(f"{prefix}{before}netdyn/about", f"| tag | unit | what it is |\n|---|---|---|\n{rows}", 0)
+    return TensorBoard(SummaryWriter(os.fspath(folder)), opened=True)
 
 
 def layout(measure: Collection[str], before: str = "") -> Layout:
@@ -92,32 +160,6 @@ def layout(measure: Collection[str], before: str = "") -> Layout:
     }
     whose = f" ({before.rstrip('/-')})" if before else ""
     return {f"netdyn {title}{whose}": charts for title, charts in categories.items() if charts}
-
-
-def add_layout(loggers: Iterable[Any], measure: Collection[str], prefix: str = "") -> None:
-    """Add our charts to the page of custom scalars, beside those that a user has put there.
-
-    TensorBoard shows only the last layout of a run. So the one written before, whoever wrote it, is read back from the
-    run's event files and written once more with our categories after it. If ours are all there already, nothing is
-    written. A layout that a user writes later replaces this one until this function is called again.
-
-    Where the event files cannot be read back, as in a remote folder, nothing is written: it might replace a layout of
-    the user's.
-
-    Args:
-        loggers: The loggers of a run.
-        measure: As in :func:`layout`.
-        prefix: What stands before our tags, with its slash, after a logger's own prefix.
-    """
-    for writer, logger_prefix in writers(loggers):
-        folder = Path(getattr(writer, "log_dir", None) or "")
-        if not any(folder.glob("*tfevents*")):
-            continue
-        writer.flush()
-        before = _last_layout(folder)
-        after = before | layout(measure, logger_prefix + prefix)
-        if after != before:
-            writer.add_custom_scalars(after)
 
 
 def _last_layout(folder: Path) -> Layout:

@@ -13,16 +13,16 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs
-from netdyn.basins import sample_basin as sample_rays
-from netdyn.basins.result import LOST_CLEAN, BasinResult
-from netdyn.basins.search import UNKNOWN
+from netdyn.basins.curve import LOST_CLEAN
+from netdyn.basins.result import BasinResult
+from netdyn.basins.sample_basin import at_top, noise_of, right_at, sample_cells, summarize_samples
+from netdyn.basins.target import check_basin
 from netdyn.basins.weight_basin import Trail, class_counts, summarize_weights, warn_unmoved, weight_accuracy
 from netdyn.basins.weight_noise import WeightNoise
-from netdyn.functional import check_basin
 from netdyn.isolation.isolated import isolated
 from netdyn.metrics.base import StateMetric
 from netdyn.probes.criteria import Criterion
-from netdyn.probes.outset import prepare_walk
+from netdyn.probes.tasks import TOLERANCE, prepare
 
 
 class _Kept(list[Any]):
@@ -51,6 +51,7 @@ class _BasinMetric(StateMetric):
         seed: int,
         batch_size: int | None,
         criterion: Criterion | None,
+        tolerance: float,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -60,6 +61,7 @@ class _BasinMetric(StateMetric):
         self.grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
         self.accuracy, self.relative, self.rays, self.seed = accuracy, relative, rays, seed
         self.batch_size, self.criterion = batch_size, criterion
+        self.tolerance = checks.positive("tolerance", tolerance)
         self._result = None
         self.add_state("classes_seen", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -92,9 +94,9 @@ class _BasinMetric(StateMetric):
 class SampleBasin(_BasinMetric):
     """How much noise the inputs bear, see :func:`netdyn.functional.sample_basin`; :meth:`compute` gives the radius.
 
-    Updates walk the rays. The correction for rays that come back needs one more pass at a noise level that is known
-    only at the end: until :meth:`reset` the metric holds on to the batches and the model, and each process makes the
-    pass on its own.
+    Updates search along the rays. The correction for rays that come back needs one more pass at a noise level that is
+    known only at the end: until :meth:`reset` the metric holds on to the batches and the model, and each process makes
+    the pass on its own.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1); None: 0.5, or 0.75 for two classes.
@@ -106,6 +108,7 @@ class SampleBasin(_BasinMetric):
         seed: Seed of the noise.
         batch_size: Samples a forward pass; None: an update's.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         noise_at: Names of the modules whose outputs noise falls on, or of inputs; None: all floating inputs.
         kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
 
@@ -140,6 +143,7 @@ class SampleBasin(_BasinMetric):
         seed: int = 0,
         batch_size: int | None = None,
         criterion: Criterion | None = None,
+        tolerance: float = TOLERANCE,
         noise_at: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -153,6 +157,7 @@ class SampleBasin(_BasinMetric):
             seed=seed,
             batch_size=batch_size,
             criterion=criterion,
+            tolerance=tolerance,
             **kwargs,
         )
         checks.names("noise_at", noise_at)
@@ -163,22 +168,21 @@ class SampleBasin(_BasinMetric):
         self._kept = _Kept()
 
     def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
-        """Walk the rays of a batch; arguments as in :func:`netdyn.functional.sample_basin`."""
+        """Evaluator the rays of a batch; arguments as in :func:`netdyn.functional.sample_basin`."""
         with isolated(model):
-            walk = prepare_walk(model, inputs, target, self.criterion, self.batch_size)
-            noise = sample_rays.noise_of(walk, self.noise_at, self.seed)
-            alive = walk.all_right().cpu().nonzero()[:, 0]
-            start = torch.full((self.rays, len(alive)), UNKNOWN)
-            cells = torch.full((self.rays, walk.samples), LOST_CLEAN)
-            found = walk.shared(lambda own: sample_rays.sample_cells(own, noise, self.grid, start), alive)
+            evaluator = prepare(model, inputs, target, self.criterion, self.batch_size, self.tolerance)
+            noise = noise_of(evaluator, self.noise_at, self.seed)
+            alive = evaluator.all_right().cpu().nonzero()[:, 0]
+            cells = torch.full((self.rays, evaluator.samples), LOST_CLEAN)
+            found = evaluator.divided(lambda own, part: sample_cells(own, noise, self.grid, self.rays), alive)
             cells[:, alive] = found.cpu()
-            top = sample_rays.at_top(walk, noise, self.grid)
-        self._saw(walk.num_classes)
-        self._kept.append((walk, noise))
+            top = at_top(evaluator, noise, self.grid)
+        self._saw(evaluator.num_classes)
+        self._kept.append((evaluator, noise))
         self.cells.append(self._flat(cells.t()))
-        self.target.append(self._flat(walk.labels))
+        self.target.append(self._flat(evaluator.labels))
         self.top.append(self._flat(top.t()))
-        self.passed = self.passed + walk.passed
+        self.passed = self.passed + evaluator.passed
 
     def _flat(self, values: Tensor) -> Tensor:
         return values.to(self.device, torch.float64).reshape(-1)
@@ -188,7 +192,7 @@ class SampleBasin(_BasinMetric):
         if not int(self.classes_seen):
             return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
         labels = dim_zero_cat(self.target).long()
-        self._result = sample_rays.summarize_samples(
+        self._result = summarize_samples(
             dim_zero_cat(self.cells).reshape(-1, self.rays).t().long(),
             self.grid,
             labels,
@@ -204,11 +208,11 @@ class SampleBasin(_BasinMetric):
     def _right_at(self, sigma: Tensor) -> Tensor:
         """Which rays are right at ``sigma``, of all processes: each one asks its own model about its own batches."""
         own, place = [torch.zeros(0, dtype=torch.float64, device=self.device)], self._first()
-        for walk, noise in self._kept:
-            with isolated(walk.model):
-                right = sample_rays.right_at(walk, noise, sigma[:, place : place + walk.samples])
+        for evaluator, noise in self._kept:
+            with isolated(evaluator.model):
+                right = right_at(evaluator, noise, sigma[:, place : place + evaluator.samples])
             own.append(self._flat(right.t()))
-            place += walk.samples
+            place += evaluator.samples
         right = torch.cat(own)
         return torch.cat(self._gathered(right)).reshape(-1, self.rays).t().bool().cpu()
 
@@ -221,7 +225,7 @@ class SampleBasin(_BasinMetric):
 
     def _first(self) -> int:
         """How many samples of other processes stand before this one's own."""
-        own = torch.tensor([float(sum(walk.samples for walk, _ in self._kept))], device=self.device)
+        own = torch.tensor([float(sum(evaluator.samples for evaluator, _ in self._kept))], device=self.device)
         counts = self._gathered(own)
         # Gathering leaves this process's own tensor in its place.
         place = next(i for i, count in enumerate(counts) if count is own)
@@ -269,6 +273,7 @@ class WeightBasin(_BasinMetric):
         seed: Seed of the noise.
         batch_size: Samples a forward pass; None: an update's.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
+        tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
 
     Source:
@@ -300,6 +305,7 @@ class WeightBasin(_BasinMetric):
         seed: int = 0,
         batch_size: int | None = None,
         criterion: Criterion | None = None,
+        tolerance: float = TOLERANCE,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -312,6 +318,7 @@ class WeightBasin(_BasinMetric):
             seed=seed,
             batch_size=batch_size,
             criterion=criterion,
+            tolerance=tolerance,
             **kwargs,
         )
         self.normalization = checks.choice("normalization", normalization, ("layer", "global"))
@@ -326,17 +333,17 @@ class WeightBasin(_BasinMetric):
     def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
         """Count right answers on the ladder; arguments as in :func:`netdyn.functional.weight_basin`."""
         with isolated(model):
-            walk = prepare_walk(model, inputs, target, self.criterion, self.batch_size)
+            evaluator = prepare(model, inputs, target, self.criterion, self.batch_size, self.tolerance)
             noise = WeightNoise.on(model, self.layers, self.normalization, self.seed)
             if unmoved := noise.unmoved:
                 warn_unmoved(unmoved)
-            right = walk.all_right()
-            rows = [class_counts(walk, torch.ones_like(right)), class_counts(walk, right)]
+            right = evaluator.all_right()
+            rows = [class_counts(evaluator, torch.ones_like(right)), class_counts(evaluator, right)]
             for ray in range(self.rays):
                 direction = noise.draw(ray)
                 networks = (noise.network(direction, sigma) for sigma in self.ladder)
-                rows += [class_counts(walk, walk.all_right(network)) for network in networks]
-        self._saw(walk.num_classes)
+                rows += [class_counts(evaluator, evaluator.all_right(network)) for network in networks]
+        self._saw(evaluator.num_classes)
         self.counts.append(torch.stack(rows).reshape(-1).to(self.device, torch.float64))
         self._settle()
 

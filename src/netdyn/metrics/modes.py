@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.trees import fingerprints
+from netdyn._utils.random import fingerprints
 from netdyn.metrics.base import StateMetric
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit

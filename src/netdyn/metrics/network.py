@@ -12,13 +12,14 @@ from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, count
-from netdyn.functional import linear_tail
 from netdyn.isolation.isolated import isolated
+from netdyn.linear.tails import linear_tail
 from netdyn.metrics.base import StateMetric
 from netdyn.probes.batchnorm import right_answers_gained
 from netdyn.probes.criteria import Criterion
-from netdyn.probes.outset import prepare_walk
-from netdyn.tracing.survey import choose, discover
+from netdyn.probes.tasks import prepare
+from netdyn.tracing.fields import choose
+from netdyn.tracing.survey import discover
 
 
 class BatchNormGap(StateMetric):
@@ -65,11 +66,11 @@ class BatchNormGap(StateMetric):
         Samples of a network without batch normalisation do not count.
         """
         with isolated(model):
-            walk = prepare_walk(model, inputs, target, self.criterion, None)
-            gained = right_answers_gained(walk, self.batch_size, self.seed)
+            evaluator = prepare(model, inputs, target, self.criterion, None)
+            gained = right_answers_gained(evaluator, self.batch_size, self.seed)
         if gained is not None:
             self.gained = self.gained + gained.to(self.device)
-            self.samples = self.samples + walk.samples
+            self.samples = self.samples + evaluator.samples
 
     def compute(self) -> Tensor:
         """The difference of the two accuracies, a float64 scalar; NaN without data or batch normalisation."""

@@ -12,12 +12,68 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from netdyn._utils.transit import sent
-from netdyn.probes.evaluator import Walk
+from netdyn._utils import checks
+from netdyn._utils.trees import Inputs
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.criteria import Criterion
+from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.tasks import prepare
+
+
+def batchnorm_gap(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    criterion: Criterion | None = None,
+) -> float:
+    """Accuracy with batch statistics in batch normalisation alone, minus accuracy with the running ones.
+
+    Everything else stays in eval mode (dropout off), and nothing is updated. Above 0 the running statistics do not fit
+    the data: the network knows more than it shows in eval mode.
+
+    Normalisations are met as calls of ``torch.nn.functional.batch_norm``, in modules of any kind. ``SyncBatchNorm``
+    takes the statistics of its own process's batch. One without running statistics always uses its batch's, and adds
+    nothing. Instance, group and layer normalisation take no statistics over samples and are left alone.
+
+    Args:
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first: held-out data, two samples or more.
+        target: Class labels ``[samples]`` (or what ``criterion`` takes).
+        batch_size: Shuffled batches of at least this many samples, the training's batch size for instance; None: all
+            in one batch.
+        seed: Seed of the shuffle.
+        criterion: As in :func:`sample_basin`.
+
+    Returns:
+        The difference of the two accuracies, in [−1, 1]; NaN where nothing is batch-normalised.
+
+    Raises:
+        TypeError: If the labels are not whole numbers.
+        ValueError: If an argument lies outside its range, there are fewer than two samples or the output is not
+            ``[samples, classes]``.
+
+    Source:
+        P1: in deep networks grokking is largely the closing of this gap.
+
+    Example:
+        >>> import torch
+        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> batchnorm_gap(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
+        0.5
+    """
+    if batch_size is not None:
+        checks.whole("batch_size", batch_size, minimum=2)
+    checks.whole("seed", seed, minimum=0)
+    checks.function("criterion", criterion)
+    with isolated(model):
+        return measure_gap(prepare(model, inputs, target, criterion, None), batch_size, seed)
 
 
 class _BatchStatistics(TorchFunctionMode):
@@ -62,7 +118,7 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
     yield from order.tensor_split(number)
 
 
-def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> Tensor | None:
+def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int) -> Tensor | None:
     """How many more samples are right with the statistics of a batch; None where nothing is batch-normalised.
 
     Works on a network that is isolated already. Both runs use the same batches, so that a normalisation without
@@ -71,35 +127,26 @@ def right_answers_gained(walk: Walk, batch_size: int | None, seed: int) -> Tenso
     Raises:
         ValueError: If there are fewer than two samples.
     """
-    if walk.samples < 2:
+    if evaluator.samples < 2:
         raise ValueError(
-            f"`inputs` must hold at least two samples, of which a batch can have statistics, got {walk.samples}."
+            f"`inputs` must hold at least two samples, of which a batch can have statistics, got {evaluator.samples}."
         )
     statistics = _BatchStatistics()
     with statistics:
         # Two samples show whether there is anything to normalise.
-        walk.outputs(walk.batch(slice(0, 2))[0])
+        evaluator.outputs(evaluator.batch(slice(0, 2))[0])
     if not statistics.met:
         return None
-    gained = torch.zeros((), dtype=torch.int64, device=walk.target.device)
-    for index in shuffled_batches(walk.samples, batch_size, seed):
-        index = sent(index, walk.target.device)
+    gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
+    for index in shuffled_batches(evaluator.samples, batch_size, seed):
+        index = index.to(evaluator.target.device)
         with statistics:
-            gained += walk.right(*walk.batch(index)).sum()
-        gained -= walk.right(*walk.batch(index)).sum()
+            gained += evaluator.right(*evaluator.batch(index)).sum()
+        gained -= evaluator.right(*evaluator.batch(index)).sum()
     return gained
 
 
-def batchnorm_gap(walk: Walk, batch_size: int | None = None, seed: int = 0) -> float:
-    """The gap of a network that is isolated already, see :func:`netdyn.functional.batchnorm_gap`.
-
-    Every process of a crew asks the whole probe, since statistics belong to whole batches; the first one's answer
-    counts for all.
-    """
-
-    def gained() -> int | None:
-        found = right_answers_gained(walk, batch_size, seed)
-        return None if found is None else int(found)
-
-    first = walk.crew.share(gained)[0]
-    return math.nan if first is None else first / walk.samples
+def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int) -> float:
+    """The gap of a network that is isolated already; NaN where nothing is batch-normalised."""
+    gained = right_answers_gained(evaluator, batch_size, seed)
+    return math.nan if gained is None else int(gained) / evaluator.samples

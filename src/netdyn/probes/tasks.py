@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.transit import sent
+from netdyn._utils.trees import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion, Within, as_logits, right_class, right_probability
+from netdyn.probes.evaluator import Evaluator
+from netdyn.tracing.survey import survey
+
+#: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,78 @@ class Task:
     criterion: Criterion
     num_classes: int
     numbers: Tensor | None = None
+
+
+def prepare(
+    model: nn.Module,
+    inputs: Inputs,
+    target: Tensor,
+    criterion: Criterion | None,
+    batch_size: int | None,
+    tolerance: float = TOLERANCE,
+) -> Evaluator:
+    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
+    if batch_size is not None:
+        checks.whole("batch_size", batch_size)
+    samples = count(inputs)
+    if samples == 0:
+        raise ValueError("`inputs` must hold at least one sample, got none.")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
+    few = take(inputs, slice(0, 2))
+    outputs, again = model(copied(few)), model(copied(few))
+    _warn_of_unsound(bool(finite(inputs)), _same(outputs, again))
+    cut = sample_tensors(inputs)
+
+    def everything() -> Tensor:
+        parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
+        return torch.cat([as_logits(part, len(part)) for part in parts])
+
+    task = find_task(
+        outputs,
+        target.cpu(),
+        samples,
+        criterion,
+        probability=lambda: survey(model, inputs, check=False).probabilities,
+        everything=everything,
+        tolerance=tolerance,
+    )
+    weight = next(model.parameters(), None)
+    device = target.device if weight is None else weight.device
+    if task.numbers is not None:
+        device = task.target.device  # that of the outputs, with which these are compared
+    return Evaluator(
+        model,
+        inputs,
+        task.target.to(device),
+        task.criterion,
+        task.num_classes,
+        batch_size,
+        numbers=None if task.numbers is None else task.numbers.to(device),
+    )
+
+
+def _warn_of_unsound(inputs_finite: bool, deterministic: bool) -> None:
+    """Warn of inputs that are not finite, and of a model that is random."""
+    if not inputs_finite:
+        checks.warn(
+            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
+            "the network alone."
+        )
+    if not deterministic:
+        checks.warn(
+            "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
+            "are those of the network and its own noise together. Switch off what is random, such as a functional "
+            "dropout without `training=self.training`."
+        )
+
+
+def _same(first: object, second: object) -> bool:
+    """Whether all tensors of two outputs are the same, NaN being itself."""
+    pairs = list(zip(tensors(first), tensors(second), strict=False))
+    if any(a.shape != b.shape for a, b in pairs):
+        return False
+    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def find_task(
@@ -65,7 +143,7 @@ def find_task(
             target = numbers[:, 0].long()
         else:
             scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
-            return Task(as_logits(everything(), samples), Within(sent(tolerance * scale, logits.device)), 1, numbers)
+            return Task(as_logits(everything(), samples), Within((tolerance * scale).to(logits.device)), 1, numbers)
     num_classes = max(logits.shape[1], 2)
     target = checks.labels(target, num_classes, samples)
     right = right_probability if logits.shape[1] == 1 and probability() else right_class

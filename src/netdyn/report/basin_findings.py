@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from netdyn.basins.result import BasinResult
-from netdyn.report.measured import Measured, percent
+from netdyn.report.results import Report
 
 #: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
 NARROW = 0.5
@@ -21,7 +21,7 @@ MOST_CLASSES = 10
 NOISE = {"sample": ("", "every component of the samples"), "weight": (" standard deviations", "the weights")}
 
 
-def basins(report: Measured) -> list[str]:
+def basins(report: Report) -> list[str]:
     """Both basins; where neither exists, that is one sentence."""
     classes = report.num_classes > 1
     spaces = {"sample": report.sample_basin, "weight": report.weight_basin}
@@ -104,3 +104,12 @@ def _fragile(basin: BasinResult) -> list[str]:
 def _classes(classes: Sequence[int]) -> str:
     shown = ", ".join(map(str, classes[:MOST_CLASSES])) + (", …" if len(classes) > MOST_CLASSES else "")
     return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with decimals only where it has them: 50%, 62.5%, 0.3%.
+
+    >>> [percent(share) for share in (0.5, 0.625, 0.00312, 1.0)]
+    ['50%', '62.5%', '0.312%', '100%']
+    """
+    return f"{100 * share:.3g}%"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from netdyn.report.basin_findings import basins
-from netdyn.report.measured import Layer, Measured, percent
+from netdyn.report.basin_findings import basins, percent
+from netdyn.report.results import LayerReport, Report
 
 #: A network that is no more than this share of the way from guessing to perfection reads as untrained.
 BEATEN = 0.2
@@ -31,7 +31,7 @@ DEFECT = 0.9
 MOST_LAYERS = 3
 
 
-def findings(report: Measured) -> list[str]:
+def findings(report: Report) -> list[str]:
     """Sentences about a network: what it knows, its layers, its batch normalisation, its basins."""
     return [
         *_untrained(report),
@@ -57,7 +57,7 @@ def _guesses(accuracy: float, num_classes: int) -> bool:
     return accuracy - chance <= BEATEN * (1 - chance)
 
 
-def _reads_as_untrained(report: Measured) -> bool:
+def _reads_as_untrained(report: Report) -> bool:
     """By its accuracy, or because it has no functional depth.
 
     The functional depth knows the share of the largest class, and is NaN where the network hardly beats that.
@@ -67,7 +67,7 @@ def _reads_as_untrained(report: Measured) -> bool:
     return _guesses(report.accuracy, report.num_classes) or (read and math.isnan(report.functional_depth))
 
 
-def _untrained(report: Measured) -> list[str]:
+def _untrained(report: Report) -> list[str]:
     """Accuracy near guessing, unless the statistics of a batch would mend it."""
     if not _reads_as_untrained(report) or _batchnorm(report):
         return []
@@ -80,17 +80,17 @@ def _untrained(report: Measured) -> list[str]:
 # Order ---------------------------------------------------------------------------------------------------------------
 
 
-def _beyond_chance(layer: Layer, alpha: float) -> float:
+def _beyond_chance(layer: LayerReport, alpha: float) -> float:
     """OPT share above 3·alpha + 1/√units."""
     return layer.opt_fraction - ORDERED_TIMES * alpha - 1 / math.sqrt(layer.sampled)
 
 
-def _readable(layers: Sequence[Layer]) -> list[Layer]:
+def _readable(layers: Sequence[LayerReport]) -> list[LayerReport]:
     """Layers whose OPT share is known, and not noise."""
     return [layer for layer in layers if not math.isnan(layer.opt_fraction) and not layer.affine_defect > DEFECT]
 
 
-def _order(report: Measured) -> list[str]:
+def _order(report: Report) -> list[str]:
     """No layer above 3·alpha + 1/√units: no order beyond chance. Else the one farthest above it is named."""
     known = _readable(report.layers)
     if not known:
@@ -111,7 +111,7 @@ def _order(report: Measured) -> list[str]:
     ]
 
 
-def _phase(report: Measured) -> list[str]:
+def _phase(report: Report) -> list[str]:
     """Gradients of layers that order: alike and high (III), falling (I) or rising (II) from layer to layer."""
     phase, known = report.phase, _readable(report.layers)
     ordered = any(_beyond_chance(layer, report.alpha) > 0 for layer in known)
@@ -134,7 +134,7 @@ def _phase(report: Measured) -> list[str]:
 # Layers --------------------------------------------------------------------------------------------------------------
 
 
-def _linear_tail(report: Measured) -> list[str]:
+def _linear_tail(report: Report) -> list[str]:
     """The layers from the functional depth on, and what is lost without their activations."""
     layers, depth = report.layers, report.functional_depth
     if math.isnan(depth) or not layers or any(layer.affine_defect > DEFECT for layer in layers[int(depth) :]):
@@ -160,7 +160,7 @@ def _points_lost(lost: float) -> str:
     return f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
 
 
-def _dead(layers: Sequence[Layer]) -> list[str]:
+def _dead(layers: Sequence[LayerReport]) -> list[str]:
     """Layers with more than a fifth of their units constant."""
     found = [layer for layer in layers if layer.constant_fraction > DEAD_SHARE]
     shown = [
@@ -175,7 +175,7 @@ def _dead(layers: Sequence[Layer]) -> list[str]:
     return shown
 
 
-def _shut(layers: Sequence[Layer]) -> list[str]:
+def _shut(layers: Sequence[LayerReport]) -> list[str]:
     """Layers whose activation keeps the order of less than a tenth of the pairs of samples."""
     found = [layer.name for layer in layers if layer.transfer_order < SHUT]
     if not found:
@@ -186,7 +186,7 @@ def _shut(layers: Sequence[Layer]) -> list[str]:
     ]
 
 
-def _batchnorm(report: Measured) -> list[str]:
+def _batchnorm(report: Report) -> list[str]:
     """Over 2 points gained with the statistics of a batch, and more than guessing then."""
     gap = report.batchnorm_gap
     measured_on = report.accuracy if report.val_accuracy is None else report.val_accuracy
@@ -198,7 +198,7 @@ def _batchnorm(report: Measured) -> list[str]:
     ]
 
 
-def _defect(layers: Sequence[Layer]) -> list[str]:
+def _defect(layers: Sequence[LayerReport]) -> list[str]:
     """Layers with an affine defect above 0.9."""
     found = [layer.name for layer in layers if layer.affine_defect > DEFECT]
     if not found:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from netdyn.engine.layers import LayerReport
+from netdyn.report.results import LayerReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class History:
 
     def figures(self) -> dict[str, Figure]:
         """Tag → heat map, layer × step, in the order of the last step's layers; what is not known is blank."""
-        from netdyn.report.figures import curves as figures
+        from netdyn.report.figures import maps
 
         drawn: dict[str, Figure] = {}
         layers = list(self.rows[-1]) if self.rows else []
@@ -60,7 +60,7 @@ class History:
             if len(self.steps) > 1 and len(known):
                 most = float(known.abs().max()) or 1.0
                 limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
-                drawn[tag] = figures.heat_map(values, layers, self.steps, label, limits)
+                drawn[tag] = maps.heat_map(values, layers, self.steps, label, limits)
         return drawn
 
     def state(self) -> dict[str, Any]:

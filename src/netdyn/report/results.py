@@ -12,14 +12,52 @@ import torch
 from torch import Tensor
 
 from netdyn.basins.result import BasinResult
-from netdyn.engine.layers import LayerReport
 from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
-from netdyn.report import text as printed
-from netdyn.report.findings import findings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What was measured of one layer; NaN where it was not, or nothing can be said.
+
+    Attributes:
+        name: The layer's name.
+        units: Number of its units, of which ``sampled`` were measured.
+        sampled: Number of units measured.
+        opt_fraction: Share of order-preserving units among wired, live ones.
+        npt_fraction: Share of the others among wired, live ones.
+        constant_fraction: Share of units with a constant local field.
+        unwired_fraction: Share of units without any pathway to the logits.
+        rpd_gradient: Slope of the rank probability distribution.
+        transfer_order: Share of pairs of samples whose order the activation keeps, mean over units.
+        affine_defect: How much of the pathway depends on the sample.
+        tail_accuracy: Accuracy when every activation from this layer upward is the identity.
+        linear_share: Squared correlation of the logits with those of that linear tail.
+        rule: The rule that told OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
+        order_index: Per measured unit ``[sampled]``.
+        alignment: Per measured unit ``[sampled]``.
+        distribution: The layer's rank probability distribution ``[bins]``, mean over classes; None if not asked for.
+    """
+
+    name: str
+    units: int
+    sampled: int
+    opt_fraction: float = math.nan
+    npt_fraction: float = math.nan
+    constant_fraction: float = math.nan
+    unwired_fraction: float = math.nan
+    rpd_gradient: float = math.nan
+    transfer_order: float = math.nan
+    affine_defect: float = math.nan
+    tail_accuracy: float = math.nan
+    linear_share: float = math.nan
+    rule: str = "none"
+    order_index: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
+    alignment: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
+    distribution: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -103,21 +141,21 @@ class Report:
 
     def figures(self) -> dict[str, Figure]:
         """Tag → matplotlib figure; needs the extra ``plot``."""
-        from netdyn.report.figures import curves as figures
+        from netdyn.report.figures import curves, maps
 
         drawn: dict[str, Figure] = {}
         densities = {layer.name: layer.distribution for layer in self.layers if layer.distribution is not None}
         if densities:
-            drawn["modes/rpd"] = figures.rank_distributions(densities)
+            drawn["modes/rpd"] = curves.rank_distributions(densities)
         tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
         if tails:
-            drawn["linear/tail"] = figures.tail(tails, self.accuracy, self.functional_depth)
+            drawn["linear/tail"] = curves.tail(tails, self.accuracy, self.functional_depth)
         if (basin := self.sample_basin) is not None:
             drawn["basin/curves"] = _curves(basin)
         if self.characteristic_maps is not None:
-            drawn["wpa/characteristic_maps"] = figures.characteristic_maps(self.characteristic_maps)
+            drawn["wpa/characteristic_maps"] = maps.characteristic_maps(self.characteristic_maps)
         if (part := self.subnetwork) is not None:
-            drawn["wpa/subnetwork"] = figures.subnetwork(part.units, part.shares, part.maps)
+            drawn["wpa/subnetwork"] = maps.subnetwork(part.units, part.shares, part.maps)
         return drawn
 
     def plot(self, tag: str = "modes/rpd") -> Figure:
@@ -133,6 +171,8 @@ class Report:
 
     def findings(self) -> list[str]:
         """What stands out, a sentence each; :mod:`netdyn.report.findings` has the rule behind every one."""
+        from netdyn.report.findings import findings
+
         return findings(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,10 +200,14 @@ class Report:
         return json.dumps(self.to_dict())
 
     def __str__(self) -> str:
-        return printed.text(self)
+        from netdyn.report.text import text
+
+        return text(self)
 
     def _repr_html_(self) -> str:
-        return printed.html(self)
+        from netdyn.report.html import html
+
+        return html(self)
 
     def _basins(self) -> Iterator[tuple[str, BasinResult]]:
         if self.sample_basin is not None:
@@ -189,12 +233,12 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
 
 def _curves(basin: BasinResult) -> Figure:
     """Accuracy against noise, over all samples and over each class."""
-    from netdyn.report.figures import curves as figures
+    from netdyn.report.figures import curves
 
     sigma = basin.curve.sigma
     none = torch.full_like(sigma, math.nan)
     per_class = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
-    return figures.basin_curves(
+    return curves.basin_curves(
         sigma,
         basin.curve.at(sigma),
         torch.stack(per_class) if per_class else None,

@@ -1,14 +1,13 @@
-"""A report as text and as HTML: the same lines, table and sentences in both."""
+"""A report as text: lines, a table and sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 from netdyn.basins.result import BasinResult
 from netdyn.report.findings import findings
-from netdyn.report.measured import Layer, Measured
+from netdyn.report.results import LayerReport, Report
 
 #: Head and meaning of the table's columns.
 COLUMNS = (
@@ -22,43 +21,24 @@ COLUMNS = (
 )
 #: Longer names of layers are cut in the middle, unless that makes two of them equal.
 NAME_WIDTH = 28
-#: Colours are the notebook's own, light or dark.
-TABLE_STYLE = "border-collapse: collapse; color: inherit; background: transparent; font-variant-numeric: tabular-nums"
-CELL_STYLE = "padding: 2px 8px; border-bottom: 1px solid rgba(128, 128, 128, 0.4); background: transparent"
 
 
-def text(report: Measured) -> str:
+def text(report: Report) -> str:
     """The report for a terminal: what the probe is, a table of layers, summary lines, findings."""
-    lines = [_probe(report)]
+    lines = [probe_line(report)]
     if report.layers:
         names = shortened([layer.name for layer in report.layers], NAME_WIDTH)
         heads = [head for head, _ in COLUMNS]
-        cells = [[name, *_numbers(layer)] for name, layer in zip(names, report.layers, strict=True)]
+        cells = [[name, *layer_numbers(layer)] for name, layer in zip(names, report.layers, strict=True)]
         lines += _aligned([heads, *cells])
-    return "\n".join([*lines, *_summary(report), *(f"- {sentence}" for sentence in findings(report))])
-
-
-def html(report: Measured) -> str:
-    """The report for a notebook: the same, with layers' names in full."""
-    parts = [_paragraph(_probe(report))]
-    if report.layers:
-        head = "".join(_cell("th", name, right=place > 0, title=title) for place, (name, title) in enumerate(COLUMNS))
-        rows = [
-            _cell("td", layer.name, right=False) + "".join(_cell("td", number) for number in _numbers(layer))
-            for layer in report.layers
-        ]
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        parts.append(f'<table style="{TABLE_STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
-    parts += [_paragraph(line) for line in _summary(report)]
-    if sentences := findings(report):
-        parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
-    return "<div>" + "".join(parts) + "</div>"
+    return "\n".join([*lines, *summary(report), *(f"- {sentence}" for sentence in findings(report))])
 
 
 # What is said --------------------------------------------------------------------------------------------------------
 
 
-def _probe(report: Measured) -> str:
+def probe_line(report: Report) -> str:
+    """What the probe is, and the accuracy on it."""
     line = f"probe: {report.samples} samples"
     if report.num_classes > 1:
         line += f", {report.num_classes} classes"
@@ -68,11 +48,12 @@ def _probe(report: Measured) -> str:
     return line if report.val_accuracy is None else f"{line} (validation {_number(report.val_accuracy)})"
 
 
-def _accuracy_of(report: Measured) -> str:
+def _accuracy_of(report: Report) -> str:
     return "accuracy" if report.num_classes > 1 else "share of right answers"
 
 
-def _numbers(layer: Layer) -> list[str]:
+def layer_numbers(layer: LayerReport) -> list[str]:
+    """The cells of a layer's row after its name."""
     measured = (
         layer.opt_fraction,
         layer.npt_fraction,
@@ -83,7 +64,7 @@ def _numbers(layer: Layer) -> list[str]:
     return [str(layer.units), *map(_number, measured)]
 
 
-def _summary(report: Measured) -> list[str]:
+def summary(report: Report) -> list[str]:
     """Phase, functional depth, batch-norm gap and basins, as far as they were measured."""
     lines = []
     phase = report.phase
@@ -171,13 +152,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-
-
-def _paragraph(line: str) -> str:
-    return f'<p style="margin: 4px 0">{escape(line)}</p>'
-
-
-def _cell(kind: str, content: str, right: bool = True, title: str = "") -> str:
-    style = f"{CELL_STYLE}; text-align: {'right' if right else 'left'}"
-    hint = f' title="{escape(title)}"' if title else ""
-    return f'<{kind} style="{style}"{hint}>{escape(content)}</{kind}>'

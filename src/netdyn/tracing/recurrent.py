@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from netdyn.tracing.activations import Carry
 
 Phi = Callable[[Tensor], Tensor]
 Activate = Callable[[int, int, slice, Tensor, Phi], Tensor]
@@ -125,6 +128,55 @@ def steps(
         state = _STEPS[kind](before[time], after, state, weights, time, activate)
         outputs.append(state[0])
     return torch.stack(outputs[::-1] if reverse else outputs), state
+
+
+class OverTime:
+    """The local fields of one layer in one direction, gathered over its time steps.
+
+    Args:
+        kind: Key of :data:`SLOTS`.
+        x: Inputs ``[time, batch, features]``.
+        weights: The layer's weights.
+        linear: Slots whose activation is left out.
+        carries: Let gradients go straight through the activations.
+
+    Attributes:
+        fields: Of each slot, ``[batch, time, width·hidden]``.
+        outputs: What the activations made of them, likewise.
+    """
+
+    def __init__(self, kind: str, x: Tensor, weights: Weights, linear: set[int], carries: bool) -> None:
+        shapes = [(x.shape[1], len(x), width * hidden(kind, weights)) for width in SLOTS[kind]]
+        self.linear = linear
+        self.fields, self.outputs = [x.new_empty(shape) for shape in shapes], [x.new_empty(shape) for shape in shapes]
+        # Zeros added to the fields: their gradient is that of the fields, of all time steps together.
+        self._shifts = [x.new_zeros(shape).requires_grad_() for shape in shapes] if carries else []
+        #: Pieces ``[batch, columns]`` of each field, by time and first column.
+        self._pieces: list[dict[tuple[int, int], Tensor]] = [{} for _ in shapes]
+
+    def activate(self, slot: int, time: int, columns: slice, field: Tensor, phi: Phi) -> Tensor:
+        """One activation on some columns of a local field, see :data:`Activate`."""
+        if self._shifts:
+            field = field + self._shifts[slot][:, time, columns]
+            self._pieces[slot][time, columns.start] = field
+        value = field if slot in self.linear else phi(field)
+        if self._shifts:
+            value = Carry.apply(field, value.detach())  # type: ignore[no-untyped-call]
+        self.fields[slot][:, time, columns], self.outputs[slot][:, time, columns] = field.detach(), value.detach()
+        return value
+
+    def edge(self, slot: int) -> GradientEdge | None:
+        """Where the gradient with respect to the field is to be taken."""
+        return get_gradient_edge(self._shifts[slot]) if self._shifts else None
+
+    def graph(self, slot: int) -> Tensor | None:
+        """The field in its place of the graph."""
+        if not self._shifts:
+            return None
+        pieces = self._pieces[slot]
+        times = sorted({time for time, _ in pieces})
+        rows = [torch.cat([pieces[key] for key in sorted(pieces) if key[0] == time], dim=1) for time in times]
+        return torch.stack(rows, dim=1)
 
 
 def _lstm(x: Tensor, h: Tensor, state: State, weights: Weights, time: int, activate: Activate) -> State:

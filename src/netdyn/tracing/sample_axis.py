@@ -18,38 +18,38 @@ ROUNDING = 3.0
 
 
 @dataclass(frozen=True)
-class Layout:
+class SampleAxis:
     """The place of the samples.
 
     Attributes:
-        axis: Their axis.
-        folded: How many entries of that axis each sample has.
+        dim: Their dimension.
+        folded: How many entries of that dimension each sample has.
         fastest: Whether the sample changes from one entry to the next (``[windows·samples]``), not every ``folded``.
     """
 
-    axis: int = 0
+    dim: int = 0
     folded: int = 1
     fastest: bool = False
 
     def rows(self, value: Tensor) -> Tensor:
         """``[samples, units]``: everything that belongs to a sample is a unit of it.
 
-        >>> Layout(axis=1).rows(torch.arange(6).reshape(3, 2))
+        >>> SampleAxis(dim=1).rows(torch.arange(6).reshape(3, 2))
         tensor([[0, 2, 4],
                 [1, 3, 5]])
-        >>> Layout(folded=3, fastest=True).rows(torch.arange(6)[:, None])
+        >>> SampleAxis(folded=3, fastest=True).rows(torch.arange(6)[:, None])
         tensor([[0, 2, 4],
                 [1, 3, 5]])
         """
-        value = value.movedim(self.axis, 0)
+        value = value.movedim(self.dim, 0)
         samples = len(value) // self.folded
         if self.fastest:
             value = value.reshape(self.folded, samples, *value.shape[1:]).transpose(0, 1)
         return value.reshape(samples, -1)
 
 
-def possible(two: Tensor, three: Tensor) -> list[Layout]:
-    """The layouts that a tensor may have, as its shapes with two samples and with three tell; none: no samples in it.
+def possible(two: Tensor, three: Tensor) -> list[SampleAxis]:
+    """The axes that a tensor may have, as its shapes with two samples and with three tell; none: no samples in it.
 
     Raises:
         ValueError: If more than one axis has grown.
@@ -62,27 +62,27 @@ def possible(two: Tensor, three: Tensor) -> list[Layout]:
     counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
     axis, folded = grown[0], two.shape[grown[0]] // 2
     if len(counts) == 1:
-        return [Layout(counts[0])]
+        return [SampleAxis(counts[0])]
     if len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
         raise ValueError("more than the samples' axis grows with the number of samples")
-    return [Layout(axis, folded), Layout(axis, folded, fastest=True)]
+    return [SampleAxis(axis, folded), SampleAxis(axis, folded, fastest=True)]
 
 
-def evidence(layout: Layout, two: Tensor, three: Tensor) -> Tensor:
-    """What speaks for a layout, once it is read: whether samples keep their places, and how far they differ, ``[2]``.
+def evidence(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
+    """What speaks for a axis, once it is read: whether samples keep their places, and how far they differ, ``[2]``.
 
     What was cut to the longest sample has no values to compare, and fits.
     """
-    if two.movedim(layout.axis, 0).shape[1:] != three.movedim(layout.axis, 0).shape[1:]:
+    if two.movedim(axis.dim, 0).shape[1:] != three.movedim(axis.dim, 0).shape[1:]:
         return torch.ones(2, device=two.device)
-    rows, others = layout.rows(two), layout.rows(three)
+    rows, others = axis.rows(two), axis.rows(three)
     return torch.stack([own_places(rows, others).float(), _distances(rows, others).trace()])
 
 
-def best(layouts: Sequence[Layout], found: Sequence[Sequence[float]]) -> Layout | None:
-    """Of some possible layouts the one that the evidence, ``(fits, difference)`` each, speaks for; None: for none."""
+def best(axes: Sequence[SampleAxis], found: Sequence[Sequence[float]]) -> SampleAxis | None:
+    """Of some possible axes the one that the evidence, ``(fits, difference)`` each, speaks for; None: for none."""
     fitting = [(difference, at) for at, (fits, difference) in enumerate(found) if fits]
-    return layouts[min(fitting)[1]] if fitting else None
+    return axes[min(fitting)[1]] if fitting else None
 
 
 def own_places(rows: Tensor, others: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from netdyn._utils.doubts import Doubts, Question
-from netdyn._utils.trees import Inputs, map_tensors
+from netdyn._utils.trees import Inputs, count, map_tensors
 from netdyn.tracing import recurrent
 from netdyn.tracing.activations import (
     GATED,
@@ -36,86 +35,14 @@ from netdyn.tracing.activations import (
     shared_pool,
     straight_through,
 )
+from netdyn.tracing.elementwise import Candidate, acts_by_element, may_be_activation
 from netdyn.tracing.names import Makers, is_quantised, numbered
-from netdyn.tracing.sample_axis import Layout
-
-#: Methods that may copy a tensor into another type or place. Others that copy are known by their values alone.
-COPIES = {
-    getattr(Tensor, name) for name in ("to", "type", "float", "double", "half", "bfloat16", "clone", "contiguous")
-}
-
-Key = tuple[Literal["call", "module", "output"], str, int]
-"""A tensor of a run: what it is, a module's name, and how many of that kind and name came before it."""
+from netdyn.tracing.outputs import COPIES, Probabilities
+from netdyn.tracing.sample_axis import SampleAxis
+from netdyn.tracing.site import Key, Site
 
 
-@dataclass(frozen=True)
-class Site:
-    """A local field as it passes.
-
-    Attributes:
-        name: The layer's name.
-        key: What tells it from all other tensors of the run.
-        layout: Where in it the samples are.
-        field: The local field; valid only while it is handed over.
-        output: The activation's output, likewise (the field itself where there is no activation).
-        edge: Where the gradient with respect to the field is to be taken, in a straight-through run; None where the
-            network itself has turned gradients off.
-        output_edge: The same for the output: without what reads the field beside its activation.
-        graph: The field in its place of the graph, in a straight-through run.
-    """
-
-    name: str
-    key: Key
-    layout: Layout
-    field: Tensor
-    output: Tensor
-    edge: GradientEdge | None = None
-    output_edge: GradientEdge | None = None
-    graph: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A running module that may turn out to be one activation.
-
-    Attributes:
-        module: The module.
-        site: Its site, but for the output.
-        argument: What it was called with, and might overwrite.
-        copied: A copy of that, in a straight-through run at the same place of the graph.
-        first: Where the sites inside it begin.
-    """
-
-    module: nn.Module
-    site: Site
-    argument: Tensor
-    copied: Tensor
-    first: int
-
-
-@dataclass(frozen=True)
-class _Squashed:
-    """What may turn out to be the model's output.
-
-    Attributes:
-        value: A sigmoid's or softmax's output, or a copy of it.
-        logits: What it was made of.
-        origin: The output itself.
-        version: Of a copy that of its content: written over it is none any more.
-    """
-
-    value: Tensor
-    logits: Tensor
-    origin: Tensor
-    version: int | None = None
-
-    def is_output(self, output: Any) -> bool:
-        """Whether the model's output is this."""
-        written_over = self.version is not None and self.version != self.value._version
-        return not written_over and _is_all_of(output, self.value)
-
-
-class Watch(TorchFunctionMode):
+class Tracer(TorchFunctionMode):
     """Sees the activations of one run and hands each local field to ``on_site``.
 
     A sigmoid may turn out to be the model's output, and an activation inside a parameter-free module a part of that
@@ -127,11 +54,10 @@ class Watch(TorchFunctionMode):
         on_site: Called with each local field.
         straight: Let the backward pass of an activation be the identity, and that of max-pooling an average's.
         promoted: Names of modules whose outputs count as local fields.
-        layouts: Where the samples are in the tensors of a run, None for tensors that have none. A tensor that it does
+        axes: Where the samples are in the tensors of a run, None for tensors that have none. A tensor that it does
             not know is a local field if samples come first. None: take everything for a local field, and write down
             what was seen.
         linear: Local fields whose activation is left out: the output is the field.
-        doubts: Asked whether a module of somebody's own acts element by element.
     """
 
     def __init__(
@@ -142,23 +68,21 @@ class Watch(TorchFunctionMode):
         *,
         straight: bool = False,
         promoted: Iterable[str] = (),
-        layouts: Mapping[Key, Layout | None] | None,
+        axes: Mapping[Key, SampleAxis | None] | None,
         linear: Iterable[Key] = (),
-        doubts: Doubts | None = None,
     ) -> None:
         super().__init__()
         self.makers = Makers(model)
         self.samples, self.on_site, self.straight = samples, on_site, straight
-        self.promoted, self.layouts, self.linear = frozenset(promoted), layouts, frozenset(linear)
-        self.doubts = Doubts(None) if doubts is None else doubts
+        self.promoted, self.axes, self.linear = frozenset(promoted), axes, frozenset(linear)
         self.calls: Counter[tuple[str, str]] = Counter()
         self.runs: Counter[str] = Counter()
         self.seen: dict[Key, Tensor] = {}
         #: Modules that were taken for activations, but do not act element by element.
         self.refused: set[Key] = set()
         self.held: list[Site] = []
-        self.candidates: list[_Candidate] = []
-        self.squashed: list[_Squashed] = []
+        self.candidates: list[Candidate] = []
+        self.probabilities = Probabilities(samples)
         self.latest: weakref.ref[Tensor] | None = None
         #: Names of the modules whose samples have left their places (packed sequences).
         self.packed: list[str] = []
@@ -186,13 +110,22 @@ class Watch(TorchFunctionMode):
             return shared_pool(func, args, kwargs) if self._carries else func(*args, **kwargs)
         result = func(*args, **kwargs)
         if func in SQUASHES and isinstance(result, Tensor):
-            self._squash(result, subject)
+            self.probabilities.add(result, subject)
         if func in COPIES and isinstance(result, Tensor):
-            self._copied(result, subject)
+            self.probabilities.add_copy(result, subject)
         if func in LOOKUPS and self._carries and isinstance(result, Tensor) and not result.requires_grad:
             # A copy, since a leaf must not be written over.
             result = result.detach().requires_grad_().clone()
         return result
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Within, activations are not looked at."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
     @property
     def _carries(self) -> bool:
@@ -204,24 +137,24 @@ class Watch(TorchFunctionMode):
         self.calls[kind, name] = again + 1
         return kind, name, again
 
-    def _layout(self, key: Key, value: Tensor) -> Layout | None:
+    def _axis(self, key: Key, value: Tensor) -> SampleAxis | None:
         """Where the samples are in a tensor; None if it is no local field."""
         if isinstance(value, nn.Parameter) or not value.is_floating_point() or value.ndim < 1:
             return None
-        if self.layouts is None:
+        if self.axes is None:
             self.seen[key] = value.detach().clone()
-            return Layout()
-        if key in self.layouts:
-            return self.layouts[key]
-        return Layout() if len(value) == self.samples else None
+            return SampleAxis()
+        if key in self.axes:
+            return self.axes[key]
+        return SampleAxis() if len(value) == self.samples else None
 
     # --- one activation ---
 
     def _activation(self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str | None = None) -> Tensor:
         name = name or self.makers.of(subject)
         key = self._key("call", name)
-        layout = self._layout(key, subject)
-        if layout is None:
+        axis = self._axis(key, subject)
+        if axis is None:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
         if key in self.linear:
             # Another tensor, or a newer version of this one, as the activation would have left it: names depend on it.
@@ -236,9 +169,9 @@ class Watch(TorchFunctionMode):
             output = func(*args, **kwargs)
         self.latest = weakref.ref(output)
         if func in SQUASHES:
-            self._squash(output, copied)
+            self.probabilities.add(output, copied)
         graph = copied if self._carries else None
-        site = Site(name, key, layout, copied.detach(), output.detach(), edge, output_edge, graph)
+        site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph)
         self._hold(site, may_be_output=func in SQUASHES)
         return output
 
@@ -260,49 +193,32 @@ class Watch(TorchFunctionMode):
         self, kind: str, x: Tensor, state: recurrent.State, weights: recurrent.Weights, reverse: bool
     ) -> tuple[Tensor, recurrent.State]:
         """One layer in one direction; its local fields are gathered over time."""
-        name, size = self.makers.innermost, recurrent.hidden(kind, weights)
-        shapes = [(x.shape[1], len(x), width * size) for width in recurrent.SLOTS[kind]]
-        keys = [self._key("call", name) for _ in shapes]
-        fields, outputs = [x.new_empty(shape) for shape in shapes], [x.new_empty(shape) for shape in shapes]
-        # Zeros added to the fields: their gradient is that of the fields, of all time steps together.
-        shifts = [x.new_zeros(shape).requires_grad_() for shape in shapes] if self._carries else []
-        pieces: list[dict[tuple[int, int], Tensor]] = [{} for _ in shapes]
-
-        def activate(slot: int, time: int, columns: slice, field: Tensor, phi: recurrent.Phi) -> Tensor:
-            if shifts:
-                field = field + shifts[slot][:, time, columns]
-                pieces[slot][time, columns.start] = field
-            value = field if keys[slot] in self.linear else phi(field)
-            if shifts:
-                value = Carry.apply(field, value.detach())  # type: ignore[no-untyped-call]
-            fields[slot][:, time, columns], outputs[slot][:, time, columns] = field.detach(), value.detach()
-            return value
-
-        result = recurrent.steps(kind, x, state, weights, reverse, activate)
+        name = self.makers.innermost
+        keys = [self._key("call", name) for _ in recurrent.SLOTS[kind]]
+        linear = {slot for slot, key in enumerate(keys) if key in self.linear}
+        gathered = recurrent.OverTime(kind, x, weights, linear, self._carries)
+        result = recurrent.steps(kind, x, state, weights, reverse, gathered.activate)
         for slot, key in enumerate(keys):
-            layout = self._layout(key, fields[slot])
-            if layout is not None and key not in self.linear:
-                edge = get_gradient_edge(shifts[slot]) if shifts else None
-                graph = _joined(pieces[slot]) if shifts else None
-                self._hold(Site(name, key, layout, fields[slot], outputs[slot], edge, edge, graph))
+            axis = self._axis(key, gathered.fields[slot])
+            if axis is not None and slot not in linear:
+                edge, graph = gathered.edge(slot), gathered.graph(slot)
+                fields, outputs = gathered.fields[slot], gathered.outputs[slot]
+                self._hold(Site(name, key, axis, fields, outputs, edge, edge, graph))
         return result
 
     def own_function(self, subject: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """A registered autograd function, seen from within its forward: no copy of its input can be put in its way."""
         name = self.makers.of(subject)
         key = self._key("call", name)
-        layout = self._layout(key, subject)
-        if layout is not None and key in self.linear:
+        axis = self._axis(key, subject)
+        if axis is not None and key in self.linear:
             return subject.clone()
         field = subject.detach().clone()
-        self._paused = True
-        try:
+        with self._pause():
             output = compute()
-        finally:
-            self._paused = False
-        if layout is not None:
+        if axis is not None:
             edge = get_gradient_edge(subject) if self.straight and subject.requires_grad else None
-            self._hold(Site(name, key, layout, field, output.detach(), edge, edge, subject))
+            self._hold(Site(name, key, axis, field, output.detach(), edge, edge, subject))
         return output
 
     # --- modules ---
@@ -311,16 +227,20 @@ class Watch(TorchFunctionMode):
         """Forward pre-hook."""
         name = self.makers.enter(module)
         registered = isinstance(module, tuple(REGISTERED.modules))
-        if not args or not isinstance(args[0], Tensor) or not (registered or (len(args) == 1 and _may_be(module))):
+        if (
+            not args
+            or not isinstance(args[0], Tensor)
+            or not (registered or (len(args) == 1 and may_be_activation(module)))
+        ):
             return
         argument = args[0]
         key = self._key("module", name)
-        if (layout := self._layout(key, argument)) is None:
+        if (axis := self._axis(key, argument)) is None:
             return
         copied, edge = _with_edge(argument) if self._carries else (argument.clone(), None)
         graph = copied if self._carries else None
-        site = Site(self.makers.of(argument), key, layout, copied.detach(), copied.detach(), edge, graph=graph)
-        self.candidates.append(_Candidate(module, site, argument, copied, len(self.held)))
+        site = Site(self.makers.of(argument), key, axis, copied.detach(), copied.detach(), edge, graph=graph)
+        self.candidates.append(Candidate(module, site, argument, copied, len(self.held)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook."""
@@ -334,16 +254,16 @@ class Watch(TorchFunctionMode):
         output = self._begun(output, args)
         parts = list(output) if isinstance(output, tuple | list) else [output]
         first = next((i for i, part in enumerate(parts) if isinstance(part, Tensor)), None)
-        if first is not None and (self.layouts is None or name in self.promoted):
+        if first is not None and (self.axes is None or name in self.promoted):
             key = self._key("output", name)
-            layout = self._layout(key, parts[first])
-            if layout is not None and name in self.promoted:
+            axis = self._axis(key, parts[first])
+            if axis is not None and name in self.promoted:
                 edge = None
                 if self._carries:
                     parts[first], edge = _with_edge(parts[first])
                     output = parts[first] if isinstance(output, Tensor) else _like(output, parts)
                 value = parts[first].detach()
-                self._hold(Site(name, key, layout, value, value, edge, edge, parts[first]))
+                self._hold(Site(name, key, axis, value, value, edge, edge, parts[first]))
         self.makers.returned(name, parts)
         return output
 
@@ -355,7 +275,7 @@ class Watch(TorchFunctionMode):
         # A copy, since a leaf must not be written over.
         return output.detach().requires_grad_().clone()
 
-    def _leave_candidate(self, candidate: _Candidate, output: Any) -> Any:
+    def _leave_candidate(self, candidate: Candidate, output: Any) -> Any:
         """A parameter-free module that used activations and kept its input's shape is one activation itself."""
         inside = self.held[candidate.first :]
         registered = isinstance(candidate.module, tuple(REGISTERED.modules))
@@ -365,9 +285,9 @@ class Watch(TorchFunctionMode):
                 f"{type(candidate.module).__name__} is registered as an activation: it must return one tensor of its "
                 f"input's shape, {list(candidate.copied.shape)}, got {_shown(output)}."
             )
-        is_its_function = len(inside) == 1 and self.latest is not None and self.latest() is output
+        is_its_function = len(inside) == 1 and self._is_latest(output)
         whole = same_shape and (registered or (inside and not is_its_function))
-        if whole and not registered and self.layouts is None and not self._acts_by_element(candidate, output):
+        if whole and not registered and self.axes is None and not self._acts_by_element(candidate, output):
             self.refused.add(candidate.site.key)
             whole = False
         if whole:
@@ -388,17 +308,9 @@ class Watch(TorchFunctionMode):
             self._release()
         return output
 
-    def _acts_by_element(self, candidate: _Candidate, output: Tensor) -> bool:
-        """Whether half of the outputs stay as they are when the inputs of the others change."""
-        moved = torch.arange(candidate.copied.numel(), device=output.device).reshape(candidate.copied.shape) % 2 == 1
-        self._paused = True
-        try:
-            other = candidate.module.forward(torch.where(moved, candidate.copied + 1, candidate.copied))
-        finally:
-            self._paused = False
-        alike = ((other == output) | moved | output.isnan()).all()
-        key = ("by element", self.samples, candidate.site.key)
-        return bool(self.doubts.ask([Question(key, [alike], (True, False), lambda found: bool(found[0][0]))])[0])
+    def _acts_by_element(self, candidate: Candidate, output: Tensor) -> bool:
+        with self._pause():
+            return acts_by_element(candidate.module, candidate.copied, output)
 
     # --- handing over ---
 
@@ -418,40 +330,20 @@ class Watch(TorchFunctionMode):
             again = self.runs[site.name]
             self.runs[site.name] = again + 1
             # A survey has still to find out which of its sites count.
-            self.on_site(replace(site, name=numbered(site.name, again)) if self.layouts is not None else site)
+            self.on_site(replace(site, name=numbered(site.name, again)) if self.axes is not None else site)
         self.held.clear()
-
-    def _squash(self, result: Tensor, logits: Tensor) -> None:
-        """Remember what may turn out to be the model's output; attention's weights are larger, and are not."""
-        if result.ndim <= 2 and len(result) == self.samples:
-            self.squashed.append(_Squashed(result, logits, result))
-
-    def _copied(self, result: Tensor, subject: Tensor) -> None:
-        """A copy of what may turn out to be the model's output may turn out to be it too."""
-        # Tensors made in inference mode have no version.
-        if result is subject or not result.is_floating_point() or result.is_inference():
-            return
-        found = next((each for each in self.squashed if _is_view_of_all(subject, each.value)), None)
-        if found is not None:
-            self.squashed.append(replace(found, value=result, version=result._version))
 
     def finish(self, output: Any) -> Any:
         """The logits, where a sigmoid or softmax made the output of them, else the output; releases what is held."""
-        for each in reversed(self.squashed):
-            if each.is_output(output):
-                if self.held and self.latest is not None and self.latest() is each.origin:
-                    self.held.pop()
-                self._release()
-                return each.logits.reshape(output.shape)
+        found = self.probabilities.behind(output)
+        if found is not None and self.held and self._is_latest(found.origin):
+            self.held.pop()
         self._release()
-        return output
+        return output if found is None else found.logits.reshape(output.shape)
 
-
-def _joined(pieces: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Pieces ``[batch, columns]`` of a field, each with its time and first column: ``[batch, time, width]``."""
-    times = sorted({time for time, _ in pieces})
-    rows = [torch.cat([pieces[key] for key in sorted(pieces) if key[0] == time], dim=1) for time in times]
-    return torch.stack(rows, dim=1)
+    def _is_latest(self, output: Any) -> bool:
+        """Whether this is what the last activation put out."""
+        return self.latest is not None and self.latest() is output
 
 
 def _like(container: Any, parts: list[Any]) -> Any:
@@ -460,17 +352,6 @@ def _like(container: Any, parts: list[Any]) -> Any:
 
 def _shown(output: Any) -> str:
     return f"shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-
-
-def _is_all_of(output: Any, tensor: Tensor) -> bool:
-    """Whether ``output`` is a tensor, a view of all of it (``sigmoid(x).squeeze(1)``), or a copy in another type."""
-    if not isinstance(output, Tensor) or output.numel() != tensor.numel():
-        return False
-    return _is_view_of_all(output, tensor) or torch.equal(output.to(tensor.dtype).reshape(tensor.shape), tensor)
-
-
-def _is_view_of_all(output: Tensor, tensor: Tensor) -> bool:
-    return output is tensor or (output._base is tensor and output.numel() == tensor.numel())
 
 
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:
@@ -485,27 +366,51 @@ def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, Gradi
     return copied, get_gradient_edge(tensor if place else copied)
 
 
-def _may_be(module: nn.Module) -> bool:
-    """A leaf of somebody's own making without parameters and buffers (torch's own are seen as functions)."""
-    own = not type(module).__module__.startswith("torch.nn.")
-    return own and not (module._modules or module._parameters or module._buffers)
-
-
 @contextmanager
-def watching(watch: Watch, model: nn.Module, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
-    """Run the network under watch; within, gradients may be taken.
+def traced(tracer: Tracer, model: nn.Module, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
+    """Run the network under tracer; within, gradients may be taken.
 
     Yields:
         The model's output, and the logits: another tensor where a sigmoid, softmax or log_softmax ends the network.
     """
-    with own_functions(watch.own_function, straight=watch.straight):
+    with own_functions(tracer.own_function, straight=tracer.straight):
         with ExitStack() as undo:
-            for module in watch.makers.names:
+            for module in tracer.makers.names:
                 if not isinstance(module, torch.jit.ScriptModule):
-                    undo.callback(module.register_forward_pre_hook(watch.enter).remove)
+                    undo.callback(module.register_forward_pre_hook(tracer.enter).remove)
                     # Also when it raises: the network may catch that.
-                    undo.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
-            undo.enter_context(watch)
+                    undo.callback(module.register_forward_hook(tracer.leave, always_call=True).remove)
+            undo.enter_context(tracer)
             # A network may write over its input.
             output = model(map_tensors(lambda tensor: tensor.clone(), inputs))
-        yield output, watch.finish(output)
+        yield output, tracer.finish(output)
+
+
+def run(
+    model: nn.Module,
+    inputs: Inputs,
+    on_site: Callable[[Site], None],
+    *,
+    straight: bool = False,
+    promoted: Iterable[str] = (),
+    axes: Mapping[Key, SampleAxis | None] | None = None,
+    linear: Iterable[Key] = (),
+) -> tuple[Any, Any]:
+    """Run the network once and hand over its local fields, in order of execution.
+
+    Args:
+        model: The network, in eval mode.
+        inputs: A batch of inputs.
+        on_site: Called with each local field.
+        straight: Let the backward pass of an activation be the identity, and that of max-pooling an average's.
+        promoted: Names of modules whose outputs count as local fields.
+        axes: Where the samples are in the run's tensors; first, where it does not say.
+        linear: Local fields whose activation is left out.
+
+    Returns:
+        The model's output, and the logits: another tensor where a sigmoid, softmax or log_softmax ends the network.
+    """
+    options: dict[str, Any] = {"straight": straight, "promoted": promoted, "linear": linear}
+    tracer = Tracer(model, count(inputs), on_site, axes=axes or {}, **options)
+    with traced(tracer, model, inputs) as results:
+        return results

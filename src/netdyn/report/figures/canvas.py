@@ -153,3 +153,8 @@ def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
     scale = ScalarMappable(cmap=ListedColormap(shades(len(names))))
     scale.set_clim(-0.5, len(names) - 0.5)
     figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[labels[i] for i in ticks])
+
+
+def as_array(values: Tensor | Sequence[float]) -> np.ndarray:
+    """Numbers as an array of NumPy, float64."""
+    return torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()

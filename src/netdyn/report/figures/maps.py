@@ -6,25 +6,147 @@ over a second to be made, laid out and drawn.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
-from netdyn.report.figures.canvas import BLANK, GREY, SIZE, blank, short
+from netdyn.report.figures.canvas import (
+    BLANK,
+    GREY,
+    SIZE,
+    as_array,
+    blank,
+    layer_labels,
+    short,
+    styled,
+    thinned,
+    with_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Classes shown as maps.
+_MAPS = 20
+#: Steps whose largest distance is so many times their smallest are shown on a logarithmic axis.
+_UNEVEN = 20.0
 #: Against, and for.
 COLOURS = ("#2166AC", "#B2182B")
 #: Inches: what a title takes, the distance of neighbours, and what is left of the width beside a scale or an axis.
 _TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
 #: A bar as high as the scale ends so far from the middle of its panel.
 _REACH = 1.05
+
+
+@styled()
+def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Figure:
+    """What each class's logit looks at, like radiographs: blue inputs speak against the class, red ones for it.
+
+    Args:
+        maps: A map a class, ``[classes, height, width]`` or ``[classes, channels, height, width]`` (shown: the sum over
+            channels), or ``[classes, inputs]`` as bars; other shapes are laid out flat, as bars.
+        names: Names of the classes; None: their numbers.
+
+    Returns:
+        A grid of the first 20 classes, on one scale that is symmetric about zero.
+    """
+    values = as_array(maps)
+    shown = min(len(values), _MAPS)
+    labels = list(map(str, range(len(values)))) if names is None else list(names)
+    title = f"the first {shown} of {len(values)} classes" if shown < len(values) else None
+    return radiographs(values[:shown], labels[:shown], title)
+
+
+@styled()
+def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
+    """The units that carry most of each class's logit, and what of the input each brings to it.
+
+    Args:
+        units: Indices of the units ``[classes, most]``.
+        shares: Share of the logit's variance that each carries ``[classes, most]``.
+        maps: Pathway × input map of each ``[classes, most, *input shape]``, as in :func:`characteristic_maps`.
+
+    Returns:
+        A row for each of the first ten classes, a column for each unit, on one scale that is symmetric about zero.
+    """
+    rows, columns = min(len(units), _MAPS // 2), units.shape[1]
+    labels = [f"{k}: unit {int(units[k, j])}, {float(shares[k, j]):.0%}" for k in range(rows) for j in range(columns)]
+    values = as_array(maps[:rows]).reshape(rows * columns, *maps.shape[2:])
+    title = f"the first {rows} of {len(units)} classes" if rows < len(units) else None
+    return radiographs(values, labels, title, columns)
+
+
+@styled()
+def heat_map(
+    values: Tensor,
+    layers: Sequence[str],
+    steps: Sequence[int],
+    label: str,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """How a layer's number went over the run: layer × step.
+
+    Args:
+        values: ``[layers, steps]``; NaN and inf are left blank.
+        layers: Names of the layers, in order of execution; the first is shown at the bottom.
+        steps: Training steps, increasing. Each column reaches halfway to its neighbours; the axis is logarithmic where
+            the distances of the steps differ by more than a factor of 20.
+        label: What the numbers are.
+        limits: Ends of the colour scale; None: smallest and largest value. A scale from −a to a has two colours.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: If shapes do not fit or the steps do not increase.
+    """
+    if tuple(values.shape) != (len(layers), len(steps)):
+        raise ValueError(
+            f"`values` must have shape [layers, steps] = [{len(layers)}, {len(steps)}], got {list(values.shape)}."
+        )
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise ValueError(f"`steps` must increase, got {list(steps)}.")
+    figure, axes = with_axes("training step", "")
+    shown = np.ma.masked_invalid(as_array(values))
+    low, high = limits or ((float(shown.min()), float(shown.max())) if shown.count() else (0.0, 1.0))
+    colours = "RdBu_r" if low == -high != 0 else "cividis"
+    edges = np.arange(len(layers) + 1) - 0.5
+    image = axes.pcolormesh(_edges(steps), edges, shown, cmap=colours, vmin=low, vmax=high)
+    axes.set_facecolor(BLANK)
+    _step_axis(axes, steps)
+    ticks, names = thinned(len(layers)), layer_labels(layers)
+    axes.set_yticks(ticks, [names[i] for i in ticks])
+    figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
+def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
+    """Few steps are written out; very uneven ones stand on a logarithmic axis, which is straight up to the first."""
+    from matplotlib.ticker import MaxNLocator
+
+    gaps = np.diff(steps)
+    if len(steps) <= 3:
+        axes.set_xticks(list(steps))
+    elif gaps.max() > _UNEVEN * gaps.min():
+        axes.set_xscale("symlog", linthresh=float(gaps.min()))
+        axes.set_xlabel("training step (logarithmic)")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _edges(steps: Sequence[int]) -> np.ndarray:
+    """Edges of the columns: halfway between neighbours, and as far beyond the outer ones."""
+    at = np.asarray(steps, dtype=float)
+    if len(at) == 1:
+        return np.array([at[0] - 0.5, at[0] + 0.5])
+    middle = (at[1:] + at[:-1]) / 2
+    return np.concatenate([[max(2 * at[0] - middle[0], min(at[0], 0.0))], middle, [2 * at[-1] - middle[-1]]])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,33 @@
+"""Which destination a logger is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from netdyn.loggers.base import Destination
+from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, opened
+
+
+def destination(logger: Any) -> Destination:
+    """The destination that stands for a logger: a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder.
+
+    Classes are recognised by their names, so that no logger's package is imported here: Lightning has its own twice
+    (``lightning.pytorch``, ``pytorch_lightning``), and users derive from either.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(logger, str | os.PathLike):
+        return opened(logger)
+    names = {base.__name__ for base in type(logger).__mro__}
+    if "TensorBoardLogger" in names:
+        return LightningTensorBoard(logger)
+    if "SummaryWriter" in names:
+        return TensorBoard(logger)
+    if callable(getattr(logger, "log_metrics", None)):
+        return Destination(logger)
+    raise TypeError(
+        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters or folders to write event files to, got "
+        f"{type(logger).__name__}."
+    )

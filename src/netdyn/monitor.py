@@ -1,0 +1,444 @@
+"""Measure a network while it trains, in any training loop: one measurement at a step, its history, its cost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from netdyn._utils import checks
+from netdyn._utils.checks import DynamicsWarning
+from netdyn._utils.distributed import Processes
+from netdyn._utils.options import takes_options_of
+from netdyn._utils.trees import map_tensors
+from netdyn.budget import Budget
+from netdyn.engine.config import MEASURES, Config
+from netdyn.engine.evaluate import evaluate, raise_it
+from netdyn.isolation.adapter import Adapter
+from netdyn.isolation.isolated import isolated, kept
+from netdyn.loggers.base import Destination
+from netdyn.loggers.find import destination
+from netdyn.probes.loaders import check_given, given_probe, input_and_target
+from netdyn.probes.probe import Probe
+from netdyn.report.figures.canvas import available
+from netdyn.report.history import History
+from netdyn.report.results import Report
+from netdyn.schedules import LogSpaced, Never, by_steps
+from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
+
+
+@takes_options_of(Config)
+class Monitor:
+    """Watch a network's neuron modes and attraction basins in a training loop of your own.
+
+    Ask :meth:`due` at every optimiser step, call :meth:`measure` where it says so, and :meth:`close` at the end. A
+    measurement leaves the network, its data and every random generator as it found them, sends its numbers to the
+    loggers, and never ends the training: what fails is reported once as a warning.
+
+    Args:
+        probe: The samples to measure on: a pair of tensors (inputs, target), a Dataset or a DataLoader.
+        val_probe: The same for held-out data.
+        loggers: Where the numbers go: Lightning loggers, TensorBoard ``SummaryWriter``s, or folders to write
+            TensorBoard's event files to; one of them or a list.
+        every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
+        schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
+        max_overhead: Skip an evaluation that would bring the time spent measuring over this share of the time spent
+            training. The first one is always made. None: no limit.
+        probe_size: Number of samples in a probe that is read from a data set, the classes in proportion.
+        unpack: ``unpack(batch)`` → (inputs, target), where batches are no such pairs.
+        histograms: Send histograms to the loggers that can show them.
+        figures: Send figures at both ends of training, at every evaluation, or never; they need the extra ``plot``.
+        layout: Arrange TensorBoard's custom scalars, and write down there what each tag means.
+        prefix: Put before every tag, with a slash.
+        strict: Raise when a measurement fails, instead of warning once and training on.
+        options: What to measure and how, see :class:`netdyn.Config`.
+
+    Attributes:
+        report: The last report; None before the first evaluation.
+        scalars: What was last sent to the loggers, by tag.
+        evaluations: Evaluations so far.
+        skipped: Evaluations that were skipped, for their cost or because they failed.
+        history: The layers' numbers at every step so far.
+        budget: What evaluations have cost so far.
+        processes: The processes that share the work; all of them must make the same calls.
+        inform: Where notices go; by default the logger ``netdyn`` at level INFO.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If an argument lies outside its range.
+
+    Example:
+        >>> net = nn.Linear(4, 2)
+        >>> monitor = Monitor(
+        ...     (torch.eye(4).repeat(25, 1), torch.tensor([0, 0, 1, 1]).repeat(25)), measure=["sample_basin"]
+        ... )
+        >>> monitor.due(0), monitor.measure(net, step=0).samples
+        (True, 100)
+        >>> monitor.close()
+    """
+
+    def __init__(
+        self,
+        probe: Any,
+        val_probe: Any = None,
+        *,
+        loggers: Any = (),
+        every_n_train_steps: int | None = None,
+        schedule: Literal["log"] | list[int] | None = None,
+        max_overhead: float | None = None,
+        probe_size: int = 1024,
+        unpack: Callable[[Any], Any] | None = None,
+        histograms: bool = True,
+        figures: Literal["ends", "always", "never"] = "ends",
+        layout: bool = True,
+        prefix: str = "",
+        strict: bool = False,
+        **options: Any,
+    ) -> None:
+        if every_n_train_steps is not None and schedule is not None:
+            raise ValueError(
+                "Only one of `every_n_train_steps` and `schedule` can be given, got "
+                f"every_n_train_steps={every_n_train_steps!r} and schedule={schedule!r}."
+            )
+        self.schedule = by_steps(every_n_train_steps, schedule)
+        if isinstance(self.schedule, Never):
+            self.schedule = LogSpaced()
+        checks.function("unpack", unpack)
+        check_given("probe", probe)
+        check_given("val_probe", val_probe)
+        if not isinstance(prefix, str):
+            raise TypeError(f"`prefix` must be a string, got {prefix!r}.")
+        if max_overhead is not None:
+            checks.positive("max_overhead", max_overhead)
+        self.given_probe, self.given_val_probe = probe, val_probe
+        self.probe_size = checks.whole("probe_size", probe_size)
+        self.unpack = unpack or input_and_target
+        self.max_overhead, self.strict, self.prefix = max_overhead, strict, prefix
+        self._histograms, self._layout = histograms, layout
+        self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
+        self.config = Config(**options)
+        if figures == "never":
+            # Nothing else shows them.
+            self.config = self._without_maps()
+        several = isinstance(loggers, Sequence) and not isinstance(loggers, str | os.PathLike)
+        self.destinations: Sequence[Destination] = [destination(each) for each in (loggers if several else [loggers])]
+        self.processes = Processes()
+        self.inform: Callable[[str], object] = logging.getLogger("netdyn").info
+        self.train_batch_size: int | None = None
+        self.probe: Probe | None = None
+        self.val_probe: Probe | None = None
+        self.report: Report | None = None
+        self._said: set[str] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new run: no evaluations, no history, nothing spent."""
+        self.budget = Budget(self.max_overhead)
+        self.history = History()
+        self.scalars: dict[str, float] = {}
+        self.evaluations = self.skipped = 0
+        self._too_expensive = 0
+        self._seen_step = self._last_step = self._drawn_step = -1
+        self._started = self._unreadable = False
+
+    # --- when ---
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after so many optimiser steps: at step 0, and where the schedule says so."""
+        before, self._seen_step = self._seen_step, step
+        return step > before and (step == 0 or self.schedule.due(max(before, 0), step))
+
+    def start(self) -> None:
+        """The time of training counts from here; :meth:`measure` calls this if nothing else has."""
+        self._started = True
+        self.budget.start()
+        self._arrange()
+        if self._layout:
+            table = (*SCALARS, *HISTOGRAMS, *FIGURES)
+            self._send("text", lambda receiver: receiver.about(table, self._tag("")))
+
+    # --- what ---
+
+    def measure(self, model: nn.Module, step: int, *, network: Callable[[], nn.Module] | None = None) -> Report | None:
+        """Measure a network, and send what was found to the loggers.
+
+        Args:
+            model: The network; it is left as it was found.
+            step: Where its numbers stand on the loggers' axis.
+            network: Makes the module to run, where that is not ``model`` itself: a part of it, or an adapter.
+
+        Returns:
+            The report; None where the evaluation was skipped for its cost, or failed.
+        """
+        if any(is_lazy(parameter) for parameter in model.parameters()):
+            self.inform("netdyn: lazy parameters have no shape yet; measuring begins when they have seen a batch.")
+            return None
+        if not self._started:
+            self.start()
+        if self.probe is None:
+            self._unreadable = self._unreadable or not self.guarded(lambda: self._read_probes(model))[0]
+            if self._unreadable:
+                return None
+        budget = self.budget
+        # The first process's clock counts for all.
+        affordable, overhead = self.processes.gather(lambda: (budget.affords(budget.last), budget.overhead()))[0]
+        if self.evaluations and not affordable:
+            self.skipped += 1
+            self._too_expensive += 1
+            self._send_scalars({"netdyn/overhead": overhead, "netdyn/skipped": float(self.skipped)}, step)
+            return None
+        draw = self._figures == "always" or (self._figures == "ends" and not self.evaluations)
+        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps())
+        self.evaluations += 1
+        self.skipped += report is None
+        scalars = {} if report is None else report.scalars()
+        scalars |= {
+            "netdyn/seconds": budget.last,
+            "netdyn/overhead": budget.overhead(trained),
+            "netdyn/skipped": float(self.skipped),
+        }
+        begin = time.monotonic()
+        self._send_scalars(scalars, step)
+        if report is not None:
+            self.report, self._last_step = report, step
+            self.history.add(step, report.layers)
+            self._show(report, step, draw)
+        # Sending and drawing have a cost as well. It is known only now: the next evaluation logs it.
+        budget.spent += time.monotonic() - begin
+        return report
+
+    def close(
+        self, model: nn.Module | None = None, step: int | None = None, *, network: Callable[[], nn.Module] | None = None
+    ) -> None:
+        """End of training: draw the last report, and close what was opened here.
+
+        Args:
+            model: The trained network, for the characteristic maps among the figures; None: without these.
+            step: Where the figures stand on the loggers' axis; None: where the last report does.
+            network: As for :meth:`measure`.
+        """
+        step = self._last_step if step is None else step
+        if self._figures == "ends" and self.report is not None and self._drawn_step != step:
+            self._draw_last(self.report, model, network, step)
+        self._arrange()
+        if self._too_expensive:
+            self.inform(
+                f"netdyn skipped {self._too_expensive} evaluations to keep to max_overhead={self.max_overhead}; the "
+                "last values may be of an earlier step."
+            )
+        self.budget.stop()
+        for receiver in self.destinations:
+            receiver.close()
+
+    # --- how ---
+
+    def _read_probes(self, model: nn.Module) -> None:
+        """Read what was given as probes, to the device of the network."""
+        if self.given_probe is None:
+            raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
+        weight = next(model.parameters(), None)
+
+        def transfer(batch: Any) -> Any:
+            return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
+
+        options = (self.probe_size, self.config.seed, transfer, self.unpack)
+        with kept(model), torch.no_grad():
+            self.probe = given_probe(self.given_probe, *options)
+            if self.given_val_probe is not None:
+                self.val_probe = given_probe(self.given_val_probe, *options)
+
+    def _evaluated(
+        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config
+    ) -> tuple[Report | None, float]:
+        """The report on the network as it is, and the seconds of training before; leaves everything as it was.
+
+        The report is None if it could not be made. Its cost is spent either way.
+        """
+        # The result is kept outside of what is put back: the model may hold this very monitor.
+        found: list[Report] = []
+        probe, forward = self.probe, config.forward
+        assert probe is not None
+
+        def work() -> None:
+            with isolated(model), kept(forward, config.criterion):
+                self.processes.align(model.buffers())
+                own = network() if network is not None else model if forward is None else Adapter(model, forward)
+                found.append(
+                    evaluate(
+                        own,
+                        probe,
+                        config,
+                        val_probe=self.val_probe,
+                        processes=self.processes,
+                        on_failure=raise_it if self.strict else self._warn_of_failure,
+                        train_batch_size=self.train_batch_size,
+                        distributions=self._figures != "never",
+                    )
+                )
+
+        done, seconds, trained, spent = self.guarded(work)
+        self.budget.last, self.budget.spent = seconds, spent + seconds
+        return found[0] if done else None, trained
+
+    def _warn_of_failure(self, name: str, error: Exception) -> None:
+        """Warn that a measure failed; the others come. Warnings of an evaluation are issued when it is over."""
+        instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
+        checks.warn(
+            f"netdyn could not measure {name!r}, and goes on without it: {type(error).__name__}: {error} "
+            f"{_advice(error)}{instead}, or pass strict=True to have this raised."
+        )
+
+    def _without_maps(self) -> Config:
+        """Nothing but figures shows the characteristic maps."""
+        return replace(self.config, measure=tuple(name for name in self.config.measure if name != "maps"))
+
+    # --- where to ---
+
+    def _tag(self, tag: str) -> str:
+        return f"{self.prefix}/{tag}" if self.prefix else tag
+
+    def _send_scalars(self, scalars: dict[str, float], step: int) -> None:
+        """Send numbers; as in Lightning, every process does."""
+        self.scalars = {self._tag(tag): value for tag, value in scalars.items()}
+        self._send("scalars", lambda receiver: receiver.scalars(self.scalars, step), everywhere=True)
+
+    def _send(self, what: str, send: Callable[[Destination], object], everywhere: bool = False) -> None:
+        """Hand something to every logger; one that refuses it is named once, and the others get theirs."""
+        for receiver in self.destinations if everywhere or self.processes.rank == 0 else ():
+            try:
+                send(receiver)
+            except Exception as error:
+                if self.strict:
+                    raise
+                self.say_once(f"netdyn: {receiver.name} refused the {what}: {type(error).__name__}: {error}")
+
+    def _show(self, report: Report, step: int, draw: bool) -> None:
+        """Send what is no scalar."""
+        if self._histograms:
+            named = {self._tag(tag): values for tag, values in report.histograms().items()}
+            self._send("histograms", lambda receiver: receiver.histograms(named, step))
+        if draw:
+            begin = time.monotonic()
+            self._draw(report, step)
+            self.budget.drawing = time.monotonic() - begin
+
+    def _arrange(self) -> None:
+        """Arrange the pages of the loggers; at the end again, for a layout that the user wrote meanwhile."""
+        if self._layout:
+            self._send("layout", lambda receiver: receiver.arrange(self.config.measure, self._tag("")))
+
+    def _draws(self) -> bool:
+        """Whether any logger here shows figures."""
+        return self.processes.rank == 0 and any(receiver.shows_figures for receiver in self.destinations)
+
+    def _draw(self, report: Report, step: int) -> None:
+        # All processes count alike, the first one draws.
+        self._drawn_step = step
+        if not self._draws():
+            return
+        if not available():
+            if "figures" not in self._said:
+                self._said.add("figures")
+                self.inform("netdyn: figures need matplotlib, which the extra `plot` installs.")
+            return
+
+        def send(receiver: Destination) -> None:
+            if receiver.shows_figures:
+                drawn = report.figures() | self.history.figures()
+                receiver.figures({self._tag(tag): figure for tag, figure in drawn.items()}, step)
+
+        self._send("figures", send)
+
+    def _draw_last(
+        self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
+    ) -> None:
+        """Draw the trained network, if the budget has room for as much as the first drawing took."""
+        with_maps = model is not None and "maps" in self.config.measure and report.characteristic_maps is None
+        # Finding the maps costs less than an evaluation. Where nothing is drawn there is nothing to leave out.
+        cost = self.budget.drawing + self.budget.last * with_maps
+        drawn = self._draws() and available()
+        if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
+            self.inform(
+                "netdyn left out the figures at the end of training to keep to "
+                f"max_overhead={self.max_overhead}; `report.figures()` draws those of the last report."
+            )
+            return
+        if with_maps and model is not None and self.probe is not None:
+            found, _ = self._evaluated(model, network, replace(self.config, measure=("maps",)))
+            if found is not None:
+                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+        self.report = report
+        self._draw(report, step)
+
+    # --- never in the way ---
+
+    def guarded(self, work: Callable[[], None]) -> tuple[bool, float, float, float]:
+        """Run some of our own work; whether it went well, its seconds, those of training, and those spent before.
+
+        The seconds are the first process's. What fails is reported once, and the training goes on, on all processes
+        alike.
+        """
+        begin = time.monotonic()
+        caught: list[warnings.WarningMessage] = []
+
+        def seconds() -> tuple[float, float, float]:
+            return time.monotonic() - begin, self.budget.trained(begin), self.budget.spent
+
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                work()
+                return True, *self.processes.gather(seconds)[0]
+        except Exception as error:
+            self.processes.fail(error)
+            if self.strict:
+                raise
+            self.say_once(
+                f"netdyn: measurement failed and was skipped; training continues: {type(error).__name__}: {error} "
+                f"{_advice(error)}Pass strict=True to have this raised.",
+                key=f"{type(error).__name__}: {error}",
+            )
+            return False, *seconds()
+        finally:
+            for warning in (entry for entry in caught if issubclass(entry.category, DynamicsWarning)):
+                self.say_once(str(warning.message), warning.category)
+
+    def say_once(self, text: str, category: type[Warning] = UserWarning, key: str | None = None) -> None:
+        """Warn, unless this has been said before; only the first process does."""
+        # Numbers change from one evaluation to the next; what is said does not.
+        key = "".join(character for character in key or text if not character.isdigit())
+        if key not in self._said:
+            self._said.add(key)
+            if self.processes.rank == 0:
+                warnings.warn(text, category, stacklevel=2)
+
+    # --- checkpoints ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues, as plain numbers, lists and dicts."""
+        return {
+            "evaluations": self.evaluations,
+            "skipped": self.skipped,
+            "history": self.history.state(),
+            **self.budget.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue an earlier run."""
+        self.evaluations, self.skipped = state_dict["evaluations"], state_dict["skipped"]
+        self.history.load(state_dict["history"])
+        self.budget.load_state_dict(state_dict)
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+        return "Pass a smaller `batch_size` or `probe_size`. "
+    return ""
