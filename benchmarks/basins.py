@@ -17,12 +17,12 @@ from itertools import pairwise
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from netdyn.basins.brackets import Brackets
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from netdyn.basins.brackets import Brackets
-from netdyn.basins.result import BasinResult
 from netdyn.basins.curve import Grid
+from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import begin_sample_basin
 from netdyn.functional import sample_basin
 from netdyn.isolation.isolated import isolated

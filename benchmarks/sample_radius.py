@@ -23,12 +23,12 @@ from collections.abc import Callable
 
 import pairs
 import torch
+from netdyn.basins.brackets import Brackets
 from pairs import Options, Row, Target, row
 from peers import failed, inside, version
 from torch import Tensor, nn
 
 from basins import evaluated, mlp, on_digits, train
-from netdyn.basins.brackets import Brackets
 from netdyn.functional import sample_basin
 
 GROUP = 20
