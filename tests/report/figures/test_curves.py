@@ -130,6 +130,11 @@ def test_without_a_radius_nothing_is_marked():
     assert not any("radius" in text for text in legend_of(ALL["basin, NaN"]()))
 
 
+def test_labels_of_noise_levels_are_no_formulas():
+    formatter = axes_of(basin()).xaxis.get_major_formatter()
+    assert [formatter(level) for level in (0.001, 10.0)] == ["0.001", "10"]
+
+
 def test_the_noise_has_a_unit():
     assert axes_of(basin()).get_xlabel() == "noise level (σ per input component)"
     assert axes_of(basin(unit="standard deviations of each weight")).get_xlabel().endswith("of each weight)")

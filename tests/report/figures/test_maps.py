@@ -122,6 +122,14 @@ def test_a_subnetwork_has_a_row_a_class_and_a_column_a_unit():
     assert panels[0][:2] == panels[2][:2]
 
 
+@pytest.mark.parametrize("shape", [(784,), (28, 28), (3, 8, 8)])
+def test_forty_maps_share_one_pair_of_axes(shape):
+    figure = subnetwork(torch.zeros(10, 4).long(), torch.zeros(10, 4), gaussian(10, 4, *shape))
+    # Beside it there is the scale of the images' colours.
+    assert len(figure.axes) == 1 + (len(shape) > 1)
+    assert len(figure.axes[0].collections) <= 5
+
+
 @pytest.mark.parametrize("shape", [(21, 5), (1000, 5, 5)])
 def test_the_first_twenty_classes_are_shown_and_the_rest_counted(shape):
     figure = characteristic_maps(gaussian(*shape))
