@@ -12,8 +12,6 @@ make the n.
 - *foolbox*: `L2RepeatedAdditiveGaussianNoiseAttack` with the same levels as its list of epsilons (ε = σ√d), one repeat,
   no check of the sample without noise, nothing clipped. With more repeats it finds the σ at which any of several draws
   is lost, which is another radius. A second pass at each level, in which it checks its own result, is its own.
-- *Bisection from the start*: netdyn's own search without the cells of the last evaluation, against the search from them
-  after one more step of training, as in a run. Both reach the same cells, so that nothing is scaled.
 """
 
 from __future__ import annotations
@@ -23,12 +21,11 @@ from collections.abc import Callable
 
 import pairs
 import torch
-from netdyn.basins.brackets import Brackets
 from pairs import Options, Row, Target, row
 from peers import failed, inside, version
 from torch import Tensor, nn
 
-from basins import evaluated, mlp, on_digits, train
+from basins import mlp, on_digits
 from netdyn.functional import sample_basin
 
 GROUP = 20
@@ -93,7 +90,7 @@ def spread(
 
 
 def measure(options: Options) -> list[Row]:
-    """Three rows."""
+    """Two rows."""
     against = "foolbox `L2RepeatedAdditiveGaussianNoiseAttack`, 41 epsilons"
     missing = inside("foolbox", WHAT, against)
     network, x, y = on_digits(lambda: mlp(64, 64, 64, 10), 200)
@@ -122,22 +119,6 @@ def measure(options: Options) -> list[Row]:
         rows += missing or [times_fewer(foolboxs, f"{against} ({version('foolbox')})", 5)]
     except Exception as error:
         rows += failed("foolbox", WHAT, against, error)
-
-    fewer = []
-    for _ in range(options.pick(20, 2)):
-        memory = Brackets()
-        cold = evaluated(network, x, y, memory).forwards
-        network = train(network, x, y, 1, 1e-4)
-        fewer.append(cold / evaluated(network, x, y, memory).forwards)
-    rows.append(
-        row(
-            "sample radius in a run, one training step after the last",
-            "bisection from the start",
-            fewer,
-            Target(1.5, at_most=False, unit="× fewer passes"),
-            unit="× fewer passes",
-        )
-    )
     return rows
 
 
