@@ -61,8 +61,8 @@ make bench    # about a quarter of an hour on two cores
 
 To run a single benchmark, use `python benchmarks/run.py --only ranking`, or
 `python benchmarks/ranking.py --threads 2`. With `--device cuda` they run on a GPU, and the clock is read when the GPU
-has finished. The tools that netdyn is compared with are installed in environments under `build/peers`, with the versions of
-`constraints.txt`. They are not dependencies.
+has finished. The tools that netdyn is compared with are installed in environments under `build/peers`, with the
+versions of `constraints.txt`. They are not dependencies.
 """
 
 #: The first two columns contain words.
