@@ -1,8 +1,8 @@
-"""What the radius of a sample basin costs, and how near it comes to a ladder of noise levels.
+"""The cost of a sample basin's radius, and how close it comes to a ladder of noise levels.
 
-Prints one Markdown row per network: the radius from one ray per sample with its interval, the radius of a ladder of 41
-noise levels with 48 draws each, that of 48 rays, the share of rays that come back, and the forward passes per sample.
-About half a minute on one core.
+Prints one Markdown row per network: the radius from one ray per sample with its interval, the radius from 48 rays, the
+radius from a ladder of 41 noise levels with 48 draws each, the share of rays that are right again, and the forward
+passes per sample of a search with one ray. Takes about half a minute on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/basins.py
 """
@@ -27,7 +27,7 @@ DRAWS = 48
 
 
 def train(network: nn.Module, x: Tensor, y: Tensor, steps: int, rate: float) -> nn.Module:
-    """Adam, batches of 100 in turn."""
+    """Train with Adam in consecutive batches of 100."""
     optimiser = torch.optim.Adam(network.train().parameters(), lr=rate)
     for step in range(steps):
         batch = torch.arange(100 * step, 100 * step + 100) % len(x)
@@ -46,7 +46,7 @@ def mlp(*widths: int, norm: bool = False) -> nn.Sequential:
 
 
 def on_digits(build: Callable[[], nn.Module], steps: int) -> Probe:
-    """A network trained on 1,200 digits, and the other 597."""
+    """A network trained on 1,200 digits, and the other 597 digits as the probe."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ NETWORKS: dict[str, Callable[[], Probe]] = {
 
 
 def ladder(network: nn.Module, x: Tensor, y: Tensor, accuracy: float = 0.5) -> float:
-    """First of 41 noise levels below the accuracy, straight in log σ from the one before."""
+    """Where accuracy first falls below the given one on 41 noise levels, interpolated linearly in log σ."""
     draw, before, at = torch.Generator().manual_seed(7), 1.0, 0.0
     for sigma in torch.logspace(-3, 1, 41).tolist():
         right = 0.0
@@ -96,7 +96,7 @@ def ladder(network: nn.Module, x: Tensor, y: Tensor, accuracy: float = 0.5) -> f
 
 def main() -> None:
     """Print the table."""
-    print("| network | samples | radius (interval) | 48 rays | ladder | come back | passes |")
+    print("| network | samples | radius (interval) | 48 rays | ladder | right again | passes |")
     print("|---|---|---|---|---|---|---|")
     for name, build in NETWORKS.items():
         network, x, y = build()

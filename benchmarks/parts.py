@@ -1,7 +1,8 @@
-"""Where the time of a run with the callback goes: evaluations, figures, sending, and the rest.
+"""How the time of a run with the callback is spent: evaluations, figures, logging, and the rest.
 
-One run as in `training.py` without the callback, one with its defaults and one with `max_overhead=0.05`, after one that
-does not count. Prints the processor's seconds of each, and of the callback's parts in it. A minute or two on one core.
+Makes one run as in `training.py` without the callback, one with its defaults and one with `max_overhead=0.05`, after
+one run that does not count. Prints the processor seconds of each run, and of the callback's parts in it. Takes a minute
+or two on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/parts.py
 """
@@ -42,7 +43,7 @@ SPENT: Counter[str] = Counter()
 
 
 def watched(part: str, owner: type, name: str) -> None:
-    """Count the seconds of a method under a part's name."""
+    """Count the seconds of a method under the name of a part."""
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -57,7 +58,7 @@ def watched(part: str, owner: type, name: str) -> None:
 
 
 def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
-    """One run."""
+    """Processor seconds of one run."""
     images, labels = data(60_000)
     with tempfile.TemporaryDirectory() as folder:
         trainer, module, loader = prepare(images, labels, epochs, "cpu", callbacks, Path(folder))

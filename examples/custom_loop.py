@@ -14,7 +14,7 @@ from netdyn.functional import linear_substitution_map, local_fields
 
 
 def main(epochs: int = 15) -> None:
-    """Train on handwritten digits, and print modes and basins as training goes on."""
+    """Train on handwritten digits, and print modes and basins during training."""
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images / 16, dtype=torch.float32)
@@ -30,7 +30,7 @@ def main(epochs: int = 15) -> None:
     print("epoch  accuracy  " + "  ".join(f"OPT[{name}]" for name in modes) + "  sample basin  weight basin")
     for epoch in range(epochs + 1):
         if epoch % 5 == 0:
-            # The map is one of this network as it is now: new numbers, a new accumulation.
+            # The map belongs to the network as it is now, so the metrics start again.
             fields, pathway = local_fields(net, probe_x), linear_substitution_map(net, probe_x)
             shares = []
             for name, metric in modes.items():

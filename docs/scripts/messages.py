@@ -1,4 +1,4 @@
-"""Every error, warning and notice of netdyn's sources, read from their syntax trees."""
+"""Every error, warning and notice in netdyn's sources, read from their syntax trees."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ KINDS = {"warn": "warning", "say_once": "warning", "inform": "notice", "rank_zer
 
 @dataclass(frozen=True)
 class Message:
-    """One sentence of the sources; what varies in it stands as ``…``.
+    """One sentence of the sources; ``…`` stands for the parts that vary.
 
     Attributes:
         kind: ``"warning"``, ``"notice"``, or the name of the exception.
         text: The sentence.
-        room: The module that it comes from.
+        room: The module that contains it.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Message:
 
 @cache
 def messages(folder: Path = SOURCES) -> tuple[Message, ...]:
-    """All of them, by module and in the order of the source; a text that is only handed on is none."""
+    """All messages, by module and in the order of the source, except texts that are only passed on."""
     return tuple(message for path in sorted(folder.rglob("*.py")) for message in _of(path, room(path, folder)))
 
 
@@ -60,7 +60,7 @@ def _of(path: Path, room: str) -> Iterator[Message]:
 
 
 def template(node: ast.expr) -> str:
-    """The text of an expression, ``…`` for what only the running program knows."""
+    """The text of an expression, with ``…`` for parts that are known only at run time."""
     match node:
         case ast.Constant(value=str(text)):
             return text
