@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils.distributed import Processes
-from netdyn._utils.random import fingerprints
+from netdyn._utils.random import Contents
 from netdyn._utils.trees import Inputs, blocks, consecutive, copied, sample_tensors, take, tensors
 from netdyn.probes.criteria import Criterion, checked
 
@@ -27,7 +27,7 @@ class Evaluator:
         batch_size: Samples per forward pass (None: all).
         processes: The processes that share the work.
         passed: Samples sent through the network so far.
-        digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
+        known_contents: What :attr:`contents` gives, if it is known already.
         cut: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
     """
@@ -40,7 +40,7 @@ class Evaluator:
     batch_size: int | None = None
     processes: Processes = field(default_factory=Processes)
     passed: float = 0
-    digests: list[bytes] | None = None
+    known_contents: Contents | None = None
     cut: tuple[bool, ...] = ()
     numbers: Tensor | None = None
 
@@ -53,11 +53,11 @@ class Evaluator:
         return len(self.target)
 
     @property
-    def prints(self) -> list[bytes]:
-        """The digests."""
-        if self.digests is None:
-            self.digests = fingerprints(self.inputs, self.cut)
-        return self.digests
+    def contents(self) -> Contents:
+        """What seeds the samples' noise, and which of them are copies."""
+        if self.known_contents is None:
+            self.known_contents = Contents.of(self.inputs, self.cut)
+        return self.known_contents
 
     @property
     def labels(self) -> Tensor:
@@ -104,7 +104,7 @@ class Evaluator:
             target=self.targets(part),
             processes=Processes(),
             passed=0,
-            digests=[self.prints[i] for i in index.tolist()],
+            known_contents=self.contents.chosen(index),
         )
 
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
