@@ -38,7 +38,6 @@ from netdyn.probes.loaders import (
     read_probe,
     stratified,
 )
-from netdyn.probes.probe import Probe
 
 exactly = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from netdyn._utils.random import fingerprints
+from netdyn._utils.random import sample_digests
 from netdyn.probes.probe import Probe
 
 
@@ -16,5 +16,5 @@ def test_a_probe_moves_as_a_whole():
 def test_digests_are_made_once_and_only_when_asked_for():
     probe = Probe(torch.arange(6.0).reshape(3, 2), torch.arange(3))
     assert "digests" not in vars(probe)
-    assert probe.digests == fingerprints(probe.inputs)
+    assert probe.digests == sample_digests(probe.inputs)
     assert probe.digests is probe.digests

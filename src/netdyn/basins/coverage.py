@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, sample_tensors, tensors
+from netdyn._utils.trees import Inputs, samples_first, tensors
 from netdyn.basins.interval import median
 from netdyn.basins.result import BasinResult
 
@@ -76,8 +76,8 @@ def coverage(
     radii = basin.radii if isinstance(basin, BasinResult) else basin
     points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
     classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
-    target = checks.labels(target, classes, len(points)).cpu()
-    val_target = checks.labels(val_target, classes, len(val_points)).cpu()
+    target = checks.class_labels(target, classes, len(points)).cpu()
+    val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
     if checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
         raise ValueError(f"`basin` must be of the {len(points)} samples in `inputs`, got {radii.shape[1]}.")
@@ -86,7 +86,7 @@ def coverage(
 
 def _points(name: str, inputs: Inputs) -> Tensor:
     """All floating components, ``[samples, components]``."""
-    leaves = zip(tensors(inputs), sample_tensors(inputs), strict=True)
+    leaves = zip(tensors(inputs), samples_first(inputs), strict=True)
     found = [t.detach().reshape(len(t), -1).float() for t, own in leaves if own and t.is_floating_point()]
     if not found:
         raise TypeError(f"`{name}` holds no floating tensor between whose samples there could be a distance.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, consecutive, take
+from netdyn._utils.trees import Inputs, as_slice, blocks, take
 from netdyn.basins.curve import LOST_CLEAN, Grid, survival
 from netdyn.basins.input_noise import Noise, Rows
 from netdyn.basins.interval import LEVEL
@@ -108,7 +108,7 @@ def sample_basin(
 
 def noise_of(evaluator: Evaluator, names: Sequence[str] | None, seed: int) -> Noise:
     """The noise on a probe, see :meth:`netdyn.basins.input_noise.Noise.at`."""
-    return Noise.at(evaluator.model, evaluator.inputs, evaluator.cut, names, seed)
+    return Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, names, seed)
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class Batch:
     @classmethod
     def of(cls, evaluator: Evaluator, noise: Noise, rays: Tensor, index: Tensor) -> Batch:
         """Some rows: their rays and their samples, int64 on the CPU."""
-        prints, part = evaluator.prints, consecutive(index)
-        drawn = noise.draw(evaluator.inputs, [prints[i] for i in index.tolist()], rays.tolist())
-        return cls(evaluator, noise, take(evaluator.inputs, part, evaluator.cut), evaluator.targets(part), drawn)
+        digests, part = evaluator.digests, as_slice(index)
+        drawn = noise.draw(evaluator.inputs, [digests[i] for i in index.tolist()], rays.tolist())
+        return cls(evaluator, noise, take(evaluator.inputs, part, evaluator.by_sample), evaluator.targets(part), drawn)
 
     def outputs(self, sigma: Tensor) -> Any:
         """The network's outputs under noise of level ``sigma [rows]``."""
@@ -219,7 +219,7 @@ def measure_sample_basin(
     # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
     # Those with the smallest digests are asked, so that the probe's order does not matter.
     wanted = own.samples if relative else max(64, own.samples // 16)
-    some = torch.tensor(sorted(range(own.samples), key=own.prints.__getitem__)[:wanted])
+    some = torch.tensor(sorted(range(own.samples), key=own.digests.__getitem__)[:wanted])
     result = summarize_samples(
         cells,
         grid,

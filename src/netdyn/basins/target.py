@@ -24,7 +24,7 @@ def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_
         ValueError: If one lies outside its range.
     """
     if accuracy is not None:
-        checks.share("accuracy", accuracy)
+        checks.fraction("accuracy", accuracy)
     checks.whole("rays", rays)
     checks.whole("seed", seed, minimum=0)
     return Grid.over(*checks.noise_range(low, high), checks.positive("rel_tol", rel_tol))

@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from netdyn._utils.checks import matrix, same_units, share
+from netdyn._utils import checks
+from netdyn._utils.checks import matrix, same_units
 from netdyn.modes.ranks import centre_pathway, rows_fit, statistic_dtype
 
 #: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
@@ -182,7 +183,7 @@ def mode_shares(
         Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no
         rule applies (``rule`` is then ``"none"``). The other two are shares of all units.
     """
-    share("alpha", alpha)
+    checks.fraction("alpha", alpha)
     masked, sign, _ = _prepare(tuning, pathway, centre)
     if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
         raise ValueError(

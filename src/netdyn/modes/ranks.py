@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from netdyn._utils.checks import labels, matrix, same_units, whole
+from netdyn._utils.checks import class_labels, matrix, same_units, whole
 from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 
 
@@ -118,7 +118,7 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
                 [ 1.]], dtype=torch.float64)
     """
     fields = matrix("fields", fields, "[samples, units]")
-    target = labels(target, num_classes, len(fields)).to(fields.device)
+    target = class_labels(target, num_classes, len(fields)).to(fields.device)
     rows, size = unit_rows(fields), class_sizes(target, num_classes)
     tuning = torch.cat(
         [tuning_from_ranks(ranks_from(*sort_rows(rows[part])), target, size) for part in unit_blocks(rows)], dim=1
@@ -235,7 +235,7 @@ def rank_distribution(
     """
     fields = matrix("fields", fields, "[samples, units]")
     pathway = matrix("pathway", pathway, "[num_classes, units]").to(fields.device)
-    target = labels(target, num_classes, len(fields)).to(fields.device)
+    target = class_labels(target, num_classes, len(fields)).to(fields.device)
     same_units("fields", fields, "pathway", pathway)
     rows_fit("pathway", pathway, num_classes)
     whole("bins", bins)

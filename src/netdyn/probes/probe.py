@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from netdyn._utils.random import fingerprints
+from netdyn._utils.random import sample_digests
 from netdyn._utils.trees import Inputs, map_tensors
 
 
@@ -25,7 +25,7 @@ class Probe:
     @cached_property
     def digests(self) -> list[bytes]:
         """Of each sample's content, which seeds its noise."""
-        return fingerprints(self.inputs)
+        return sample_digests(self.inputs)
 
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""
