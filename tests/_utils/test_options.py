@@ -178,8 +178,8 @@ def test_the_help_of_a_class_keeps_what_follows_the_arguments():
         ),
         (
             lambda: draw_twice("paper", zzz=1),
-            "draw_twice() got an unexpected keyword argument 'zzz'. The nearest are 'second', 'colour', 'width', "
-            "'seed'.",
+            "draw_twice() got an unexpected keyword argument 'zzz'. The nearest are 'first', 'second', 'colour', "
+            "'width', 'seed'.",
         ),
         (
             lambda: Drawer("paper", zzz=1),

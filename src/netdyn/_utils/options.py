@@ -63,11 +63,11 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
 
         @functools.wraps(function)
         def checked(*args: Any, **options: Any) -> Any:
-            known = [*signature.parameters]
+            known = [name for name in signature.parameters if name != "self"]
             for name in options:
-                if name not in signature.parameters:
+                if name not in known:
                     raise TypeError(
-                        f"{target.__name__}() got an unexpected keyword argument {name!r}. {nearest(name, known[1:])}"
+                        f"{target.__name__}() got an unexpected keyword argument {name!r}. {nearest(name, known)}"
                     )
             return function(*args, **options)
 
