@@ -23,7 +23,7 @@ from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
 from netdyn.engine.evaluate import evaluate, raise_it
 from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, kept
+from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
 from netdyn.probes.loaders import check_given, given_probe, input_and_target
@@ -250,7 +250,7 @@ class Monitor:
             return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
 
         options = (self.probe_size, self.config.seed, transfer, self.unpack)
-        with kept(model), torch.no_grad():
+        with restored(model), torch.no_grad():
             self.probe = given_probe(self.given_probe, *options)
             if self.given_val_probe is not None:
                 self.val_probe = given_probe(self.given_val_probe, *options)
@@ -268,7 +268,7 @@ class Monitor:
         assert probe is not None
 
         def work() -> None:
-            with isolated(model), kept(forward, config.criterion):
+            with isolated(model), restored(forward, config.criterion):
                 self.processes.align(model.buffers())
                 own = network() if network is not None else model if forward is None else Adapter(model, forward)
                 found.append(

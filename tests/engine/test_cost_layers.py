@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from netdyn import DynamicsMonitor, diagnose, functional
-from netdyn._utils.trees import spread
+from netdyn._utils.trees import evenly_spaced
 from netdyn.engine import layers as layer_reader
 from netdyn.engine.config import Settings
 from netdyn.functional import characteristic_maps
@@ -206,7 +206,7 @@ def test_maps_that_depend_on_the_sample_are_means_over_all():
     model, (x, _) = Bent(), probe()
     few = characteristic_maps(model, x[:4])
     whole = characteristic_maps(model, x)
-    leaf = x[spread(SAMPLES, MAP)].requires_grad_()
+    leaf = x[evenly_spaced(SAMPLES, MAP)].requires_grad_()
     straight = model.last(model.first(model.norm(leaf)))
     expected = torch.stack([torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].mean(0) for row in straight.t()])
     assert torch.allclose(whole, expected, atol=1e-3)

@@ -143,7 +143,7 @@ def no_context(*args: Any, **kwargs: Any) -> Any:
 
 
 def generators_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(isolation, "rng_kept", no_context)
+    patch.setattr(isolation, "rng_restored", no_context)
 
 
 def torch_generator_not_kept(patch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def modes_left_alone(patch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def naive(model: nn.Module) -> Iterator[None]:
-        with isolation.rng_kept(), torch.no_grad():
+        with isolation.rng_restored(), torch.no_grad():
             yield
 
     patch.setattr(callback, "isolated", naive)
@@ -218,7 +218,7 @@ def modes_by_eval_and_train(patch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def naive(model: nn.Module) -> Iterator[None]:
         training = model.training
-        with isolation.rng_kept(), torch.no_grad():
+        with isolation.rng_restored(), torch.no_grad():
             model.eval()
             yield
             model.train(training)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from netdyn._utils.trees import Inputs, sample_tensors, tensors
+from netdyn._utils.trees import Inputs, samples_first, tensors
 
 #: The odd number nearest to 2^64 over the golden ratio: the step from one place to the next.
 STEP = 0x9E3779B97F4A7C15
@@ -31,18 +31,18 @@ BLOCK = {"cpu": 1 << 15}
 BLOCK_ELSEWHERE = 1 << 24
 
 
-def digests(inputs: Inputs, cut: Sequence[bool] | None = None) -> Tensor:
+def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
     """A digest of each sample's content: equal samples have equal digests, wherever they stand in a batch.
 
     Words of 64 bits are mixed with their places in two ways and summed up.
 
     Args:
         inputs: Samples first.
-        cut: Which of the tensors have the samples first; None: found here.
+        by_sample: Which of the tensors have the samples first; None: found here.
     """
     found: Tensor | None = None
     for number, (tensor, own) in enumerate(
-        zip(tensors(inputs), sample_tensors(inputs) if cut is None else cut, strict=True)
+        zip(tensors(inputs), samples_first(inputs) if by_sample is None else by_sample, strict=True)
     ):
         if own:
             raw = tensor.detach().contiguous().reshape(len(tensor), -1)
@@ -81,9 +81,9 @@ class Contents:
     clusters: Tensor
 
     @classmethod
-    def of(cls, inputs: Inputs, cut: Sequence[bool] | None = None) -> Contents:
-        """Those of inputs, samples first; ``cut`` as for :func:`digests`."""
-        digest = digests(inputs, cut)
+    def of(cls, inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Contents:
+        """Those of inputs, samples first; ``by_sample`` as for :func:`digests`."""
+        digest = digests(inputs, by_sample)
         cluster: Tensor = torch.unique(digest, dim=0, return_inverse=True)[1]
         order = torch.argsort(cluster, stable=True)
         place, ordered = torch.arange(len(order), device=order.device), cluster[order]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.random import Contents
-from netdyn._utils.trees import Inputs, blocks, sample_tensors, tensors
+from netdyn._utils.trees import Inputs, blocks, samples_first, tensors
 from netdyn.basins.input_noise import Noise
 from netdyn.basins.interval import median
 from netdyn.basins.sample_basin import Rays
@@ -98,12 +98,12 @@ def measure_coverage(evaluator: Evaluator, val_inputs: Inputs, val_target: Tenso
     """The coverage of a network that is isolated already, see :func:`coverage`."""
     points, val_points = _points("inputs", evaluator.inputs), _points("val_inputs", val_inputs)
     classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (evaluator.target, val_target))
-    target = checks.labels(evaluator.target, classes, len(points)).cpu()
-    val_target = checks.labels(val_target, classes, len(val_points)).cpu()
+    target = checks.class_labels(evaluator.target, classes, len(points)).cpu()
+    val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
     chosen = Contents.of(val_inputs).first(SAMPLES)
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
-    noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.cut, None, seed)
+    noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, None, seed)
     shares: list[float] = []
     distance = math.nan
     for same in (True, False):
@@ -133,7 +133,7 @@ def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma:
 
 def _points(name: str, inputs: Inputs) -> Tensor:
     """All floating components, ``[samples, components]``."""
-    leaves = zip(tensors(inputs), sample_tensors(inputs), strict=True)
+    leaves = zip(tensors(inputs), samples_first(inputs), strict=True)
     found = [t.detach().reshape(len(t), -1).float() for t, own in leaves if own and t.is_floating_point()]
     if not found:
         raise TypeError(f"`{name}` holds no floating tensor between whose samples there could be a distance.")

@@ -46,18 +46,18 @@ class Noise:
     Attributes:
         seed: Seed of the noise.
         inputs: Which tensors of the inputs it falls on.
-        cut: Which of them have the samples first.
+        by_sample: Which of them have the samples first.
         sites: The outputs that it falls on.
     """
 
     seed: int
     inputs: tuple[bool, ...]
-    cut: tuple[bool, ...]
+    by_sample: tuple[bool, ...]
     sites: tuple[NoisyOutput, ...] = ()
 
     @classmethod
     def at(
-        cls, model: nn.Module, inputs: Inputs, cut: tuple[bool, ...], names: Sequence[str] | None, seed: int
+        cls, model: nn.Module, inputs: Inputs, by_sample: tuple[bool, ...], names: Sequence[str] | None, seed: int
     ) -> Noise:
         """Noise on the inputs or modules of some names; None: on all floating inputs.
 
@@ -67,11 +67,11 @@ class Noise:
             TypeError: If there is nothing floating there, or ``names`` is no list of strings.
             ValueError: If a name is unknown, a module does not run, or its output does not hold the samples.
         """
-        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), cut, strict=True))
+        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
         if names is None:
             if not any(floating):
                 raise TypeError(_nothing_floating(model))
-            return cls(seed, floating, cut)
+            return cls(seed, floating, by_sample)
         checks.names("noise_at", names)
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
@@ -93,7 +93,7 @@ class Noise:
                 raise ValueError(
                     f"`noise_at` names {name!r}, which is no module or input. {checks.nearest(name, known)}"
                 )
-        return cls(seed, tuple(on_inputs), cut, _sites(model, inputs, cut, on_modules))
+        return cls(seed, tuple(on_inputs), by_sample, _sites(model, inputs, by_sample, on_modules))
 
     def components(self, inputs: Inputs) -> int:
         """Numbers that one row of noise consists of."""
@@ -182,7 +182,7 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
         yield
 
 
-def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:
+def _sites(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:
     """The outputs of some modules, in order: found by sending two and then three samples through the network."""
     if not names:
         return ()
@@ -194,7 +194,7 @@ def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[st
             met[name, run] = tuple(clean.shape)
             return clean
 
-        some = take(inputs, torch.arange(rows) % min(rows, count(inputs)), cut)
+        some = take(inputs, torch.arange(rows) % min(rows, count(inputs)), by_sample)
         with changed_outputs(model, set(names), note):
             model(map_tensors(lambda tensor: tensor.clone(), some))
         shapes.append(met)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.random import keys, uniforms
-from netdyn._utils.trees import Inputs, blocks, consecutive, take
+from netdyn._utils.trees import Inputs, as_slice, blocks, take
 from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
@@ -139,7 +139,7 @@ class Rays:
 
     def __init__(self, evaluator: Evaluator, noise: Noise) -> None:
         self.evaluator, self.noise = evaluator, noise
-        self._part, self._counted = evaluator.processes.samples(torch.arange(evaluator.samples))
+        self._part, self._counted = evaluator.processes.own_samples(torch.arange(evaluator.samples))
         self._own = evaluator.only(self._part)
         self._kept: dict[int, Rows] = {}
 
@@ -184,8 +184,8 @@ class Rays:
 
     def _outputs(self, rays: Tensor, index: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of some rows, each a ray of a sample, and their targets."""
-        own, part = self._own, consecutive(index)
-        target, inputs = own.targets(part), take(own.inputs, part, own.cut)
+        own, part = self._own, as_slice(index)
+        target, inputs = own.targets(part), take(own.inputs, part, own.by_sample)
         rows = self._rows(rays, index)
         return self.noise.outputs(own.model, inputs, rows, sigma.float().to(target.device), own.outputs), target
 
@@ -195,7 +195,7 @@ class Rays:
         if bool((rays == ray).all()) and 4 * self.noise.components(own.inputs) * own.samples <= KEPT:
             if ray not in self._kept:
                 self._kept = {ray: self._drawn(torch.full((own.samples,), ray), torch.arange(own.samples))}
-            part = consecutive(index)
+            part = as_slice(index)
             return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]
         return self._drawn(rays, index)
 
@@ -238,7 +238,7 @@ def measure_sample_basin(
     own = replace(evaluator, passed=0)
     clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
     clean_accuracy = float(clean.double().mean())
-    ask = Rays(own, Noise.at(own.model, own.inputs, own.cut, noise_at, seed))
+    ask = Rays(own, Noise.at(own.model, own.inputs, own.by_sample, noise_at, seed))
     at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
     floor = max(chance(own.num_classes), at_high)
     absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)

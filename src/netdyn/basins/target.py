@@ -23,7 +23,7 @@ def check_basin(accuracy: float | None, rays: int, low: float, high: float, seed
         ValueError: If one lies outside its range.
     """
     if accuracy is not None:
-        checks.share("accuracy", accuracy)
+        checks.fraction("accuracy", accuracy)
     checks.whole("rays", rays)
     checks.whole("seed", seed, minimum=0)
     checks.noise_range(low, high)

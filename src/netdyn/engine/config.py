@@ -85,7 +85,7 @@ class Config:
         checks.function("forward", self.forward)
         checks.whole("max_units", self.max_units)
         checks.whole("max_classes", self.max_classes, minimum=2)
-        checks.share("alpha", self.alpha)
+        checks.fraction("alpha", self.alpha)
         checks.positive("tolerance", self.tolerance)
         checks.whole("sample_rays", self.sample_rays)
         checks.whole("weight_rays", self.weight_rays)

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
 from netdyn._utils.random import Contents
-from netdyn._utils.trees import Inputs, map_tensors, sample_tensors, tensors
+from netdyn._utils.trees import Inputs, map_tensors, samples_first, tensors
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import sample_basin
 from netdyn.basins.target import check_basin
@@ -43,13 +43,13 @@ class _Measured:
 
     def rows(self) -> Tensor:
         """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
-        cut = sample_tensors(self.inputs)
-        leaves = [leaf for leaf, own in zip(tensors(self.inputs), cut, strict=True) if own]
+        by_sample = samples_first(self.inputs)
+        leaves = [leaf for leaf, own in zip(tensors(self.inputs), by_sample, strict=True) if own]
         return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in (*leaves, self.target)], dim=1)
 
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the kind of this update's, from rows."""
-        turn, first = iter(sample_tensors(self.inputs)), 0
+        turn, first = iter(samples_first(self.inputs)), 0
 
         def leaf(like: Tensor) -> Tensor:
             nonlocal first

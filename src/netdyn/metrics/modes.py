@@ -65,7 +65,7 @@ class _FieldMetric(StateMetric):
     def _checked(self, fields: Tensor, target: Tensor, pathway: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fields = checks.matrix("fields", fields, "[samples, units]").to(self.device, torch.float64)
         pathway = checks.matrix("pathway", pathway, "[num_classes, units]").to(self.device, torch.float64)
-        target = checks.labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
+        target = checks.class_labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
         checks.same_units("fields", fields, "pathway", pathway)
         rows_fit("pathway", pathway, self.num_classes)
         self._refuse_another([pathway.reshape(-1)])
@@ -148,7 +148,7 @@ class NeuronModes(_FieldMetric):
 
     def __init__(self, num_classes: int, *, alpha: float = 0.05, max_samples: int | None = None, **kwargs: Any) -> None:
         super().__init__(num_classes, max_samples=max_samples, **kwargs)
-        self.alpha = checks.share("alpha", alpha)
+        self.alpha = checks.fraction("alpha", alpha)
         self.rule = "none"
 
     def compute(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from netdyn._utils.distributed import Processes
 from netdyn._utils.random import Contents
-from netdyn._utils.trees import Inputs, blocks, consecutive, copied, sample_tensors, take, tensors
+from netdyn._utils.trees import Inputs, as_slice, blocks, copied, samples_first, take, tensors
 from netdyn.probes.criteria import Criterion, checked
 
 
@@ -28,7 +28,7 @@ class Evaluator:
         processes: The processes that share the work.
         passed: Samples sent through the network so far.
         known_contents: What :attr:`contents` gives, if it is known already.
-        cut: Which of the inputs' tensors have the samples first; the others travel whole.
+        by_sample: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
     """
 
@@ -41,11 +41,11 @@ class Evaluator:
     processes: Processes = field(default_factory=Processes)
     passed: float = 0
     known_contents: Contents | None = None
-    cut: tuple[bool, ...] = ()
+    by_sample: tuple[bool, ...] = ()
     numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.cut = self.cut or sample_tensors(self.inputs)
+        self.by_sample = self.by_sample or samples_first(self.inputs)
 
     @property
     def samples(self) -> int:
@@ -56,7 +56,7 @@ class Evaluator:
     def contents(self) -> Contents:
         """What seeds the samples' noise, and which of them are copies."""
         if self.known_contents is None:
-            self.known_contents = Contents.of(self.inputs, self.cut)
+            self.known_contents = Contents.of(self.inputs, self.by_sample)
         return self.known_contents
 
     @property
@@ -73,7 +73,7 @@ class Evaluator:
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
-        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.cut, strict=True) if cut))
+        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.by_sample, strict=True) if cut))
         return (model or self.model)(inputs)
 
     def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
@@ -89,7 +89,7 @@ class Evaluator:
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of some samples: copies, since a network may write over its input."""
-        return copied(take(self.inputs, part, self.cut)), self.targets(part)
+        return copied(take(self.inputs, part, self.by_sample)), self.targets(part)
 
     def targets(self, part: slice | Tensor) -> Tensor:
         """Targets of some samples."""
@@ -97,10 +97,10 @@ class Evaluator:
 
     def only(self, index: Tensor) -> Evaluator:
         """The same on some of the samples, by this process alone; its inputs are not to be written over."""
-        part = consecutive(index)
+        part = as_slice(index)
         return replace(
             self,
-            inputs=take(self.inputs, part, self.cut),
+            inputs=take(self.inputs, part, self.by_sample),
             target=self.targets(part),
             processes=Processes(),
             passed=0,
@@ -114,7 +114,7 @@ class Evaluator:
         their device; those of several are on the host.
         """
         index = torch.arange(self.samples) if index is None else index
-        part, counted = self.processes.samples(index)
+        part, counted = self.processes.own_samples(index)
         own = self.only(part)
 
         def one() -> tuple[Tensor, float]:
