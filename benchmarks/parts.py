@@ -24,30 +24,37 @@ from lightning.pytorch import Callback
 from lightning_run import prepare
 from workload import data
 
-from netdyn import DynamicsMonitor
+from netdyn import DynamicsMonitor, Monitor
+from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard
 
-PARTS = {
-    "evaluations": ("_examined",),
-    "figures": ("_draw",),
-    "scalars, histograms, layout": ("_send", "_arrange"),
-    "choosing the probe": ("_get_probes", "_get_val_probe"),
+#: Part → the methods that are it, each with its class.
+PARTS: dict[str, list[tuple[type, str]]] = {
+    "evaluations": [(Monitor, "_evaluated")],
+    "figures": [(Monitor, "_draw")],
+    "scalars, histograms, layout": [
+        (LightningTensorBoard, "scalars"),
+        (TensorBoard, "histograms"),
+        (TensorBoard, "about"),
+        (TensorBoard, "arrange"),
+    ],
+    "choosing the probe": [(DynamicsMonitor, "_get_probes"), (DynamicsMonitor, "_get_val_probe")],
 }
 SPENT: Counter[str] = Counter()
 
 
-def watched(part: str, name: str) -> None:
-    """Count the seconds of one of the callback's methods under the name of a part."""
-    method = getattr(DynamicsMonitor, name)
+def watched(part: str, owner: type, name: str) -> None:
+    """Count the seconds of a method under the name of a part."""
+    method = getattr(owner, name)
 
     @functools.wraps(method)
-    def timed(self: DynamicsMonitor, *args: Any, **kwargs: Any) -> Any:
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.process_time()
         try:
             return method(self, *args, **kwargs)
         finally:
             SPENT[part] += time.process_time() - start
 
-    setattr(DynamicsMonitor, name, timed)
+    setattr(owner, name, timed)
 
 
 def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
@@ -63,9 +70,9 @@ def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    for part, names in PARTS.items():
-        for name in names:
-            watched(part, name)
+    for part, methods in PARTS.items():
+        for owner, name in methods:
+            watched(part, owner, name)
     seconds([], epochs=1)
     without = seconds([])
     print(f"| seconds | whole run | {' | '.join(PARTS)} |\n|---|---:|{'---:|' * len(PARTS)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import netdyn
 
 SOURCES = Path(netdyn.__file__).parent
-KINDS = {"warn": "warning", "rank_zero_warn": "warning", "_say_once": "warning", "rank_zero_info": "notice"}
+KINDS = {"warn": "warning", "say_once": "warning", "inform": "notice", "rank_zero_info": "notice"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def _of(path: Path, room: str) -> Iterator[Message]:
             kind, texts = ast.unparse(node.exc.func), node.exc.args[:1]
         elif isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            # The first argument of `_say_once` is a key.
-            kind, texts = KINDS.get(name, ""), node.args[1:2] if name == "_say_once" else node.args[:1]
+            kind, texts = KINDS.get(name, ""), node.args[:1]
         else:
             continue
         message = Message(kind, "".join(map(template, texts)), room)
-        # A text that begins in lower case is part of another message, or a sentence of Python's.
-        if kind and message.text.strip("… ") and not message.text[0].islower() and message not in seen:
+        # An error that begins in lower case is a reason that another message carries, or Python's own sentence.
+        reason = kind not in ("warning", "notice") and message.text[:1].islower()
+        if kind and message.text.strip("… ") and not reason and message not in seen:
             seen.add(message)
             yield message
 

@@ -22,11 +22,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from netdyn._utils.doubts import Doubts
+from netdyn.basins.brackets import Brackets
+
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, digest, generators
 from netdyn import DynamicsMonitor
-from netdyn._utils.doubts import Doubts
-from netdyn.basins.brackets import Brackets
 from netdyn.engine import evaluate as examine
 from netdyn.engine.layers import LayerReader
 

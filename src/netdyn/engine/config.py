@@ -78,6 +78,8 @@ class Config:
         checks.names("measure", self.measure)
         for name in self.measure:
             checks.choice("measure", name, MEASURES)
+        # A list and a tuple of the same measures are the same options, also in the key of a checkpoint.
+        object.__setattr__(self, "measure", tuple(self.measure))
         checks.names("layers", self.layers)
         checks.names("weight_layers", self.weight_layers, words=("each",))
         checks.names("noise_at", self.noise_at)
