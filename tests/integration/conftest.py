@@ -1,12 +1,23 @@
-"""What the tests of whole runs share: two processes."""
+"""What the tests of whole runs share: seeds, and two processes."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 
 from integration.pair import Pair
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test finds the generators in the same state: its networks are the same in whatever order tests run."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
 
 
 @pytest.fixture(scope="session")
