@@ -16,7 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.distributed import Processes, is_sharded
 from netdyn._utils.options import takes_options_of
 from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import kept
+from netdyn.isolation.isolated import restored
 from netdyn.loggers.find import destination
 from netdyn.monitor import Monitor
 from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
@@ -117,7 +117,7 @@ class DynamicsMonitor(Callback):
         """Gather the probe from the first batches, where the data set cannot be read."""
         if self._collector is not None:
             collector = self._collector
-            with kept(pl_module, trainer.datamodule, self.monitor.unpack):  # type: ignore[attr-defined]
+            with restored(pl_module, trainer.datamodule, self.monitor.unpack):  # type: ignore[attr-defined]
                 self._guarded(lambda: self._collect(collector, batch, pl_module))
             first = self.monitor.probe is not None and not self.monitor.evaluations
             if first and self._on_fit_ends and not _is_dev_run(trainer):
@@ -230,7 +230,7 @@ class DynamicsMonitor(Callback):
 
         monitor, loader = self.monitor, _only_loader(loaders)
         options = (monitor.probe_size, monitor.config.seed, transfer, monitor.unpack)
-        with kept(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
+        with restored(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
             if given is not None:
                 return given_probe(given, *options)
             return read_probe(loader, *options) if can_read(loader) else None

@@ -23,7 +23,7 @@ from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
 from netdyn.engine.evaluate import evaluate, raise_it
 from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, kept
+from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
 from netdyn.probes.loaders import check_given, given_probe, input_and_target
@@ -196,7 +196,7 @@ class Monitor:
             self._send_scalars({"netdyn/overhead": overhead, "netdyn/skipped": float(self.skipped)}, step)
             return None
         draw = self._figures == "always" or (self._figures == "ends" and not self.evaluations)
-        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps())
+        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
         self.evaluations += 1
         self.skipped += report is None
         scalars = {} if report is None else report.scalars()
@@ -250,13 +250,13 @@ class Monitor:
             return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
 
         options = (self.probe_size, self.config.seed, transfer, self.unpack)
-        with kept(model), torch.no_grad():
+        with restored(model), torch.no_grad():
             self.probe = given_probe(self.given_probe, *options)
             if self.given_val_probe is not None:
                 self.val_probe = given_probe(self.given_val_probe, *options)
 
     def _evaluated(
-        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config
+        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config, per_class: bool
     ) -> tuple[Report | None, float]:
         """The report on the network as it is, and the seconds of training before; leaves everything as it was.
 
@@ -268,7 +268,7 @@ class Monitor:
         assert probe is not None
 
         def work() -> None:
-            with isolated(model), kept(forward, config.criterion):
+            with isolated(model), restored(forward, config.criterion):
                 self.processes.align(model.buffers())
                 own = network() if network is not None else model if forward is None else Adapter(model, forward)
                 found.append(
@@ -281,6 +281,7 @@ class Monitor:
                         on_failure=raise_it if self.strict else self._warn_of_failure,
                         train_batch_size=self.train_batch_size,
                         distributions=self._figures != "never",
+                        per_class=per_class,
                     )
                 )
 
@@ -361,9 +362,11 @@ class Monitor:
         self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
     ) -> None:
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        with_maps = model is not None and "maps" in self.config.measure and report.characteristic_maps is None
-        # Finding the maps costs less than an evaluation. Where nothing is drawn there is nothing to leave out.
-        cost = self.budget.drawing + self.budget.last * with_maps
+        only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
+        again = model is not None and self.probe is not None and only and report.characteristic_maps is None
+        # Finding the maps and the classes' basins costs less than an evaluation. Where nothing is drawn there is
+        # nothing to leave out.
+        cost = self.budget.drawing + self.budget.last * bool(again)
         drawn = self._draws() and available()
         if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
             self.inform(
@@ -371,10 +374,15 @@ class Monitor:
                 f"max_overhead={self.max_overhead}; `report.figures()` draws those of the last report."
             )
             return
-        if with_maps and model is not None and self.probe is not None:
-            found, _ = self._evaluated(model, network, replace(self.config, measure=("maps",)))
+        if again and model is not None:
+            found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
             if found is not None:
-                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+                report = replace(
+                    report,
+                    sample_basin=found.sample_basin or report.sample_basin,
+                    characteristic_maps=found.characteristic_maps,
+                    subnetwork=found.subnetwork,
+                )
         self.report = report
         self._draw(report, step)
 

@@ -1,15 +1,17 @@
-"""Every check lets sound arguments pass unchanged and refuses others with a sentence that shows what came."""
+"""Every check lets sound arguments pass unchanged, and refuses others with a sentence that shows what was given."""
 
 import math
 import re
 
 import pytest
 import torch
+from torch import nn
 
 from netdyn._utils import checks
 from netdyn.engine.diagnose import diagnose
 from netdyn.functional import class_tuning, rank_distribution, sample_basin, weight_basin
 from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+from networks import fill
 
 
 def refused(kind, text):
@@ -39,14 +41,14 @@ def test_what_is_no_whole_number_is_refused(value, kind, text):
 
 
 @pytest.mark.parametrize("value", [1e-9, 0.5, 1 - 1e-9])
-def test_share_passes(value):
-    assert checks.share("alpha", value) == value
+def test_fraction_passes(value):
+    assert checks.fraction("alpha", value) == value
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, math.nan, math.inf, True, "0.5", None])
-def test_what_is_no_share_is_refused(value):
+def test_what_is_no_fraction_is_refused(value):
     with refused(ValueError, f"`alpha` must lie strictly between 0 and 1, got {value!r}."):
-        checks.share("alpha", value)
+        checks.fraction("alpha", value)
 
 
 @pytest.mark.parametrize("value", [1e-300, 3, 0.05])
@@ -89,7 +91,7 @@ def test_unknown_choice_is_refused_with_the_options():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
 def test_labels_of_any_integer_type_become_int64(dtype):
-    labels = checks.labels(torch.tensor([0, 2, 1], dtype=dtype), 3, 3)
+    labels = checks.class_labels(torch.tensor([0, 2, 1], dtype=dtype), 3, 3)
     assert labels.dtype == torch.int64
     assert labels.tolist() == [0, 2, 1]
 
@@ -115,7 +117,7 @@ BAD_LABELS = {
     "one-hot": (
         torch.eye(2, dtype=torch.int64),
         ValueError,
-        "`target` must have one label a sample, shape [samples], got shape [2, 2].",
+        "`target` must have one label per sample, shape [samples], got shape [2, 2].",
     ),
     "too many": (
         torch.tensor([0, 1, 0]),
@@ -128,14 +130,19 @@ BAD_LABELS = {
 @pytest.mark.parametrize(("target", "kind", "text"), BAD_LABELS.values(), ids=BAD_LABELS)
 def test_what_are_no_labels_is_refused(target, kind, text):
     with refused(kind, text):
-        checks.labels(target, 2, 2)
+        checks.class_labels(target, 2, 2)
 
 
 def test_no_labels_at_all_pass():
-    assert checks.labels(torch.zeros(0, dtype=torch.int64), 2).shape == (0,)
+    assert checks.class_labels(torch.zeros(0, dtype=torch.int64), 2).shape == (0,)
 
 
 FIELDS, PATHWAY = torch.tensor([[0.0], [1.0]]), torch.tensor([[-1.0], [1.0]])
+
+
+def linear():
+    return fill(nn.Linear(1, 2))
+
 
 #: Everything public that takes class labels of two samples and two classes.
 TAKERS_OF_LABELS = {
@@ -143,11 +150,11 @@ TAKERS_OF_LABELS = {
     "rank_distribution": lambda target: rank_distribution(FIELDS, target, PATHWAY, 2),
     "NeuronModes": lambda target: NeuronModes(2).update(FIELDS, target, PATHWAY),
     "RankDistribution": lambda target: RankDistribution(2).update(FIELDS, target, PATHWAY),
-    "sample_basin": lambda target: sample_basin(torch.nn.Linear(1, 2), FIELDS, target),
-    "weight_basin": lambda target: weight_basin(torch.nn.Linear(1, 2), FIELDS, target),
-    "SampleBasin": lambda target: SampleBasin().update(torch.nn.Linear(1, 2), FIELDS, target),
-    "WeightBasin": lambda target: WeightBasin().update(torch.nn.Linear(1, 2), FIELDS, target),
-    "diagnose": lambda target: diagnose(torch.nn.Linear(1, 2), FIELDS, target, measure=["sample_basin"]),
+    "sample_basin": lambda target: sample_basin(linear(), FIELDS, target),
+    "weight_basin": lambda target: weight_basin(linear(), FIELDS, target),
+    "SampleBasin": lambda target: SampleBasin().update(linear(), FIELDS, target),
+    "WeightBasin": lambda target: WeightBasin().update(linear(), FIELDS, target),
+    "diagnose": lambda target: diagnose(linear(), FIELDS, target, measure=["sample_basin"]),
 }
 
 
@@ -211,7 +218,7 @@ def test_a_name_near_to_none_is_answered_with_what_there_is():
 
 
 def net():
-    return torch.nn.Sequential(torch.nn.Linear(1, 20), torch.nn.ReLU(), torch.nn.Linear(20, 2))
+    return fill(nn.Sequential(nn.Linear(1, 20), nn.ReLU(), nn.Linear(20, 2)))
 
 
 #: Everything public that measures a basin, called with its sample arguments and these options.

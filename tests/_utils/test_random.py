@@ -1,25 +1,27 @@
-"""Numbers as a function of keys: the same in any company, standard normal, and independent of each other."""
+"""Numbers as a function of keys: the same in any batch, standard normal, and independent of each other."""
 
 import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from netdyn._utils import random as draws
-from netdyn._utils.random import keys, normals
+from netdyn._utils.random import box_muller, keys, normals, sample_digests, seeded, splitmix64
+from netdyn._utils.trees import samples_first, take
+from trees import IDS, IMAGES, TABLE, every_tree
 
 WORD = 1 << 64
 
 
-def prints(count, start=0):
-    """Digests of 16 bytes; near-equal on purpose, since a digest's own bits must not have to be mixed."""
+def digests(count, start=0):
+    """Digests of 16 bytes that differ in few bits: the keys must not need well-mixed digests."""
     return [number.to_bytes(16, "little") for number in range(start, start + count)]
 
 
 def made(count, rows=1000, seed=0, ray=0, place="0"):
-    return normals(keys(prints(rows), seed, ray, place), count)
+    return normals(keys(digests(rows), seed, ray, place), count)
 
 
 # The slow twin --------------------------------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ def pair(first, second, j):
 
 
 def test_numbers_are_those_of_a_loop_over_whole_numbers():
-    key = keys(prints(5), 3, [0, 1, 2, 3, 4], "0")
+    key = keys(digests(5), 3, [0, 1, 2, 3, 4], "0")
     slow = [[pair(int(a), int(b), j) for j in range(20)] for a, b in key]
     slow = np.array([[x for x, _ in row] + [y for _, y in row] for row in slow])
     np.testing.assert_allclose(normals(key, 40), slow, rtol=0, atol=3e-6)
@@ -53,15 +55,15 @@ def test_the_finaliser_is_splitmix64s():
     for expected in (6457827717110365317, 3203168211198807973, 9817491932198370423):
         state = (state + 0x9E3779B97F4A7C15) % WORD
         assert finalised(state) == expected
-        assert int(draws._mixed(np.array([state], dtype=np.uint64))[0]) == expected
+        assert int(splitmix64(np.array([state], dtype=np.uint64))[0]) == expected
 
 
-# The same in any company ----------------------------------------------------------------------------------------------
+# The same in any batch ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 37, 784])
-def test_neither_company_nor_order_changes_a_row(count):
-    key = keys(prints(64), 0, 0, "0")
+def test_neither_the_batch_nor_the_order_changes_a_row(count):
+    key = keys(digests(64), 0, 0, "0")
     order = np.random.default_rng(0).permutation(64)
     together = normals(key, count)
     assert together.shape == (64, count)
@@ -70,22 +72,21 @@ def test_neither_company_nor_order_changes_a_row(count):
     assert all((normals(key[row : row + 1], count)[0] == together[row]).all() for row in range(64))
 
 
-def test_long_rows_are_made_in_parts(monkeypatch):
-    key = keys(prints(3), 0, 0, "0")
+def test_long_rows_are_made_in_parts():
+    key = keys(digests(3), 0, 0, "0")
     whole = normals(key, 1001)
     for block in (1, 7, 64, 500, 501):
-        monkeypatch.setattr(draws, "BLOCK", block)
-        assert (normals(key, 1001) == whole).all()
+        assert (normals(key, 1001, block) == whole).all()
 
 
 def test_each_row_has_its_ray():
-    key = keys(prints(4), 5, [7, 0, -1, 7], "0")
+    key = keys(digests(4), 5, [7, 0, -1, 7], "0")
     for row, ray in enumerate([7, 0, -1, 7]):
-        assert (key[row] == keys(prints(4), 5, ray, "0")[row]).all()
+        assert (key[row] == keys(digests(4), 5, ray, "0")[row]).all()
 
 
 def test_no_two_rows_share_a_key():
-    every = [keys(prints(1000), seed, ray, place) for seed in (0, 1) for ray in range(4) for place in ("0", "1")]
+    every = [keys(digests(1000), seed, ray, place) for seed in (0, 1) for ray in range(4) for place in ("0", "1")]
     every = np.concatenate(every)
     # The second halves of these digests are all 0: there the keys of a seed, a ray and a place are all the same.
     assert len(np.unique(every[:, 0])) == len(every) == 16_000
@@ -115,21 +116,17 @@ def test_moments_are_the_normal_ones(many):
 
 @pytest.mark.parametrize("level", [2, 3, 4, 4.5, 5])
 def test_tails_are_the_normal_ones(many, level):
-    # Counts are Poisson's: within 4 standard errors, and one more for the smallest.
+    # Counts are Poisson distributed: within 4 standard errors, plus 1 for the smallest.
     expected = 2 * stats.norm.sf(level) * N
     assert abs((np.abs(many) > level).sum() - expected) < 4 * math.sqrt(expected) + 1
 
 
-def test_no_number_is_not_finite_at_the_ends_of_the_bits(monkeypatch):
+def test_all_numbers_are_finite_at_the_ends_of_the_bits():
     """The words whose halves are 0, the most negative and the most positive numbers."""
     halves = [0, 1, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
     words = np.array([a | b << 32 for a, b in itertools.product(halves, halves)], dtype=np.uint64)
 
-    def ends(state, halfway):
-        state[...] = words
-
-    monkeypatch.setattr(draws, "_mix", ends)
-    numbers = normals(np.zeros((1, 2), dtype=np.uint64), 2 * len(words))
+    numbers = np.concatenate(box_muller(words[None]))
     assert np.isfinite(numbers).all()
     assert np.abs(numbers).max() == pytest.approx(math.sqrt(2 * math.log(2**32)), rel=1e-6)
 
@@ -169,11 +166,70 @@ def test_sums_over_rays_grow_as_those_of_independent_numbers():
 
 @pytest.mark.parametrize("share", [8, 64])
 def test_samples_of_the_smallest_digests_have_no_noise_of_their_own(share):
-    """The floor is asked of those: their noise's projections must be as normal as all others'."""
+    """The floor of the accuracy is measured with these samples: their noise must be as normal as that of all others."""
     rng = np.random.default_rng(0)
-    digests = sorted(rng.bytes(16) for _ in range(2048))[: 2048 // share]
+    smallest = sorted(rng.bytes(16) for _ in range(2048))[: 2048 // share]
     drawn = np.concatenate(
-        [normals(keys(digests, seed, 0, "0"), 32).sum(axis=1) / math.sqrt(32) for seed in range(200)]
+        [normals(keys(smallest, seed, 0, "0"), 32).sum(axis=1) / math.sqrt(32) for seed in range(200)]
     )
     # n = 200 seeds x 2048/share samples, seed 0: rejected once in 1,000.
     assert stats.kstest(drawn, "norm").pvalue > 0.001
+
+
+# Digests and seeds ---------------------------------------------------------------------------------------------------
+
+
+@every_tree
+def test_digests_follow_their_samples(tree):
+    order = torch.tensor([2, 0, 4, 4])
+    whole = sample_digests(tree)
+    assert sample_digests(take(tree, order)) == [whole[i] for i in order.tolist()]
+    assert len(set(whole)) == 5
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+    ],
+    ids=str,
+)
+def test_every_dtype_has_digests_that_tell_samples_apart(dtype):
+    rows = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 1, 1]]).to(dtype)
+    first, second, third = sample_digests(rows)
+    assert first == third != second
+
+
+def test_a_single_bit_changes_one_digest():
+    other = IDS.clone()
+    other[3, 1] ^= 1
+    before, after = sample_digests(IDS), sample_digests(other)
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, True]
+
+
+def test_a_part_of_as_many_samples_as_a_table_has_rows_has_digests_without_the_table():
+    inputs = (IMAGES, TABLE)
+    by_sample = samples_first(inputs)
+    assert sample_digests(take(inputs, slice(0, 3), by_sample), by_sample) == sample_digests(inputs)[:3]
+
+
+def test_memory_layout_does_not_change_digests():
+    images = IMAGES.transpose(1, 2)
+    assert sample_digests(images) == sample_digests(images.contiguous())
+
+
+def test_seeds_come_from_all_parts_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    seeds = [
+        seeded(torch.Generator(), *parts).initial_seed() for parts in [(0, 1), (0, 1), (1, 0), (b"x", 1), ("fc", 0, 1)]
+    ]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 4
+    assert torch.equal(torch.get_rng_state(), before)

@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributions import Normal
 
 from netdyn import SampleBasin
-from netdyn._utils.random import fingerprints
-from netdyn._utils.trees import sample_tensors
+from netdyn._utils.random import sample_digests
+from netdyn._utils.trees import samples_first
 from netdyn.basins.input_noise import Noise, changed_outputs
 from netdyn.basins.sample_basin import points
 from netdyn.functional import sample_basin
@@ -99,7 +99,7 @@ def test_equal_samples_have_equal_noise_and_another_seed_has_other():
 
 def drawn_outputs(network, inputs, names, rows=6, sigma=1.0):
     """The outputs of the named modules without and with noise, and the noise drawn for them."""
-    cut = sample_tensors(inputs)
+    cut = samples_first(inputs)
     noise = Noise.at(network, inputs, cut, names, 0)
     met = {"clean": {}, "noisy": {}}
 
@@ -113,7 +113,7 @@ def drawn_outputs(network, inputs, names, rows=6, sigma=1.0):
     with torch.no_grad():
         with changed_outputs(network, set(names), keep("clean")):
             network(inputs)
-        rows = noise.draw(inputs, fingerprints(inputs, cut), [0] * 400)
+        rows = noise.draw(inputs, sample_digests(inputs, cut), [0] * 400)
         level = torch.full((400,), sigma)
 
         def call(inputs):

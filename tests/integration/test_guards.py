@@ -143,7 +143,7 @@ def no_context(*args: Any, **kwargs: Any) -> Any:
 
 
 def generators_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(isolation, "rng_kept", no_context)
+    patch.setattr(isolation, "rng_restored", no_context)
 
 
 def torch_generator_not_kept(patch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def modes_left_alone(patch: pytest.MonkeyPatch) -> None:
 
     @contextmanager
     def naive(model: nn.Module) -> Iterator[None]:
-        with isolation.rng_kept(), torch.no_grad():
+        with isolation.rng_restored(), torch.no_grad():
             yield
 
     patch.setattr(callback, "isolated", naive)
@@ -218,7 +218,7 @@ def modes_by_eval_and_train(patch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def naive(model: nn.Module) -> Iterator[None]:
         training = model.training
-        with isolation.rng_kept(), torch.no_grad():
+        with isolation.rng_restored(), torch.no_grad():
             model.eval()
             yield
             model.train(training)
@@ -694,6 +694,7 @@ class Weighing(Callback):
             self.resident.append(int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0)
 
 
+@pytest.mark.slow
 def test_two_hundred_evaluations_do_not_grow_memory(monkeypatch):
     # What heat maps show grows by a few numbers an evaluation, up to this length.
     monkeypatch.setattr(history, "LONGEST", 2)

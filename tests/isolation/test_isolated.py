@@ -22,7 +22,7 @@ from torch import nn
 
 import networks
 from netdyn import functional
-from netdyn.isolation.isolated import isolated, rng_kept
+from netdyn.isolation.isolated import isolated, rng_restored
 from netdyn.tracing.activations import REGISTERED
 from networks import CLASSES, FEATURES, ZOO, fill, samples
 
@@ -513,7 +513,7 @@ def draw_from_everywhere():
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_global_generators_are_kept(fails):
     before = global_generators()
-    with contextlib.suppress(ArithmeticError), rng_kept():
+    with contextlib.suppress(ArithmeticError), rng_restored():
         draw_from_everywhere()
         assert global_generators() != before
         if fails:

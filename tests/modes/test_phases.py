@@ -142,8 +142,8 @@ def test_the_result_holds_plain_numbers():
 @pytest.mark.parametrize(
     ("gradients", "num_classes", "text"),
     [
-        (torch.zeros(2, 3), 10, "`gradients` must hold one number a layer, shape [layers], got shape [2, 3]."),
-        (torch.tensor(1.0), 10, "`gradients` must hold one number a layer, shape [layers], got shape []."),
+        (torch.zeros(2, 3), 10, "`gradients` must hold one number per layer, shape [layers], got shape [2, 3]."),
+        (torch.tensor(1.0), 10, "`gradients` must hold one number per layer, shape [layers], got shape []."),
         ([1.0], 1, "`num_classes` must be at least 2, got 1."),
     ],
 )

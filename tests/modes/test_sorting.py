@@ -56,8 +56,7 @@ def test_ties_begin_and_end_where_neighbours_differ():
     assert last_of_ties(differs).tolist() == [[0, 3, 3, 3], [4, 4, 4, 4], [0, 1, 2, 3]]
 
 
-def test_ranks_do_not_depend_on_whether_it_was_asked_for_ties():
-    """What other devices do for all rows is done here for those with ties."""
+def test_ranks_of_rows_with_ties_are_those_that_other_devices_calculate_for_all_rows():
     rows = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
     rows[::3] = rows[::3].round(decimals=1)
     order, differs = sort_rows(rows)

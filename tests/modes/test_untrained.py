@@ -1,4 +1,4 @@
-"""What an untrained network shows: as many order-preserving units as chance allows, whatever it and its probe are."""
+"""An untrained network shows as many order-preserving units as chance allows, for any network and any probe."""
 
 import copy
 import itertools
@@ -52,7 +52,7 @@ every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 
 
 def untrained(make, classes, samples):
-    """A network as torch initialises it, and clouds around one centre a class."""
+    """A network as torch initialises it, and clouds around one centre per class."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = make(classes)
@@ -84,9 +84,8 @@ def opt_fractions(make, classes, samples, centre):
         yield shares.opt_fraction
 
 
-# n = 512 sign flips of the rows, seed 3, on 128 to 600 units a layer: all units share a flip, and over flips the mean
-# share has a standard error of 0.0011 or less. The bound of 0.01 is 9 of them; what it leaves room for is that with
-# five classes there are few different flips.
+# n = 512 sign flips of the rows, seed 3, on 128 to 600 units per layer: all units share a flip, and over flips the mean
+# share has a standard error of 0.0011 or less. The bound of 0.01 is 9 of them: five classes have few different flips.
 
 
 @pytest.mark.parametrize("samples", [100, 600])
@@ -101,8 +100,8 @@ def test_sign_flips_of_the_centred_map_find_alpha_in_every_layer_of_an_untrained
 @pytest.mark.parametrize(("classes", "bound"), [(5, 0.02), (6, 0.02), (10, 0.01)])
 @every_network
 def test_flipped_maps_that_are_centred_again_find_alpha_too(make, classes, bound, samples):
-    # Centring ties the signs to one another: the flips of five or six rows are then no longer fair coins for each
-    # unit, and a layer, whose units are alike, may lie further off.
+    # Centring makes the signs depend on one another: the flips of five or six rows are then no longer fair coins for
+    # each unit. A layer of similar units may lie further off.
     for share in opt_fractions(make, classes, samples, centre=True):
         assert abs(share - ALPHA) <= bound
 
@@ -241,7 +240,7 @@ def test_an_untrained_network_reads_as_untrained(make):
     assert spread < 0.1 * 5.4
 
 
-def test_the_reading_tells_a_trained_network():
+def test_a_trained_network_is_told_from_an_untrained_one():
     torch.manual_seed(0)
     network, (x, target) = deep(2, True)(), digits()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)

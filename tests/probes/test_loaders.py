@@ -28,7 +28,6 @@ from torch.utils.data import (
     random_split,
 )
 
-from netdyn._utils.random import fingerprints
 from netdyn.probes.loaders import (
     POOL,
     Collector,
@@ -39,7 +38,6 @@ from netdyn.probes.loaders import (
     read_probe,
     stratified,
 )
-from netdyn.probes.probe import Probe
 
 exactly = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
@@ -358,37 +356,6 @@ def test_several_inputs_keep_their_structure():
     named = read([(Pair(torch.tensor(float(i)), torch.tensor(i)), i % 2) for i in range(12)], size=6)
     assert type(named.inputs) is Pair
     same(named.inputs.left.long(), named.inputs.right)
-
-
-def test_a_probe_moves_as_a_whole():
-    probe = Probe({"x": torch.zeros(2, 3), "n": (torch.zeros(2), 5)}, torch.zeros(2, dtype=torch.int64))
-    moved = probe.to(torch.device("meta"))
-    assert {moved.inputs["x"].device.type, moved.inputs["n"][0].device.type, moved.target.device.type} == {"meta"}
-    assert moved.inputs["n"][1] == 5
-
-
-def test_what_the_host_has_to_know_is_read_once(monkeypatch):
-    probe = Probe(torch.arange(6.0).reshape(3, 2), torch.arange(3))
-    expected = fingerprints(probe.inputs)
-    probe.look(contents=True)
-    monkeypatch.setattr("netdyn.probes.probe.fingerprints", None)
-    monkeypatch.setattr(torch.Tensor, "cpu", None)
-    assert probe.at_hand.tolist() == [0, 1, 2]
-    assert probe.digests == expected
-
-
-def test_contents_are_looked_at_where_they_are_asked_for():
-    probe = Probe(torch.zeros(3, 2), torch.zeros(3))
-    probe.look(contents=False)
-    assert "digests" not in vars(probe)
-    assert "at_hand" in vars(probe)
-
-
-def test_what_cannot_be_looked_at_is_no_error_yet():
-    probe = Probe(torch.zeros(3, 2), [0, 1, 2])
-    probe.look(contents=True)
-    with pytest.raises(AttributeError):
-        probe.at_hand  # noqa: B018
 
 
 # Reading leaves no trace

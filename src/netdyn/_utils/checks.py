@@ -1,4 +1,4 @@
-"""Checks of arguments: each error names the argument, what was expected and what came."""
+"""Checks of arguments. Each error names the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Where netdyn's own code lies.
+#: Folder of netdyn's own code.
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 class DynamicsWarning(UserWarning):
-    """Something in the input or the result that a person should know of."""
+    """Something in the input or the result that the user should know about."""
 
 
 def warn(text: str) -> None:
-    """Warn as netdyn, so that its warnings can be told from those of the network, at the line that called netdyn."""
+    """Raise a :class:`DynamicsWarning` that points to the line outside of netdyn that called it."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
@@ -33,7 +33,7 @@ def whole(name: str, value: object, minimum: int = 1) -> int:
     """Return ``value`` if it is a whole number of at least ``minimum``.
 
     Raises:
-        TypeError: If it is no integer (booleans are not counted as integers).
+        TypeError: If it is not an integer (booleans do not count as integers).
         ValueError: If it is smaller than ``minimum``.
     """
     if isinstance(value, bool) or not isinstance(value, int):
@@ -43,7 +43,7 @@ def whole(name: str, value: object, minimum: int = 1) -> int:
     return value
 
 
-def share(name: str, value: float) -> float:
+def fraction(name: str, value: float) -> float:
     """Return ``value`` if it lies strictly between 0 and 1.
 
     Raises:
@@ -94,7 +94,7 @@ def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If it is another word.
+        ValueError: If it is a string that is not in ``words``.
     """
     if isinstance(value, str) and words:
         choice(name, value, words)
@@ -111,17 +111,17 @@ def function(name: str, value: Any) -> None:
     """Check that ``value`` is None or can be called.
 
     Raises:
-        TypeError: If it cannot.
+        TypeError: If it is neither.
     """
     if value is not None and not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r} of type {type(value).__name__}.")
 
 
-def labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
+def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
     """Return class labels as int64 ``[samples]``.
 
     Raises:
-        TypeError: If ``target`` is no tensor of whole numbers.
+        TypeError: If ``target`` is not a tensor of whole numbers.
         ValueError: If its shape is wrong or a label lies outside ``[0, num_classes)``.
     """
     whole("num_classes", num_classes)
@@ -133,7 +133,7 @@ def labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tens
             "Convert one-hot or probability targets with `target.argmax(1)`."
         )
     if target.ndim != 1:
-        raise ValueError(f"`target` must have one label a sample, shape [samples], got shape {list(target.shape)}.")
+        raise ValueError(f"`target` must have one label per sample, shape [samples], got shape {list(target.shape)}.")
     if samples is not None and len(target) != samples:
         raise ValueError(f"`target` must have one label for each of the {samples} samples, got {len(target)}.")
     if len(target):
@@ -145,11 +145,11 @@ def labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tens
 
 
 def matrix(name: str, value: Tensor, layout: str) -> Tensor:
-    """Return ``value``, detached, if it is a two-dimensional tensor; ``layout`` names its axes in the error.
+    """Return ``value``, detached, if it is a two-dimensional tensor. ``layout`` names its axes in the error.
 
     Raises:
-        TypeError: If it is no tensor.
-        ValueError: If it has not exactly two dimensions.
+        TypeError: If it is not a tensor.
+        ValueError: If it does not have exactly two dimensions.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a tensor of shape {layout}, got {type(value).__name__}.")
@@ -159,7 +159,7 @@ def matrix(name: str, value: Tensor, layout: str) -> Tensor:
 
 
 def same_units(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Check that two arrays ``[..., units]`` speak of the same units.
+    """Check that two arrays ``[..., units]`` have the same number of units.
 
     Raises:
         ValueError: If their last dimensions differ.

@@ -1,4 +1,4 @@
-"""Several processes that share one piece of work, and fail together."""
+"""Several processes that divide one piece of work among themselves, and fail together."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class ProcessError(RuntimeError):
 class Processes:
     """The processes that measure one network together.
 
-    Every process must call :meth:`gather` equally often, whatever happens to it. One whose own code fails outside of it
-    calls :meth:`fail` instead, which the others meet in their next :meth:`gather`: they raise too, and nobody waits
-    forever. So work ends with a last :meth:`gather`, even if there is nothing to exchange.
+    Every process must call :meth:`gather` the same number of times. A process that fails elsewhere calls :meth:`fail`
+    instead; the others then raise in their next :meth:`gather`, so that no process waits forever. Work therefore ends
+    with a :meth:`gather`, even if there is nothing to exchange.
 
     Attributes:
         rank: This process's number, from 0.
         size: Number of processes.
-        lockstep: Each holds a part of the model's weights, so that all must run it equally often, at the same time.
+        lockstep: Whether each process holds a part of the model's weights. All must then run the model the same number
+            of times, at the same time.
     """
 
     rank: int = 0
@@ -43,17 +44,17 @@ class Processes:
         return cls(dist.get_rank(), dist.get_world_size(), lockstep)
 
     def part(self, total: int) -> slice:
-        """This process's share of ``total`` things: consecutive, in the order of ranks, sizes differing by one at most.
+        """This process's part of ``total`` items: consecutive, in the order of ranks, sizes differing by one at most.
 
         >>> [Processes(rank, 3).part(7) for rank in range(3)]
         [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
         """
         return slice(total * self.rank // self.size, total * (self.rank + 1) // self.size)
 
-    def samples(self, index: Tensor) -> tuple[Tensor, int]:
+    def own_samples(self, index: Tensor) -> tuple[Tensor, int]:
         """This process's part of some samples, and how many of them count.
 
-        In lockstep parts are filled up to equal sizes with samples that somebody else has too.
+        In lockstep all parts have the same size: shorter ones are filled up with a sample that does not count.
         """
         own = index[self.part(len(index))]
         counted = len(own)
@@ -63,7 +64,7 @@ class Processes:
         return own, counted
 
     def gather(self, work: Callable[[], T]) -> list[T]:
-        """Do one's own work; everybody's results, in the order of ranks.
+        """Do this process's work, and return the results of all processes in the order of ranks.
 
         Raises:
             ProcessError: If the work failed on another process.
@@ -79,17 +80,11 @@ class Processes:
             raise
         return [content for content, _ in self._exchange((result, None))]
 
-    def in_step(self, work: Callable[[], T]) -> T:
-        """Do what all do; one's own result. Where it fails for one it fails for all."""
-        done: list[T] = []
-        self.gather(lambda: done.append(work()))
-        return done[0]
-
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Give everybody the first process's values, in place.
+        """Copy the first process's values to all processes, in place.
 
-        Batch normalisation without synchronisation has other running statistics on every process; as in data-parallel
-        training, the first one's count.
+        Batch normalisation without synchronisation has different running statistics on every process. As in
+        data-parallel training, those of the first process count.
         """
         if self.size > 1:
             own = [tensor for tensor in tensors if not hasattr(tensor, "to_local")]
@@ -99,25 +94,25 @@ class Processes:
                     tensor.copy_(value)
 
     def fail(self, error: BaseException) -> None:
-        """Let the others know that this process cannot go on; of an error that is raised again they know."""
-        if self.size > 1 and not isinstance(error, ProcessError) and not error.__dict__.get("shared"):
-            error.__dict__["shared"] = True
+        """Report to the other processes that this one cannot go on; an error is reported once."""
+        if self.size > 1 and not isinstance(error, ProcessError) and not error.__dict__.get("reported"):
+            error.__dict__["reported"] = True
             gathered: list[Any] = [None] * self.size
             dist.all_gather_object(gathered, (None, f"{type(error).__name__}: {error}"))
 
     def _exchange(self, own: tuple[Any, str | None]) -> list[Any]:
         gathered: list[Any] = [None] * self.size
         dist.all_gather_object(gathered, own)
-        for rank, (_, trouble) in enumerate(gathered):
-            if trouble is not None:
-                raise ProcessError(f"Process {rank} failed: {trouble}")
+        for rank, (_, error) in enumerate(gathered):
+            if error is not None:
+                raise ProcessError(f"Process {rank} failed: {error}")
         return gathered
 
 
 # Weights that are spread over processes (FSDP2) ----------------------------------------------------------------------
 #
-# Such a weight is a `DTensor`. It is recognised by its methods, and a sharded module by its class's name: importing
-# either class takes longer than anything done with it here.
+# Such a weight is a `DTensor`. It is recognised by its methods, and a sharded module by the name of its class, because
+# importing either class takes longer than all that is done with it here.
 
 
 def is_shard(weight: Tensor) -> bool:
@@ -125,18 +120,18 @@ def is_shard(weight: Tensor) -> bool:
     return hasattr(weight, "to_local")
 
 
-def local(weight: Any) -> Tensor:
-    """What this process holds of a weight; writing to it writes to the weight."""
+def local_tensor(weight: Any) -> Tensor:
+    """The part of a weight that this process holds; writing to it writes to the weight."""
     return weight.to_local() if is_shard(weight) else weight  # type: ignore[no-any-return]
 
 
-def whole(weight: Any) -> Tensor:
-    """The weight with the parts that other processes hold; all of them must ask."""
+def full_tensor(weight: Any) -> Tensor:
+    """The weight with the parts that other processes hold; all processes must call this."""
     return weight.full_tensor() if is_shard(weight) else weight  # type: ignore[no-any-return]
 
 
-def own_part(value: Tensor, weight: Any) -> Tensor:
-    """This process's part of a tensor shaped like the whole weight, which every process has alike."""
+def local_part(value: Tensor, weight: Any) -> Tensor:
+    """This process's part of a tensor shaped like the whole weight; every process holds the same tensor."""
     value = value.to(weight.device)
     if not is_shard(weight):
         return value
@@ -151,10 +146,10 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let sharded modules give up the whole weights that a forward has left in them.
+    """Free the whole weights that a forward pass has left in sharded modules.
 
-    Until the next backward pass these stand in for the shards, and would hide what happens to the shards. The next
-    forward gathers them anew.
+    Until the next backward pass they stand in for the shards, and hide changes of the shards. The next forward pass
+    gathers them again.
     """
     for module in model.modules():
         if is_sharded(module):

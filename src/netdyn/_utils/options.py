@@ -1,4 +1,4 @@
-"""Options that several callables share are written down once, and appear in the signature and help of each."""
+"""Options that several callables share: written once, and shown in the signature and help of each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _ENTRY = re.compile(r"    (\w+): ")
 
 
 def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) -> Callable[[T], T]:
-    """Let the ``**options`` of a function or class be the parameters of another one, all but ``without``.
+    """Let the ``**options`` of a function or class be the parameters of ``source``, except those in ``without``.
 
-    The signature then names every option with its type and default, as LightningCLI and editors read it; the docstring
-    describes it in the source's words. An unknown option is an error that names the nearest ones.
+    The signature then lists every option with its type and default, which LightningCLI and editors read. The docstring
+    describes each option in the words of the source. An unknown option raises an error that names the nearest ones.
 
     Args:
         source: The function or class whose parameters are the options.
-        without: Names of those that are not.
+        without: Names of parameters of the source that are not options.
+
+    Returns:
+        A decorator.
 
     Example:
         >>> def draw(colour: str = "red") -> str:
@@ -60,11 +63,11 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
 
         @functools.wraps(function)
         def checked(*args: Any, **options: Any) -> Any:
-            known = [*signature.parameters]
+            known = [name for name in signature.parameters if name != "self"]
             for name in options:
-                if name not in signature.parameters:
+                if name not in known:
                     raise TypeError(
-                        f"{target.__name__}() got an unexpected keyword argument {name!r}. {nearest(name, known[1:])}"
+                        f"{target.__name__}() got an unexpected keyword argument {name!r}. {nearest(name, known)}"
                     )
             return function(*args, **options)
 
@@ -83,14 +86,14 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """A callable's parameters, with types in place of their names."""
+    """A callable's parameters, with types in place of the names of types."""
     init: Any = function.__init__ if inspect.isclass(function) else function
     types = typing.get_type_hints(init)
     return [p.replace(annotation=types.get(p.name, p.annotation)) for p in inspect.signature(init).parameters.values()]
 
 
 def _entries(doc: str) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """A docstring's lines up to its "Args", the entries there, and the lines after them."""
+    """A docstring's lines up to and with "Args:", the entries there by name, and the lines after them."""
     lines = doc.splitlines()
     first = lines.index("Args:") + 1
     last = next((i for i in range(first, len(lines)) if lines[i] and not lines[i].startswith("    ")), len(lines))
@@ -105,7 +108,7 @@ def _entries(doc: str) -> tuple[list[str], dict[str, list[str]], list[str]]:
 
 
 def _described(doc: str, source: str, shared: list[str]) -> str:
-    """The docstring with the source's descriptions of the shared options in place of that of ``options``."""
+    """The docstring, with the source's descriptions of the shared options in place of the entry ``options``."""
     before, own, after = _entries(doc)
     _, others, _ = _entries(source)
     own.pop("options", None)

@@ -1,7 +1,7 @@
-"""One batch of model inputs as a tree of tensors: count it, cut it, hash it, disturb it.
+"""A batch of model inputs as a tree of tensors.
 
-Inputs are a tensor, a sequence or a mapping of them, handed to the model as one argument. A tensor whose first
-dimension is the number of samples is cut with the samples; any other leaf travels whole. Noise falls on floating
+Inputs are a tensor, or a sequence or mapping of tensors, passed to the model as one argument. A tensor whose first
+dimension is the number of samples is indexed with the samples; all other leaves stay whole. Noise falls on floating
 tensors only: token ids and masks stay as they are.
 """
 
@@ -18,27 +18,27 @@ Inputs = Any
 
 
 def map_tensors(
-    function: Callable[..., Any], inputs: Inputs, *others: Inputs, other: Callable[[Any], Any] | None = None
+    function: Callable[..., Any], inputs: Inputs, *twins: Inputs, on_other: Callable[[Any], Any] | None = None
 ) -> Inputs:
-    """Apply ``function`` to every tensor of ``inputs`` (with its twins in ``others``), keeping the structure.
+    """Apply ``function`` to every tensor of ``inputs`` and the tensors in its place in ``twins``; keep the structure.
 
-    What is neither a tensor nor a sequence or mapping is kept, or handed to ``other``.
+    A leaf that is not a tensor stays as it is, or is passed to ``on_other``.
     """
     if isinstance(inputs, Tensor):
-        return function(inputs, *others)
+        return function(inputs, *twins)
     if isinstance(inputs, Mapping):
-        mapped = {k: map_tensors(function, v, *(o[k] for o in others), other=other) for k, v in inputs.items()}
+        mapped = {k: map_tensors(function, v, *(t[k] for t in twins), on_other=on_other) for k, v in inputs.items()}
         return mapped if type(inputs) is dict else _rebuild(inputs, mapped)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        items = [map_tensors(function, v, *(o[i] for o in others), other=other) for i, v in enumerate(inputs)]
+        items = [map_tensors(function, v, *(t[i] for t in twins), on_other=on_other) for i, v in enumerate(inputs)]
         if hasattr(inputs, "_fields"):
             return type(inputs)(*items)
         return _rebuild(inputs, items)
-    return inputs if other is None else other(inputs)
+    return inputs if on_other is None else on_other(inputs)
 
 
 def _rebuild(like: Any, content: Any) -> Any:
-    """A container of the type of ``like``, or a plain one where its constructor takes something else."""
+    """A container of the type of ``like``; a plain one if the type's constructor takes something else."""
     try:
         return type(like)(content)
     except TypeError:
@@ -53,7 +53,7 @@ def tensors(inputs: Inputs) -> list[Tensor]:
 
 
 def leaf_names(inputs: Inputs, path: str = "") -> list[str]:
-    """The path to each tensor, in order: keys and positions, joined by dots; empty for a tensor alone.
+    """The path to each tensor, in order: keys and positions joined by dots; empty for a single tensor.
 
     >>> leaf_names({"a": torch.zeros(1), "b": [torch.zeros(1), torch.ones(1)]})
     ['a', 'b.0', 'b.1']
@@ -83,33 +83,33 @@ def count(inputs: Inputs) -> int:
     )
 
 
-def sample_tensors(inputs: Inputs) -> tuple[bool, ...]:
-    """Which tensors have the samples first, in order.
+def samples_first(inputs: Inputs) -> tuple[bool, ...]:
+    """Whether each tensor, in order, has the samples as its first dimension.
 
-    In a part of the samples a tensor of another meaning may happen to have their number of rows: whoever cuts, hashes
-    or disturbs parts asks the whole once, and hands the answer on as ``cut``.
+    In a part of the samples another tensor may happen to have as many rows. Code that works on parts therefore asks
+    once for the whole inputs, and passes the answer on as ``by_sample``.
     """
     samples = count(inputs)
     return tuple(bool(tensor.ndim) and len(tensor) == samples for tensor in tensors(inputs))
 
 
-def take(inputs: Inputs, index: Tensor | slice, cut: Sequence[bool] | None = None) -> Inputs:
-    """The chosen samples: copies for numbers or flags, views for a slice."""
-    turn = iter(sample_tensors(inputs) if cut is None else cut)
-    return map_tensors(lambda tensor: _rows(tensor, index) if next(turn) else tensor, inputs)
+def take(inputs: Inputs, index: Tensor | slice, by_sample: Sequence[bool] | None = None) -> Inputs:
+    """The chosen samples: copies for a tensor of indices or flags, views for a slice."""
+    flags = iter(samples_first(inputs) if by_sample is None else by_sample)
+    return map_tensors(lambda tensor: _rows(tensor, index) if next(flags) else tensor, inputs)
 
 
 def _rows(tensor: Tensor, index: Tensor | slice) -> Tensor:
     if isinstance(index, slice) or index.dtype != torch.int64 or tensor.layout != torch.strided:
         return tensor[index]
-    # Several times faster than indexing where rows are long.
+    # For long rows this is several times faster than indexing.
     return tensor.index_select(0, index.to(tensor.device))
 
 
-def consecutive(index: Tensor) -> Tensor | slice:
-    """Numbers on the CPU as a slice, where each is one more than the last, so that nothing need be copied.
+def as_slice(index: Tensor) -> Tensor | slice:
+    """Indices on the CPU, as a slice if each is one more than the last: a slice needs no copy.
 
-    >>> consecutive(torch.tensor([3, 4, 5])), consecutive(torch.tensor([3, 5]))
+    >>> as_slice(torch.tensor([3, 4, 5])), as_slice(torch.tensor([3, 5]))
     (slice(3, 6, None), tensor([3, 5]))
     """
     if len(index) and bool((index.diff() == 1).all()):
@@ -118,7 +118,7 @@ def consecutive(index: Tensor) -> Tensor | slice:
 
 
 def copied(inputs: Inputs) -> Inputs:
-    """A copy of every tensor, outside of any graph."""
+    """A copy of every tensor, without a graph."""
     return map_tensors(lambda tensor: tensor.detach().clone(), inputs)
 
 
@@ -129,25 +129,25 @@ def blocks(samples: int, batch_size: int | None) -> Iterator[slice]:
         yield slice(start, min(start + size, samples))
 
 
-def spread(samples: int, wanted: int) -> Tensor:
-    """Indices of ``wanted`` samples at even distances (all, if there are fewer)."""
+def evenly_spaced(samples: int, wanted: int) -> Tensor:
+    """Indices of ``wanted`` samples at even distances; of all samples if there are fewer."""
     wanted = min(samples, wanted)
     return torch.div(torch.arange(wanted) * samples, max(wanted, 1), rounding_mode="floor")
 
 
 def has_floating(inputs: Inputs) -> bool:
-    """Whether there is a tensor that noise can disturb: floating, with the samples first."""
-    return any(own and t.is_floating_point() for t, own in zip(tensors(inputs), sample_tensors(inputs), strict=True))
+    """Whether noise can disturb any tensor: a floating one with the samples first."""
+    return any(own and t.is_floating_point() for t, own in zip(tensors(inputs), samples_first(inputs), strict=True))
 
 
 def finite(inputs: Inputs) -> Tensor:
-    """Whether all floating tensors are finite, bool scalar, on the device of the first."""
+    """Whether all floating tensors are finite: a bool scalar on the device of the first."""
     found = [tensor.isfinite().all() for tensor in tensors(inputs) if tensor.is_floating_point()]
     return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
 
 
 def numbers(values: Sequence[Tensor]) -> list[list[float]]:
-    """The numbers in some small tensors, copied to the host in one go: a flat list for each tensor.
+    """The numbers in some small tensors, copied to the host at once: a flat list for each tensor.
 
     >>> numbers([torch.tensor(True), torch.tensor([0.5, 2.0])])
     [[1.0], [0.5, 2.0]]

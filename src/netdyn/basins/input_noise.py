@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.random import Keys, keys, normals
-from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, sample_tensors, take, tensors
+from netdyn._utils.random import keys, normals
+from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, take, tensors
 
 Rows = list[Tensor | None]
 
@@ -46,18 +46,18 @@ class Noise:
     Attributes:
         seed: Seed of the noise.
         inputs: Which tensors of the inputs it falls on.
-        cut: Which of them have the samples first.
+        by_sample: Which of them have the samples first.
         sites: The outputs that it falls on.
     """
 
     seed: int
     inputs: tuple[bool, ...]
-    cut: tuple[bool, ...]
+    by_sample: tuple[bool, ...]
     sites: tuple[NoisyOutput, ...] = ()
 
     @classmethod
     def at(
-        cls, model: nn.Module, inputs: Inputs, cut: tuple[bool, ...], names: Sequence[str] | None, seed: int
+        cls, model: nn.Module, inputs: Inputs, by_sample: tuple[bool, ...], names: Sequence[str] | None, seed: int
     ) -> Noise:
         """Noise on the inputs or modules of some names; None: on all floating inputs.
 
@@ -67,11 +67,11 @@ class Noise:
             TypeError: If there is nothing floating there, or ``names`` is no list of strings.
             ValueError: If a name is unknown, a module does not run, or its output does not hold the samples.
         """
-        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), cut, strict=True))
+        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
         if names is None:
             if not any(floating):
                 raise TypeError(_nothing_floating(model))
-            return cls(seed, floating, cut)
+            return cls(seed, floating, by_sample)
         checks.names("noise_at", names)
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
@@ -93,18 +93,26 @@ class Noise:
                 raise ValueError(
                     f"`noise_at` names {name!r}, which is no module or input. {checks.nearest(name, known)}"
                 )
-        return cls(seed, tuple(on_inputs), cut, _sites(model, inputs, cut, on_modules))
+        return cls(seed, tuple(on_inputs), by_sample, _sites(model, inputs, by_sample, on_modules))
 
-    def draw(self, inputs: Inputs, prints: Sequence[bytes], rays: Sequence[int]) -> Rows:
+    def components(self, inputs: Inputs) -> int:
+        """Numbers that one row of noise consists of."""
+        shapes = [tensor.shape[1:] for tensor, here in zip(tensors(inputs), self.inputs, strict=True) if here]
+        return sum(math.prod(shape) for shape in [*shapes, *(site.shape for site in self.sites)])
+
+    def draw(self, inputs: Inputs, digests: Tensor, rays: Tensor) -> Rows:
         """The noise of some rows: the digests of their samples, and their rays; any ``inputs`` of their shapes."""
-        rows: Rows = []
-        on_inputs = standard_noise(inputs, prints, self.seed, rays, self.inputs)
-        map_tensors(lambda tensor, drawn: rows.append(drawn), inputs, on_inputs)
-        device = tensors(inputs)[0].device
-        for site in self.sites:
-            key = keys(prints, self.seed, rays, f"{site.name}:{site.run}")
-            rows.append(noise_rows(key, site.shape, device))
-        return rows
+
+        def rows(place: str, shape: Sequence[int], device: torch.device) -> Tensor:
+            key = keys(digests.to(device), self.seed, rays, place)
+            return normals(key, math.prod(shape)).reshape(len(key), *shape)
+
+        leaves = tensors(inputs)
+        on_inputs = [
+            rows(str(place), leaf.shape[1:], leaf.device) if here else None
+            for place, (leaf, here) in enumerate(zip(leaves, self.inputs, strict=True))
+        ]
+        return on_inputs + [rows(f"{site.name}:{site.run}", site.shape, leaves[0].device) for site in self.sites]
 
     def outputs(
         self,
@@ -174,7 +182,7 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
         yield
 
 
-def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:
+def _sites(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:
     """The outputs of some modules, in order: found by sending two and then three samples through the network."""
     if not names:
         return ()
@@ -186,7 +194,7 @@ def _sites(model: nn.Module, inputs: Inputs, cut: Sequence[bool], names: list[st
             met[name, run] = tuple(clean.shape)
             return clean
 
-        some = take(inputs, torch.arange(rows) % min(rows, count(inputs)), cut)
+        some = take(inputs, torch.arange(rows) % min(rows, count(inputs)), by_sample)
         with changed_outputs(model, set(names), note):
             model(map_tensors(lambda tensor: tensor.clone(), some))
         shapes.append(met)
@@ -221,31 +229,6 @@ def _nothing_floating(model: nn.Module) -> str:
         "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is to disturb "
         f"instead, for instance noise_at=[{named!r}]."
     )
-
-
-def standard_noise(
-    inputs: Inputs, prints: Sequence[bytes], seed: int, ray: int | Sequence[int], cut: Sequence[bool] | None = None
-) -> Inputs:
-    """Standard normal noise for every floating tensor, a function of (seed, ray, the sample's content) alone.
-
-    It is calculated on the CPU, so that neither the order of the samples, nor how they are batched, nor the device
-    changes it. Other tensors, and those that ``cut`` leaves out, have None in their place. ``inputs`` give the shapes;
-    rows are drawn for ``prints``, with ``ray`` one for all, or one for each.
-    """
-    turn = iter(enumerate(sample_tensors(inputs) if cut is None else cut))
-
-    def drawn(tensor: Tensor) -> Tensor | None:
-        place, own = next(turn)
-        if not (own and tensor.is_floating_point()):
-            return None
-        return noise_rows(keys(prints, seed, ray, str(place)), tensor.shape[1:], tensor.device)
-
-    return map_tensors(drawn, inputs)
-
-
-def noise_rows(key: Keys, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Standard normal rows of some shape, float32 ``[rows, *shape]``, from their keys ``[rows, 2]``."""
-    return torch.from_numpy(normals(key, math.prod(shape))).reshape(len(key), *shape).to(device)
 
 
 def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:

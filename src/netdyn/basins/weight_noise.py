@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.distributed import is_shard, local, own_part, reshard, whole
+from netdyn._utils.distributed import full_tensor, is_shard, local_part, local_tensor, reshard
 from netdyn._utils.random import seeded
 from netdyn._utils.trees import Inputs, numbers
 from netdyn.modes.ranks import statistic_dtype
@@ -73,13 +73,17 @@ class WeightNoise:
         return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction s·E, seeded by (seed, ray, the tensor's name)."""
-        generator = torch.Generator()
-        direction = {}
+        """One direction s·E, drawn where the weights are and seeded by (seed, ray, the tensor's name).
+
+        It is the same on every process, and another one on another kind of device.
+        """
+        direction, generators = {}, dict[torch.device, torch.Generator]()
         for name, weight in self.weights.items():
-            seeded(generator, self.seed, ray, name)
-            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
-            direction[name] = own_part(drawn, weight.detach())
+            if weight.device not in generators:
+                generators[weight.device] = torch.Generator(weight.device)
+            generator = seeded(generators[weight.device], self.seed, ray, name)
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device=weight.device)
+            direction[name] = local_part(drawn, weight.detach())
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction
 
@@ -87,7 +91,7 @@ class WeightNoise:
         """The weights W + σ·s·E, rounded to their own type."""
         found = {}
         for name, weight in self.weights.items():
-            w = local(weight.detach())
+            w = local_tensor(weight.detach())
             level = sigma.to(w.device) if isinstance(sigma, Tensor) else sigma
             wide = torch.promote_types(w.dtype, torch.float32)
             found[name] = (w.to(wide) + level * direction[name]).to(w.dtype)
@@ -97,7 +101,7 @@ class WeightNoise:
         """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
         moved = self.moved(direction, sigma)
         if any(is_shard(weight) for weight in self.weights.values()):
-            own = {name: local(weight.detach()) for name, weight in self.weights.items()}
+            own = {name: local_tensor(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
 
         def call(inputs: Inputs) -> Tensor:
@@ -122,7 +126,7 @@ class WeightNoise:
 
 def _wide(weight: Tensor) -> Tensor:
     """All entries of a weight, as exact as its device has it."""
-    found = whole(weight.detach())
+    found = full_tensor(weight.detach())
     return found.to(statistic_dtype(found.device))
 
 
@@ -159,6 +163,6 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
     for name, moved in noise.moved(direction, sigma).items():
         dtype = statistic_dtype(moved.device)
         asked = sigma * direction[name].to(dtype).square().mean().sqrt()
-        reached = (moved.to(dtype) - local(noise.weights[name].detach()).to(dtype)).square().mean().sqrt()
+        reached = (moved.to(dtype) - local_tensor(noise.weights[name].detach()).to(dtype)).square().mean().sqrt()
         shares[name] = torch.where(asked > 0, reached / asked, math.nan)
     return {name: share for name, (share,) in zip(shares, numbers(list(shares.values())), strict=True)}

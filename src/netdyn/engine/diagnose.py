@@ -12,7 +12,7 @@ from netdyn._utils.trees import Inputs
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
 from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, kept
+from netdyn.isolation.isolated import isolated, restored
 from netdyn.probes.probe import Probe
 from netdyn.report.results import Report
 
@@ -70,7 +70,7 @@ def diagnose(
         missing = "val_target" if val_target is None else "val_inputs"
         raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
     val_probe = None if val_target is None else Probe(val_inputs, val_target)
-    with isolated(model), kept(config.forward, config.criterion):
+    with isolated(model), restored(config.forward, config.criterion):
         return evaluate(
             network, Probe(inputs, target), config, val_probe=val_probe, processes=processes, progress=progress
         )

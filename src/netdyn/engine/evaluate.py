@@ -15,7 +15,7 @@ from tqdm import tqdm
 from netdyn._utils import checks
 from netdyn._utils.distributed import Processes
 from netdyn._utils.trees import blocks, has_floating
-from netdyn.basins.coverage import Covered, coverage
+from netdyn.basins.coverage import Covered, measure_coverage
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.target import chance
@@ -104,6 +104,7 @@ def evaluate(
     progress: bool | None = False,
     train_batch_size: int | None = None,
     distributions: bool = True,
+    per_class: bool = True,
 ) -> Report:
     """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
 
@@ -118,9 +119,10 @@ def evaluate(
         train_batch_size: Least number of samples that batch normalisation sees at once where the probe does not fit
             into one batch.
         distributions: Make the rank probability distributions too, which figures alone show.
+        per_class: Find the radii of the classes too.
     """
     processes = processes or Processes()
-    evaluation = _Evaluation(network, probe, config, processes, train_batch_size, distributions)
+    evaluation = _Evaluation(network, probe, config, processes, train_batch_size, distributions, per_class)
     # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
     processes.gather(lambda: None)
     with progress_bar(progress) as step:
@@ -138,9 +140,10 @@ class _Evaluation:
         processes: Processes,
         train_batch_size: int | None,
         distributions: bool,
+        per_class: bool,
     ) -> None:
         self.network, self.probe, self.config = network, probe, config
-        self.train_batch_size, self.distributions = train_batch_size, distributions
+        self.train_batch_size, self.distributions, self.per_class = train_batch_size, distributions, per_class
         self.evaluator = self._evaluator(probe, processes)
         _check_classes(self.evaluator, config)
 
@@ -162,8 +165,8 @@ class _Evaluation:
         sample_basin = attempt("sample_basin", lambda: self._sample_basin(right), wanted="sample_basin" in wanted)
         covered = attempt(
             "coverage",
-            lambda: self._coverage(sample_basin, held_out),
-            wanted=sample_basin is not None and held_out is not None and self._has_distances(),
+            lambda: self._coverage(held_out),
+            wanted="sample_basin" in wanted and held_out is not None and self._has_distances(),
         )
         weight_basin = attempt("weight_basin", lambda: self._weight_basin(right), wanted="weight_basin" in wanted)
         on_gap = evaluator if val_probe is None else None if held_out is None else held_out[0]
@@ -183,8 +186,7 @@ class _Evaluation:
             alpha=config.alpha,
             functional_depth=functional_depth(tails, accuracy, self._chance()),
             batchnorm_gap=math.nan if gap is None else gap,
-            coverage=math.nan if covered is None else covered.share,
-            coverage_distance=math.nan if covered is None else covered.distance,
+            coverage=covered,
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
         )
@@ -213,16 +215,22 @@ class _Evaluation:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
         return Reading((), right)
 
+    def _with_contents(self) -> Evaluator:
+        """The evaluator, with what seeds its noise: that is found once for a probe."""
+        self.evaluator.known_contents = self.probe.contents
+        return self.evaluator
+
     def _sample_basin(self, right: Tensor) -> BasinResult:
-        evaluator, config = self.evaluator, self.config
-        evaluator.digests = self.probe.digests
+        evaluator, config = self._with_contents(), self.config
         labels = evaluator.labels
         return measure_sample_basin(
             evaluator,
-            config.grid,
+            config.low,
+            config.high,
             accuracy=config.accuracy,
             relative=config.relative,
             rays=config.sample_rays,
+            per_class=self.per_class,
             seed=config.seed,
             noise_at=config.noise_at,
             clean=right,
@@ -233,11 +241,13 @@ class _Evaluation:
     def _weight_basin(self, right: Tensor) -> BasinResult:
         config = self.config
         return measure_weight_basin(
-            self.evaluator,
-            config.grid,
+            self._with_contents(),
+            config.low,
+            config.high,
             accuracy=config.accuracy,
             relative=config.relative,
             rays=config.weight_rays,
+            samples=config.weight_samples,
             normalization=config.normalization,
             layers=config.weight_layers,
             seed=config.seed,
@@ -258,11 +268,9 @@ class _Evaluation:
         evaluator = self.evaluator
         return evaluator.num_classes > 1 and self.config.noise_at is None and has_floating(evaluator.inputs)
 
-    def _coverage(self, basin: BasinResult | None, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
-        assert basin is not None
+    def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None
-        own, other = self.evaluator, held_out[0]
-        return coverage(basin, own.inputs, own.target, other.inputs, other.target)
+        return measure_coverage(self._with_contents(), held_out[0].inputs, held_out[0].target, self.config.seed)
 
     def _has_map(self) -> bool:
         """Whether there is a single input for a map of it; tokens and several inputs have none."""

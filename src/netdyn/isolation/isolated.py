@@ -22,7 +22,7 @@ from netdyn.isolation.snapshot import Snapshot
 
 
 @contextmanager
-def rng_kept() -> Iterator[None]:
+def rng_restored() -> Iterator[None]:
     """Put torch's (CPU, initialised CUDA devices, MPS), NumPy's and Python's global generators back afterwards."""
     with ExitStack() as undo:
         undo.callback(random.setstate, random.getstate())
@@ -36,10 +36,10 @@ def rng_kept() -> Iterator[None]:
 
 
 @contextmanager
-def kept(*things: Any) -> Iterator[None]:
+def restored(*things: Any) -> Iterator[None]:
     """Put back afterwards what hangs on some objects, and the global random generators."""
     with ExitStack() as undo:
-        undo.enter_context(rng_kept())
+        undo.enter_context(rng_restored())
         undo.callback(Snapshot(*things).restore)
         yield
 
@@ -75,7 +75,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
     with ExitStack() as undo:
         # Whole weights gathered from shards must be neither written down nor left behind.
         reshard(model)
-        undo.enter_context(kept(model))
+        undo.enter_context(restored(model))
         undo.callback(reshard, model)
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(torch.inference_mode(False))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, count, map_tensors, sample_tensors, spread, take, tensors
+from netdyn._utils.trees import Inputs, count, evenly_spaced, map_tensors, samples_first, take, tensors
 from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import MAP_SAMPLES, differentiable, substitute
 from netdyn.modes.ranks import statistic_dtype
@@ -139,7 +139,7 @@ def _straight_run(
         TypeError: If there is not exactly one floating input tensor.
     """
     floating = [
-        t for t, own in zip(tensors(inputs), sample_tensors(inputs), strict=True) if own and t.is_floating_point()
+        t for t, own in zip(tensors(inputs), samples_first(inputs), strict=True) if own and t.is_floating_point()
     ]
     if len(floating) != 1:
         raise TypeError(
@@ -147,12 +147,12 @@ def _straight_run(
             f"{len(floating)}. For tokens, give the model the output of its embedding."
         )
     sites: list[Site] = []
-    chosen = take(inputs, spread(count(inputs), samples))
+    chosen = take(inputs, evenly_spaced(count(inputs), samples))
     with differentiable():
         # The copy that the graph starts from is the one handed to the network.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
-        cut = sample_tensors(inputs)
-        source = next(t for t, own in zip(tensors(chosen), cut, strict=True) if own and t.is_floating_point())
+        by_sample = samples_first(inputs)
+        source = next(t for t, own in zip(tensors(chosen), by_sample, strict=True) if own and t.is_floating_point())
         tracer = Tracer(model, count(chosen), sites.append, straight=True, axes=choice.axes)
         with traced(tracer, model, chosen) as (_, logits):
             yield as_logits(logits, count(chosen)), source, [site for site in sites if choice.holds(site)]
@@ -269,7 +269,7 @@ def find_subnetwork(
         pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
     if pathway is None:
         return None
-    few = take(inputs, spread(count(inputs), SHARE_SAMPLES))
+    few = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
     units, shares = (found[:classes] for found in largest_shares(model, few, choice, pathway, most))
     wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())

@@ -19,7 +19,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from netdyn._utils.checks import warn
-from netdyn._utils.trees import Inputs, count, map_tensors, numbers, spread, take
+from netdyn._utils.trees import Inputs, count, evenly_spaced, map_tensors, numbers, take
 from netdyn.isolation.isolated import isolated
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
@@ -191,7 +191,7 @@ def substitute(
         through: Find the part of each map that goes through the layer's activation too.
     """
     sites: list[Site] = []
-    chosen = take(inputs, spread(count(inputs), samples))
+    chosen = take(inputs, evenly_spaced(count(inputs), samples))
     with differentiable():
         # Copies that start a graph; inputs made in inference mode could not.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
@@ -202,8 +202,8 @@ def substitute(
 
         tracer = Tracer(model, count(chosen), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
         with traced(tracer, model, chosen) as (_, logits):
-            cut = any(is_quantised(module) for module in model.modules())
-            return _average(as_logits(logits, count(chosen)), sites, classes, units, through, cut)
+            quantised = any(is_quantised(module) for module in model.modules())
+            return _average(as_logits(logits, count(chosen)), sites, classes, units, through, quantised)
 
 
 def _average(
@@ -212,7 +212,7 @@ def _average(
     classes: Tensor | None,
     units: Callable[[int], Tensor] | None,
     through: bool,
-    cut: bool,
+    quantised: bool,
 ) -> LinearMap:
     """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time."""
     rows = range(logits.shape[1]) if classes is None else classes.tolist()
@@ -233,7 +233,7 @@ def _average(
             if through and layer.site.output_edge is not None:
                 layer.add_through(gradients[i + len(layers)])
     # A quantised layer lets no gradient through: what lies before it is wired to the logits, but nobody knows how.
-    layers = [layer for layer in layers if layer.reached or not cut]
+    layers = [layer for layer in layers if layer.reached or not quantised]
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
         {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, count, sample_tensors, take
+from netdyn._utils.trees import Inputs, blocks, count, samples_first, take
 from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import LinearMap, substitute
 from netdyn.modes.ranks import statistic_dtype
@@ -83,7 +83,7 @@ def linear_tail(
     """
     with isolated(model):
         logits, linear = _tails(model, inputs, layers, exact, batch_size)
-        target = checks.labels(target, max(logits.shape[1], 2), count(inputs)).to(logits.device)
+        target = checks.class_labels(target, max(logits.shape[1], 2), count(inputs)).to(logits.device)
         return {name: float(right_class(value, target).double().mean()) for name, value in linear.items()}
 
 
@@ -203,12 +203,12 @@ def run_tails(
         batch_size: Samples a forward pass.
     """
     found: dict[str, Tensor] = {}
-    cut = sample_tensors(inputs)
+    by_sample = samples_first(inputs)
     for name in names:
         linear = {survey.found[later] for later in order[order.index(name) :] if later in survey.found}
         parts = []
         for part in blocks(count(inputs), batch_size):
-            batch = take(inputs, part, cut)
+            batch = take(inputs, part, by_sample)
             _, logits = run(model, batch, _pass_by, axes=survey.axes, linear=linear)
             parts.append(as_logits(logits, count(batch)))
         found[name] = torch.cat(parts)
@@ -236,7 +236,7 @@ def tails_of(
     everything = whole_choice(survey, choice)
     linear_map = substitute(model, inputs, everything, through=not exact)
     reader = TailReader(linear_map)
-    cut = sample_tensors(inputs)
+    by_sample = samples_first(inputs)
     true = []
 
     def visit(site: Site) -> None:
@@ -244,7 +244,7 @@ def tails_of(
             reader.add(site.name, site.axis.rows(site.field), site.axis.rows(site.output))
 
     for part in blocks(count(inputs), batch_size):
-        batch = take(inputs, part, cut)
+        batch = take(inputs, part, by_sample)
         _, logits = run(model, batch, visit, promoted=choice.promoted, axes=survey.axes)
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.random import fingerprints
+from netdyn._utils.random import Contents
 from netdyn.metrics.base import StateMetric
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit
@@ -65,7 +65,7 @@ class _FieldMetric(StateMetric):
     def _checked(self, fields: Tensor, target: Tensor, pathway: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fields = checks.matrix("fields", fields, "[samples, units]").to(self.device, torch.float64)
         pathway = checks.matrix("pathway", pathway, "[num_classes, units]").to(self.device, torch.float64)
-        target = checks.labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
+        target = checks.class_labels(target, self.num_classes, len(fields)).to(self.device, torch.float64)
         checks.same_units("fields", fields, "pathway", pathway)
         rows_fit("pathway", pathway, self.num_classes)
         self._refuse_another([pathway.reshape(-1)])
@@ -95,10 +95,7 @@ class _FieldMetric(StateMetric):
         """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
-        digests = fingerprints([fields, target])
-        kept = torch.tensor(
-            sorted(range(len(target)), key=digests.__getitem__)[: self.max_samples], device=fields.device
-        )
+        kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
         return fields[kept], target[kept]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
@@ -151,7 +148,7 @@ class NeuronModes(_FieldMetric):
 
     def __init__(self, num_classes: int, *, alpha: float = 0.05, max_samples: int | None = None, **kwargs: Any) -> None:
         super().__init__(num_classes, max_samples=max_samples, **kwargs)
-        self.alpha = checks.share("alpha", alpha)
+        self.alpha = checks.fraction("alpha", alpha)
         self.rule = "none"
 
     def compute(self) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""Order statistics of local fields: tensors in, numbers out."""
+"""Order statistics of local fields, as functions of tensors."""

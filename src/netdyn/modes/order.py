@@ -1,7 +1,7 @@
 """Which units preserve the order of the samples: order index, alignment, OPT and NPT shares.
 
 Layout as in :mod:`netdyn.modes.ranks`: tuning and pathway ``[classes, units]``. A unit is *wired* if its centred
-pathway is not zero throughout, and *live* if its local field is not constant. Only wired, live units count in any mean.
+pathway is not zero throughout, and *live* if its local field is not constant. Means are over wired, live units only.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from netdyn._utils.checks import matrix, same_units, share
+from netdyn._utils import checks
+from netdyn._utils.checks import matrix, same_units
 from netdyn.modes.ranks import centre_pathway, rows_fit, statistic_dtype
 
-#: From this many classes on the sign-flip test is used; below it, the mirror rule (netdyn's convention).
+#: With this many classes or more the sign-flip test is used, with fewer the mirror rule (netdyn's convention).
 SIGN_FLIP_CLASSES = 5
 
 
 def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Tuning, NaN where a class does not count for a unit; sign of the centred pathway; which units have tuning."""
+    """Tuning (NaN if a class does not count for a unit), sign of the centred pathway, and which units have a tuning."""
     tuning = matrix("tuning", tuning, "[classes, units]")
     pathway = matrix("pathway", pathway, "[classes, units]").to(tuning.device)
     same_units("tuning", tuning, "pathway", pathway)
@@ -37,17 +38,19 @@ def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Ten
 def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
     """How well each unit's tuning agrees with its wiring: the mean over classes of sign(M_ki)·t_ki.
 
-    1 means that the unit ranks the samples of every class that it speaks for above all others, −1 below.
+    1 means that the unit ranks the samples of each class above all others if it is wired for the class, and below them
+    if it is wired against it; −1 means the opposite.
 
     Args:
         tuning: Class tuning ``[classes, units]``, see :func:`netdyn.functional.class_tuning`.
         pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
-        centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+        centre: Subtract the pathway's mean over classes first; ``False`` keeps P1's raw sign.
 
     Returns:
         float64 ``[units]`` in [−1, 1]; NaN for units that are unwired (M = 0) or constant (tuning 0).
 
     Raises:
+        TypeError: If an argument is not a tensor.
         ValueError: If classes or units of the two arrays do not fit.
 
     Source:
@@ -62,10 +65,10 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
 
 
 def sign_correlation(classes: int, centre: bool = True) -> float:
-    """Correlation c_K of two signs of a centred random pathway: (2/π)·arcsin(−1/(K − 1)), and 0 if uncentred.
+    """Correlation c_K of two signs of a centred random pathway: (2/π)·arcsin(−1/(K − 1)), or 0 without centring.
 
-    Centring K independent normal numbers leaves them correlated with −1/(K − 1); the arcsine law turns the correlation
-    of two normal numbers into that of their signs.
+    K independent normal numbers have a correlation of −1/(K − 1) once they are centred. The arcsine law turns the
+    correlation of two normal numbers into that of their signs. NaN for one class.
     """
     if not centre:
         return 0.0
@@ -75,9 +78,9 @@ def sign_correlation(classes: int, centre: bool = True) -> float:
 def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
     """The order index in units of its spread under random wiring (z value of a sign-flip randomisation test).
 
-    If the wiring had nothing to do with the tuning, the signs would be coin flips, and
-    z = Σ_k sign(M_ki) t_ki / sqrt((1 − c_K) Σ_k t_ki²) would be a standard normal number. c_K is the dependence that
-    centring brings: for balanced classes Σ_k t_ki = 0, so that Var Σ_k s_k t_ki = (1 − c_K) Σ_k t_ki².
+    If the wiring were independent of the tuning, the signs would be coin flips, and
+    z = Σ_k sign(M_ki) t_ki / sqrt((1 − c_K) Σ_k t_ki²) would be a standard normal number. c_K is the correlation of
+    the signs that centring causes: for balanced classes Σ_k t_ki = 0, so that Var Σ_k s_k t_ki = (1 − c_K) Σ_k t_ki².
 
     Args:
         tuning: Class tuning ``[classes, units]``.
@@ -88,6 +91,7 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
         float64 ``[units]``; NaN for units that are unwired or constant.
 
     Raises:
+        TypeError: If an argument is not a tensor.
         ValueError: If classes or units of the two arrays do not fit.
 
     Source:
@@ -113,17 +117,18 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
     Args:
         tuning: Class tuning ``[classes, units]``.
         pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
-        class_share: Share π_k of each class in the probe, ``[classes]``.
+        class_share: Fraction π_k of the samples that are in each class, ``[classes]``.
         centre: As in :func:`order_index`.
 
     Returns:
-        float64 scalar in ±6(1 − 1/K): 0 for no order, positive for order preserved; NaN without a wired, live unit.
+        float64 scalar in ±6(1 − 1/K): 0 for no order, positive for preserved order; NaN without a wired, live unit.
 
     Raises:
+        TypeError: If an argument is not a tensor.
         ValueError: If classes or units do not fit.
 
     Source:
-        P1 reads the slope off the distribution; the closed form is netdyn's.
+        P1 reads the slope off the distribution; the closed form is netdyn's convention.
 
     Example:
         >>> rpd_gradient(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
@@ -136,7 +141,7 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
 def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -> Tensor:
     if class_share.shape != tuning.shape[:1]:
         raise ValueError(
-            f"`class_share` must hold one share a class, shape [{len(tuning)}], got shape {list(class_share.shape)}."
+            f"`class_share` must hold one share per class, shape [{len(tuning)}], got shape {list(class_share.shape)}."
         )
     ordered = (tuning * sign)[:, live].nanmean(dim=1)
     return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
@@ -144,7 +149,16 @@ def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -
 
 @dataclass(frozen=True)
 class ModeShares:
-    """How the units of a layer divide into modes, as plain numbers, with the rule that told OPT from NPT."""
+    """How the units of a layer divide into modes, with the rule that separates OPT from NPT.
+
+    Attributes:
+        opt_fraction: Share of order-preserving units among wired, live ones, in [0, 1]; NaN if no rule applies.
+        npt_fraction: Share of the others among them, 1 − ``opt_fraction``.
+        constant_fraction: Share of all units whose local field is constant.
+        unwired_fraction: Share of all units that are unwired and not constant.
+        rpd_gradient: See :func:`rpd_gradient`.
+        rule: The rule that was used; ``"none"`` if none applies.
+    """
 
     opt_fraction: float
     npt_fraction: float
@@ -165,24 +179,27 @@ def mode_shares(
 ) -> ModeShares:
     """Divide a layer's units into order-preserving (OPT), non-order-preserving (NPT), constant and unwired ones.
 
-    With at least five classes present a unit is OPT if its alignment exceeds the one-sided 1 − α normal quantile. With
-    fewer, the sign flips are too few for a test of each unit; the layer's own lower tail is then mirrored: OPT are the
-    units whose order index exceeds max(0, −Q_α), Q_α the α quantile over the layer. That needs 1/α units.
+    With at least five classes present a unit is OPT if its alignment exceeds the one-sided 1 − α normal quantile. Fewer
+    classes have too few sign flips to test each unit. The layer's lower tail is then mirrored: a unit is OPT if its
+    order index exceeds max(0, −Q_α), where Q_α is the α quantile over the layer. This rule needs 1/α units.
 
     Args:
         tuning: Class tuning ``[classes, units]``.
         pathway: Linear substitution map ``[classes, units]``, or ``[1, units]``.
         constant: Units with a constant local field, bool ``[units]``.
-        class_share: Share of each class ``[classes]``; without it the gradient is NaN.
-        alpha: Share of OPT units that an untrained network is allowed to show.
+        class_share: Fraction of the samples in each class ``[classes]``; without it the gradient is NaN.
+        alpha: Share of OPT units that an untrained network is allowed to show, in (0, 1).
         centre: As in :func:`order_index`.
-        fewest: How many rows must be known: two classes, or one number to be predicted.
+        fewest: How many rows of the tuning must be known: two classes, or one number to be predicted.
 
     Returns:
-        Shares in [0, 1]. ``opt_fraction`` and ``npt_fraction`` sum to 1 over wired, live units; both are NaN where no
-        rule applies (``rule`` is then ``"none"``). The other two are shares of all units.
+        The shares, as plain numbers.
+
+    Raises:
+        TypeError: If an argument is not a tensor.
+        ValueError: If the shapes do not fit, or ``alpha`` lies outside its range.
     """
-    share("alpha", alpha)
+    checks.fraction("alpha", alpha)
     masked, sign, _ = _prepare(tuning, pathway, centre)
     if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
         raise ValueError(
@@ -219,10 +236,10 @@ def _opt_units(
     if present >= SIGN_FLIP_CLASSES:
         z = order_alignment(tuning, pathway, centre)
         return "sign-flip", counted & (z > NormalDist().inv_cdf(1 - alpha))
-    # Rounding must not decide: 1/0.05 is 20.000000000000004 for some values of alpha.
+    # Rounding must not decide: 1/alpha may lie just above a whole number.
     if int(counted.sum()) < 1 / alpha - 1e-9:
         return "none", none
-    # A live unit without any tuning stands at 0, in the middle of the layer.
+    # A live unit without any tuning counts as 0, the middle of the layer.
     index = order_index(tuning, pathway, centre).nan_to_num(0.0)
     threshold = max(0.0, -float(torch.quantile(index[counted], alpha)))
     return "mirror", counted & (index > threshold)

@@ -1,4 +1,4 @@
-"""Which learning phase a network is in: how order preservation is distributed over its layers."""
+"""The learning phase of a network: how order preservation is distributed over its layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netdyn._utils import checks
 
-#: Two gradients count as equal when they differ by less than this part of the largest possible one.
+#: Two gradients count as equal if they differ by less than this fraction of the largest possible one.
 TIE_SHARE = 0.02
 
 
@@ -35,12 +35,12 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     """Summarise the layers' RPD gradients in three numbers.
 
     index = Σ_{i<j} sgn_δ(g_j − g_i) / (L(L − 1)/2) over the L layers in order of execution, where sgn_δ is 0 for
-    differences smaller than δ = 0.02·6(1 − 1/K): Kendall's correlation of gradient and depth, small differences
-    counting as ties. A small spread with a large mean is P1's phase III; all three near 0 is an untrained network.
+    differences smaller than δ = 0.02·6(1 − 1/K). This is Kendall's correlation of gradient and depth, with small
+    differences as ties. A small spread with a large mean is P1's phase III; an untrained network has all three near 0.
 
     Args:
-        gradients: A gradient a layer, ``[layers]``, in order of execution, see :func:`netdyn.functional.rpd_gradient`.
-            Layers whose gradient is NaN are left out.
+        gradients: One gradient per layer, ``[layers]``, in order of execution, see
+            :func:`netdyn.functional.rpd_gradient`. Layers whose gradient is NaN are left out.
         num_classes: Number of classes K, at least 2; it sets the scale ±6(1 − 1/K) of the gradients.
 
     Returns:
@@ -50,7 +50,7 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
         ValueError: If the gradients have another shape or ``num_classes`` is smaller than 2.
 
     Source:
-        P1 tells the phases by sight from the profile of gradients over layers; the numbers are netdyn's convention.
+        P1 reads the phases by eye from the profile of gradients over layers; the numbers are netdyn's convention.
 
     Example:
         >>> phase([0.5, 1.0, 2.0], 10)
@@ -61,7 +61,9 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     checks.whole("num_classes", num_classes, minimum=2)
     profile = torch.as_tensor(gradients, dtype=torch.float64).detach().cpu()
     if profile.ndim != 1:
-        raise ValueError(f"`gradients` must hold one number a layer, shape [layers], got shape {list(profile.shape)}.")
+        raise ValueError(
+            f"`gradients` must hold one number per layer, shape [layers], got shape {list(profile.shape)}."
+        )
     profile = profile[~profile.isnan()]
     layers = len(profile)
     if layers == 0:

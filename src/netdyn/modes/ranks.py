@@ -3,8 +3,8 @@
 Layout, here and everywhere in netdyn: local fields ``[samples, units]``, class tuning and pathway
 ``[classes, units]``, targets ``[samples]``. Ranks are ``[units, samples]``, as :mod:`netdyn.modes.sorting` makes them.
 
-Ranks are kept as whole numbers, doubled so that the mid-rank of an even tie is whole too. Sums of them are exact
-in int64 and, below 2⁵³, in float64: ten million equal values still share their exact mean rank.
+Ranks are whole numbers: they are doubled, so that the mid-rank of an even number of ties is whole too. Their sums are
+exact in int64 and, below 2⁵³, in float64: even ten million equal values share their exact mean rank.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from netdyn._utils.checks import labels, matrix, same_units, whole
+from netdyn._utils.checks import class_labels, matrix, same_units, whole
 from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 
 
 def statistic_dtype(device: torch.device) -> torch.dtype:
-    """Float64 wherever the device has it (Apple's MPS has not)."""
+    """Float64, or float32 on a device without it (Apple's MPS)."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -31,7 +31,7 @@ def doubled_midranks(fields: Tensor) -> Tensor:
 
 
 def midranks(x: Tensor) -> Tensor:
-    """Mid-ranks along the samples: 1 for the smallest value, S for the largest, ties share their mean rank.
+    """Mid-ranks along the samples: 1 for the smallest value, S for the largest; ties share their mean rank.
 
     The normalised mid-rank of netdyn's other statistics is u = (midrank − ½)/S, which lies in (0, 1).
 
@@ -39,11 +39,11 @@ def midranks(x: Tensor) -> Tensor:
         x: ``[samples]`` or ``[samples, units]``, any real dtype.
 
     Returns:
-        float64 of the same shape; exact, also with a million equal values. A unit that holds NaN is NaN throughout.
+        float64 of the same shape, exact even for a million equal values. A unit that holds NaN is NaN throughout.
 
     Raises:
-        TypeError: If ``x`` is no real tensor.
-        ValueError: If ``x`` has neither one nor two dimensions.
+        TypeError: If ``x`` is not a real tensor.
+        ValueError: If ``x`` does not have one or two dimensions.
 
     Source:
         P1 ranks the local fields; the treatment of ties is netdyn's convention (the Mann–Whitney one).
@@ -71,7 +71,7 @@ def class_sizes(target: Tensor, num_classes: int) -> Tensor:
 
 
 def _counted(places: Tensor, number: int) -> Tensor:
-    """How often each of the numbers below ``number`` occurs; unlike ``bincount`` it waits for no device."""
+    """How often each of the numbers below ``number`` occurs; unlike ``bincount`` this does not wait for the device."""
     counts = torch.zeros(number, dtype=torch.int64, device=places.device)
     return counts.scatter_add_(0, places, torch.ones_like(places))
 
@@ -92,13 +92,13 @@ def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
 def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """How far each unit's local field ranks the samples of a class above all others: 2·AUC − 1.
 
-    AUC is P(h(μ) > h(ν)) + ½P(h(μ) = h(ν)) over μ in class k and ν outside it; 2·AUC − 1 is the rank-biserial
-    correlation: 1 where every sample of the class lies above all others, −1 where it lies below, 0 for no order.
+    AUC is P(h(μ) > h(ν)) + ½P(h(μ) = h(ν)) over μ in class k and ν outside it. 2·AUC − 1 is the rank-biserial
+    correlation: 1 if all samples of the class lie above all others, −1 if they lie below, 0 for no order.
 
     Args:
         fields: Local fields ``[samples, units]``.
         target: Class labels ``[samples]``, whole numbers in ``[0, num_classes)``.
-        num_classes: Number of classes K.
+        num_classes: Number K of classes.
 
     Returns:
         float64 ``[num_classes, units]`` in [−1, 1]. A class that is absent, or the only one present, is a row of NaN; a
@@ -118,7 +118,7 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
                 [ 1.]], dtype=torch.float64)
     """
     fields = matrix("fields", fields, "[samples, units]")
-    target = labels(target, num_classes, len(fields)).to(fields.device)
+    target = class_labels(target, num_classes, len(fields)).to(fields.device)
     rows, size = unit_rows(fields), class_sizes(target, num_classes)
     tuning = torch.cat(
         [tuning_from_ranks(ranks_from(*sort_rows(rows[part])), target, size) for part in unit_blocks(rows)], dim=1
@@ -129,9 +129,9 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
 
 
 def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
-    """Spearman's rank correlation of each unit's local field with each number that is to be predicted.
+    """Spearman's rank correlation of each unit's local field with each number to be predicted.
 
-    Pearson's correlation of the mid-ranks. With doubled mid-ranks D, whose mean is S + 1 whatever the ties, it is
+    It is Pearson's correlation of the mid-ranks. Doubled mid-ranks D have the mean S + 1 with any ties, so that it is
     Σ(D_h − S − 1)(D_y − S − 1) over the root of both sums of squares: whole numbers until the division.
 
     Args:
@@ -139,14 +139,15 @@ def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
         target: Numbers to be predicted ``[samples]`` or ``[samples, outputs]``.
 
     Returns:
-        float64 ``[outputs, units]`` in [−1, 1]: the tuning of regression. A constant unit is 0, a unit whose fields
+        float64 ``[outputs, units]`` in [−1, 1]: the tuning of regression. A constant unit is 0. A unit whose fields
         hold NaN is NaN, and so is the row of a constant target.
 
     Raises:
+        TypeError: If an argument is not a tensor.
         ValueError: If the shapes do not fit.
 
     Source:
-        netdyn's convention, the counterpart of :func:`class_tuning` where the target is a number.
+        netdyn's convention, the counterpart of :func:`class_tuning` for regression.
 
     Example:
         >>> rank_correlation(torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([0.1, 0.2, 0.3]))
@@ -162,22 +163,22 @@ def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
 
 
 def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
-    """Rank correlation ``[outputs, units]`` of doubled mid-ranks with those of numbers to be predicted."""
+    """Rank correlation ``[outputs, units]`` of units' doubled mid-ranks with those of numbers to be predicted."""
     dtype, middle = statistic_dtype(doubled.device), doubled.shape[1] + 1
     unit_ranks, wanted_ranks = ((ranks - middle).to(dtype) for ranks in (doubled, wanted))
     spread = wanted_ranks.square().sum(dim=1, keepdim=True)
     squares = spread * unit_ranks.square().sum(dim=1)
     tuning: Tensor = wanted_ranks @ unit_ranks.t() / squares.clamp(min=1).sqrt()
-    # All ranks of a constant target are the same.
+    # The ranks of a constant target are all the same.
     return tuning.masked_fill(spread == 0, torch.nan).clamp(-1, 1)
 
 
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
     """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
 
-    A row added to all logits changes no prediction, and centring takes it out again. The first row is taken off before
-    the mean, so that equal rows give exactly zero; an entry within rounding of the mean (K·eps) is set to zero, since
-    its sign is noise.
+    A row added to all logits changes no prediction; centring removes it. The first row is subtracted before the mean,
+    so that equal rows give exactly zero. An entry within rounding of the mean (K·eps) is set to zero, since its sign is
+    noise.
     """
     wide = pathway.to(statistic_dtype(pathway.device))
     if len(wide) == 1 and num_classes == 2:
@@ -202,30 +203,30 @@ def rank_distribution(
 ) -> Tensor:
     """Rank probability distribution (RPD) of each class: the density of the ranks that its samples take in a layer.
 
-    For class k it is the density of the normalised mid-rank u, or of 1 − u where the unit is wired against the class
-    (M_ki < 0), over the samples of the class and all wired, live units. Flat means no order, rising means that the
-    layer lifts the samples of a class where it lifts the class's logit: order preserved.
+    For class k it is the density of the normalised mid-rank u, or of 1 − u for units wired against the class
+    (M_ki < 0), over the samples of the class and all wired, live units. A flat density means no order. A rising one
+    means that units rank the samples of a class high if they raise the class's logit: the order is preserved.
 
     Args:
         fields: Local fields ``[samples, units]``.
         target: Class labels ``[samples]``.
         pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a
             single logit.
-        num_classes: Number of classes K.
+        num_classes: Number K of classes.
         bins: Number of equal bins on [0, 1].
-        centre: Take out the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+        centre: Subtract the pathway's mean over classes first; ``False`` keeps P1's raw sign.
 
     Returns:
-        float64 ``[num_classes, bins]``, each row of unit area on [0, 1] (its mean is 1); the layer's RPD is the mean
-        over the rows. A class that is absent, or without a wired live unit, is a row of NaN.
+        float64 ``[num_classes, bins]``; each row has unit area on [0, 1] (its mean is 1). The layer's RPD is the mean
+        over the rows. The row of a class that is absent, or has no wired, live unit, is NaN.
 
     Raises:
         TypeError: If ``target`` does not hold whole numbers.
         ValueError: If the shapes do not fit or a label lies outside the classes.
 
     Source:
-        P1, rank probability distribution. The normalisation of ranks, the centring and that a rank on the edge of two
-        bins counts half in each (which makes reflection exact) are netdyn's conventions.
+        P1, rank probability distribution. netdyn's conventions are the normalisation of ranks, the centring, and that a
+        rank on the edge of two bins counts half in each (which makes reflection exact).
 
     Example:
         >>> fields = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
@@ -235,7 +236,7 @@ def rank_distribution(
     """
     fields = matrix("fields", fields, "[samples, units]")
     pathway = matrix("pathway", pathway, "[num_classes, units]").to(fields.device)
-    target = labels(target, num_classes, len(fields)).to(fields.device)
+    target = class_labels(target, num_classes, len(fields)).to(fields.device)
     same_units("fields", fields, "pathway", pathway)
     rows_fit("pathway", pathway, num_classes)
     whole("bins", bins)
@@ -251,10 +252,10 @@ def rank_distribution(
 
 
 def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
-    """Check that ``value`` has a row a class, or one row for two classes.
+    """Check that ``value`` has one row per class, or a single row for two classes.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If it does not.
     """
     if len(value) != num_classes and not (len(value) == 1 and num_classes == 2):
         raise ValueError(
@@ -264,11 +265,11 @@ def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
 
 
 def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
-    """How many reflected normalised mid-ranks of each class lie in each bin, twice: int64 ``[classes, bins]``.
+    """Twice the number of reflected normalised mid-ranks of each class in each bin: int64 ``[classes, bins]``.
 
-    In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S) the
-    cell ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b, and a reflected rank's is
-    2·bins − cell. A rank counts two in its bin, or one in each of the two at whose edge it lies.
+    In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S), the cell
+    ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b. The cell of a reflected rank is
+    2·bins − cell. A rank adds two to its bin, or one to each of the two bins at whose edge it lies.
 
     Args:
         doubled: Doubled mid-ranks ``[units, samples]``.
@@ -277,11 +278,11 @@ def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Ten
         bins: Number of bins.
     """
     (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
-    # There are far fewer ranks than places where one stands, so that the division is done once for each.
+    # There are far fewer different ranks than entries, so that the division is done once per rank.
     position = (torch.arange(2 * samples + 1, device=doubled.device) - 1) * bins
     most = max(2 * samples, 1)
     cell = -(-position // most) + position // most
-    # Each class has three rows of cells: of units wired against it, not at all, and for it.
+    # Each class has three rows of cells: for units wired against it, not at all, and for it.
     row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
     places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
     places += cell.index_select(0, doubled.flatten())
@@ -291,6 +292,6 @@ def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Ten
 
 
 def densities(counts: Tensor) -> Tensor:
-    """Counts ``[classes, bins]`` as densities on [0, 1]; a row without any is NaN."""
+    """Counts ``[classes, bins]`` as densities on [0, 1]; a row without counts is NaN."""
     wide = counts.to(statistic_dtype(counts.device))
     return wide * counts.shape[1] / wide.sum(dim=1, keepdim=True)

@@ -1,10 +1,10 @@
-"""Sort each unit's samples: their order, and where one value gives way to the next.
+"""Sort each unit's samples: their order, and which neighbours in that order differ.
 
-Layout: rows ``[units, samples]``, the transpose of local fields, since a row of it lies in one piece of memory.
+Layout: rows ``[units, samples]``, the transpose of local fields, since a row then lies in one piece of memory.
 
-Sorting is what reading a layer costs, so that all that asks for order asks for the same sort. Its result is not the
-sorted values, which nobody needs, but ``order [units, samples]``, the samples from the smallest value to the largest,
-and ``differs [units, samples − 1]``, whether neighbours in that order have different values.
+Sorting takes most of the time of reading a layer, so that all statistics use the same sort. Its result is ``order
+[units, samples]``, the samples from the smallest value to the largest, and ``differs [units, samples − 1]``, whether
+neighbours in that order have different values.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Values sorted at a time: on a CPU few enough to stay in a core's cache with what is made of them, elsewhere few
-#: enough for its memory.
+#: Values sorted at a time: on a CPU few enough to fit in a core's cache together with the results, on other devices
+#: few enough for their memory.
 AT_ONCE = {"cpu": 1 << 18}
 AT_ONCE_ELSEWHERE = 1 << 26
 #: The lower half of a key.
@@ -24,7 +24,7 @@ _LOW = (1 << 32) - 1
 
 
 def unit_rows(values: Tensor) -> Tensor:
-    """``[samples, units]`` as rows. Half precision is widened exactly, since it sorts no faster."""
+    """``[samples, units]`` as rows. Half precision is widened, which is exact, since it sorts no faster."""
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     return wide.detach().t().contiguous()
 
@@ -37,7 +37,7 @@ def holds_nan(rows: Tensor) -> Tensor:
 
 
 def unit_blocks(rows: Tensor) -> Iterator[slice]:
-    """The units a few at a time, in one block at least.
+    """The units, a few at a time; at least one block.
 
     >>> list(unit_blocks(torch.zeros(3, 1 << 17)))
     [slice(0, 2, None), slice(2, 3, None)]
@@ -49,7 +49,7 @@ def unit_blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``order`` and ``differs`` of some rows; where a row holds NaN, its order means nothing.
+    """``order`` and ``differs`` of some rows; the order of a row that holds NaN means nothing.
 
     >>> order, differs = sort_rows(torch.tensor([[3.0, -1.0, 3.0, 0.0]]))
     >>> order.tolist(), differs.tolist()
@@ -58,7 +58,7 @@ def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         return _sort_keys(rows)
     if rows.device.type == "cpu" and rows.dtype == torch.float64:
-        # NumPy's is several times faster than torch's.
+        # NumPy's sort is several times faster than torch's.
         order = torch.from_numpy(np.argsort(rows.numpy(), axis=1))
         ordered = rows.gather(1, order)
     else:
@@ -67,10 +67,10 @@ def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort whole numbers that hold a value and, in their lower half, whose it is: no second array has to follow.
+    """Sort whole numbers that hold a value in their upper half and its index in the lower: no second array is needed.
 
-    The bits of a float32 that is not negative, read as an integer, are ordered as the values are; those of a negative
-    one the other way round, which turning all bits but the sign puts right. Adding zero makes −0 and 0 the same.
+    Read as integers, the bits of float32 numbers that are not negative have the order of the values. Those of negative
+    numbers have the reverse order, which flipping all bits but the sign corrects. Adding zero makes −0 and 0 the same.
     """
     bits = (rows + 0.0).view(torch.int32)
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long().bitwise_left_shift_(32)
@@ -81,23 +81,23 @@ def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_of_ties(differs: Tensor) -> Tensor:
-    """Position of the first of each element's group of equals, for all elements but a row's first: its is 0.
+    """Position of the first of each element's group of ties, for all elements but a row's first (which has 0).
 
-    That is also how many elements have a smaller value.
+    It is also the number of elements with a smaller value.
     """
     position = torch.arange(1, differs.shape[1] + 1, device=differs.device)
     return torch.where(differs, position, 0).cummax(dim=1).values
 
 
 def last_of_ties(differs: Tensor) -> Tensor:
-    """Position of the last of each element's group of equals, for all elements but a row's last."""
+    """Position of the last of each element's group of ties, for all elements but a row's last."""
     samples = differs.shape[1] + 1
-    # Seen from the other end, the last is the first.
+    # Counted from the other end, the last is the first.
     return samples - 1 - first_of_ties(differs.flip(1)).flip(1)
 
 
 def ranks_from(order: Tensor, differs: Tensor) -> Tensor:
-    """Twice the mid-rank of every element among its row, int64 ``[units, samples]``.
+    """Twice the mid-rank of every element within its row, int64 ``[units, samples]``.
 
     Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
     (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
@@ -105,7 +105,7 @@ def ranks_from(order: Tensor, differs: Tensor) -> Tensor:
     units, samples = order.shape
     ranks = torch.arange(2, 2 * samples + 2, 2, device=order.device).expand(units, samples)
     if order.device.type != "cpu":
-        # Asking whether there are ties would wait for the device.
+        # Testing for ties would wait for the device.
         ranks = _tied_ranks(differs)
     elif bool((tied := ~differs.all(dim=1)).any()):
         ranks = ranks.clone()

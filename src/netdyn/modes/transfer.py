@@ -1,4 +1,4 @@
-"""Transfer order: does an activation itself keep the order of the samples?"""
+"""Transfer order: how far an activation itself keeps the order of the samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from netdyn._utils.checks import matrix
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.modes.sorting import first_of_ties, holds_nan, sort_rows, unit_blocks, unit_rows
 
-#: Cyclic shifts that stand for all pairs of samples where an activation is not monotone.
+#: Number of cyclic shifts that stand for all pairs of samples if an activation is not monotone.
 _SHIFTS = 16
 #: Values shifted at a time on a device other than the CPU.
 AT_ONCE = 1 << 22
@@ -18,10 +18,10 @@ AT_ONCE = 1 << 22
 def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
     """Share of the pairs of samples with different local fields whose outputs keep that order strictly.
 
-    Where the outputs of a unit never fall as its field rises, no pair is reversed and only ties can be lost:
+    If the outputs of a unit never fall as its field rises, no pair is reversed, and pairs are only lost as ties:
     (P − ties out)/(P − ties in), with P = S(S − 1)/2 pairs. A ReLU with m fields at or below zero gives
-    1 − m(m − 1)/(S(S − 1)). Other units are judged on the pairs (μ, μ + d) of 16 seeded cyclic shifts d (of all
-    shifts, which is every pair, up to 33 samples).
+    1 − m(m − 1)/(S(S − 1)). For other units the pairs (μ, μ + d) of 16 seeded cyclic shifts d are counted (of all
+    shifts, that is all pairs, for up to 33 samples).
 
     Args:
         fields: Local fields ``[samples, units]``.
@@ -31,10 +31,11 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
         float64 ``[units]`` in [0, 1]; NaN for a constant field and for units that hold NaN.
 
     Raises:
+        TypeError: If an argument is not a tensor.
         ValueError: If the shapes differ.
 
     Source:
-        P1 (v1, v2) asks whether the activation itself preserves the order; the measure is netdyn's convention.
+        P1 (v1, v2) asks whether the activation itself preserves the order; the number is netdyn's convention.
 
     Example:
         >>> fields = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
@@ -57,17 +58,17 @@ def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Ten
         rows: Local fields ``[units, samples]``.
         out: Outputs, same shape.
         order: The fields' order, see :mod:`netdyn.modes.sorting`.
-        differs: Where they differ.
+        differs: Whether neighbours in that order differ.
     """
     dtype = statistic_dtype(rows.device)
     carried = out.gather(1, order)
     rises = carried[:, 1:] > carried[:, :-1]
-    # Neighbours whose outputs fall; equal fields must have equal outputs, or these cannot be counted by neighbours.
+    # Neighbours whose outputs fall. Equal fields with different outputs cannot be counted by neighbours either.
     falls = (carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)
     kept = _distinct_pairs(rises, dtype) / _distinct_pairs(differs, dtype)
     reversed_ = falls.any(dim=1)
     if rows.device.type != "cpu":
-        # Asking whether there are any would wait for the device. Few units at a time, since each shift copies them.
+        # Testing for such units would wait for the device. A few units at a time, since each shift copies them.
         step = max(AT_ONCE // max(rows.shape[1], 1), 1)
         pairs = zip(torch.split(rows, step), torch.split(out, step), strict=True)
         kept = torch.where(reversed_, torch.cat([_kept_by_shifts(*pair, dtype) for pair in pairs]), kept)
@@ -77,7 +78,7 @@ def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Ten
 
 
 def _distinct_pairs(differs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pairs of different values in each sorted row: every element meets those before its group."""
+    """Number of pairs of different values in each sorted row: of every element with all before its group of ties."""
     return first_of_ties(differs).sum(dim=1).to(dtype)
 
 

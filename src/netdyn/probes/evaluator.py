@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils.distributed import Processes
-from netdyn._utils.random import fingerprints
-from netdyn._utils.trees import Inputs, blocks, consecutive, copied, sample_tensors, take, tensors
+from netdyn._utils.random import Contents
+from netdyn._utils.trees import Inputs, as_slice, blocks, copied, samples_first, take, tensors
 from netdyn.probes.criteria import Criterion, checked
 
 
@@ -27,8 +27,8 @@ class Evaluator:
         batch_size: Samples per forward pass (None: all).
         processes: The processes that share the work.
         passed: Samples sent through the network so far.
-        digests: Digests of the samples' contents, which seed their noise; made when they are first asked for.
-        cut: Which of the inputs' tensors have the samples first; the others travel whole.
+        known_contents: What :attr:`contents` gives, if it is known already.
+        by_sample: Which of the inputs' tensors have the samples first; the others travel whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
     """
 
@@ -40,12 +40,12 @@ class Evaluator:
     batch_size: int | None = None
     processes: Processes = field(default_factory=Processes)
     passed: float = 0
-    digests: list[bytes] | None = None
-    cut: tuple[bool, ...] = ()
+    known_contents: Contents | None = None
+    by_sample: tuple[bool, ...] = ()
     numbers: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.cut = self.cut or sample_tensors(self.inputs)
+        self.by_sample = self.by_sample or samples_first(self.inputs)
 
     @property
     def samples(self) -> int:
@@ -53,11 +53,11 @@ class Evaluator:
         return len(self.target)
 
     @property
-    def prints(self) -> list[bytes]:
-        """The digests."""
-        if self.digests is None:
-            self.digests = fingerprints(self.inputs, self.cut)
-        return self.digests
+    def contents(self) -> Contents:
+        """What seeds the samples' noise, and which of them are copies."""
+        if self.known_contents is None:
+            self.known_contents = Contents.of(self.inputs, self.by_sample)
+        return self.known_contents
 
     @property
     def labels(self) -> Tensor:
@@ -73,7 +73,7 @@ class Evaluator:
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
-        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.cut, strict=True) if cut))
+        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.by_sample, strict=True) if cut))
         return (model or self.model)(inputs)
 
     def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
@@ -89,7 +89,7 @@ class Evaluator:
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of some samples: copies, since a network may write over its input."""
-        return copied(take(self.inputs, part, self.cut)), self.targets(part)
+        return copied(take(self.inputs, part, self.by_sample)), self.targets(part)
 
     def targets(self, part: slice | Tensor) -> Tensor:
         """Targets of some samples."""
@@ -97,14 +97,14 @@ class Evaluator:
 
     def only(self, index: Tensor) -> Evaluator:
         """The same on some of the samples, by this process alone; its inputs are not to be written over."""
-        part = consecutive(index)
+        part = as_slice(index)
         return replace(
             self,
-            inputs=take(self.inputs, part, self.cut),
+            inputs=take(self.inputs, part, self.by_sample),
             target=self.targets(part),
             processes=Processes(),
             passed=0,
-            digests=[self.prints[i] for i in index.tolist()],
+            known_contents=self.contents.chosen(index),
         )
 
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
@@ -114,7 +114,7 @@ class Evaluator:
         their device; those of several are on the host.
         """
         index = torch.arange(self.samples) if index is None else index
-        part, counted = self.processes.samples(index)
+        part, counted = self.processes.own_samples(index)
         own = self.only(part)
 
         def one() -> tuple[Tensor, float]:

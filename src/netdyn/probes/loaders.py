@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensors
-from netdyn.isolation.isolated import kept
+from netdyn.isolation.isolated import restored
 from netdyn.probes.probe import Probe
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
@@ -132,7 +132,7 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
     if len(pool) == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
-    with kept(dataset, loader.collate_fn):
+    with restored(dataset, loader.collate_fn):
         # The CPU's alone: seeding all devices would reach some that nobody puts back.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -171,7 +171,7 @@ def _copied(batch: Any) -> Any:
             object.__setattr__(twin, field.name, _copied(getattr(batch, field.name)))
         return twin
     if isinstance(batch, Mapping | list | tuple):
-        return map_tensors(lambda tensor: tensor.detach().clone(), batch, other=_copied)
+        return map_tensors(lambda tensor: tensor.detach().clone(), batch, on_other=_copied)
     return batch.detach().clone() if isinstance(batch, Tensor) else batch
 
 
@@ -234,7 +234,7 @@ def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any]
     if can_read(loader):
         return read_probe(loader, size, seed, transfer, unpack)
     collector = Collector(size, unpack)
-    with kept(loader.dataset, loader.collate_fn, loader.generator):
+    with restored(loader.dataset, loader.collate_fn, loader.generator):
         for batch in loader:
             if (probe := collector.add(transfer(batch))) is not None:
                 return probe

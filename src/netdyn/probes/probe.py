@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from netdyn._utils.random import fingerprints
+from netdyn._utils.random import Contents
 from netdyn._utils.trees import Inputs, map_tensors
 
 
@@ -16,16 +16,16 @@ from netdyn._utils.trees import Inputs, map_tensors
 class Probe:
     """A fixed set of samples: inputs as the model takes them, and targets ``[samples]``.
 
-    A digest of each sample is made once, since a probe stays as it is.
+    Digests of the samples are made once, since a probe stays as it is.
     """
 
     inputs: Inputs
     target: Tensor
 
     @cached_property
-    def digests(self) -> list[bytes]:
-        """Of each sample's content, which seeds its noise."""
-        return fingerprints(self.inputs)
+    def contents(self) -> Contents:
+        """What seeds the samples' noise, and which of them are copies."""
+        return Contents.of(self.inputs)
 
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, copied, count, finite, sample_tensors, take, tensors
+from netdyn._utils.trees import Inputs, blocks, copied, count, finite, samples_first, take, tensors
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion, Within, as_logits, right_class, right_probability
 from netdyn.probes.evaluator import Evaluator
@@ -55,10 +55,10 @@ def prepare(
     few = take(inputs, slice(0, 2))
     outputs, again = model(copied(few)), model(copied(few))
     _warn_of_unsound(bool(finite(inputs)), _same(outputs, again))
-    cut = sample_tensors(inputs)
+    by_sample = samples_first(inputs)
 
     def everything() -> Tensor:
-        parts = [model(copied(take(inputs, part, cut))) for part in blocks(samples, batch_size)]
+        parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
         return torch.cat([as_logits(part, len(part)) for part in parts])
 
     task = find_task(
@@ -145,7 +145,7 @@ def find_task(
             scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
             return Task(as_logits(everything(), samples), Within((tolerance * scale).to(logits.device)), 1, numbers)
     num_classes = max(logits.shape[1], 2)
-    target = checks.labels(target, num_classes, samples)
+    target = checks.class_labels(target, num_classes, samples)
     right = right_probability if logits.shape[1] == 1 and probability() else right_class
     return Task(target, right, num_classes)
 

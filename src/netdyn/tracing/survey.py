@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils.checks import warn
-from netdyn._utils.trees import Inputs, count, numbers, spread, take
+from netdyn._utils.trees import Inputs, count, evenly_spaced, numbers, take
 from netdyn.tracing.names import is_quantised, numbered
 from netdyn.tracing.sample_axis import SampleAxis, best, evidence, own_places, possible
 from netdyn.tracing.site import Key, Site
@@ -64,7 +64,7 @@ def survey(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
     samples = count(inputs)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
-    chosen = spread(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
+    chosen = evenly_spaced(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
     sites: list[Site] = []
     seen: list[dict[Key, Tensor]] = []
     refused: set[Key] = set()
@@ -108,7 +108,7 @@ def _displaced(
     """
     wrong: list[Key] = []
     kept: dict[Key, Tensor] = {}
-    among = torch.cat([chosen, spread(count(inputs), CHECKED)])
+    among = torch.cat([chosen, evenly_spaced(count(inputs), CHECKED)])
 
     def visit(site: Site) -> None:
         if site.key not in seen:
