@@ -82,13 +82,16 @@ def test_what_acts_element_by_element_is_recognised(function):
 MIXING = {
     "softmax": lambda x: x.softmax(1),
     "sorted": lambda x: x.sort(dim=1).values,
+    "centred over samples": lambda x: x - x.mean(dim=0),
+    "the sample before": lambda x: x.roll(1, 0),
     "gated by a neighbour": lambda x: x * torch.sigmoid(x.roll(1, 1)),
 }
 
 
 @pytest.mark.parametrize("function", MIXING.values(), ids=MIXING)
-def test_what_mixes_units_does_not_act_element_by_element(function):
-    x = samples()
+@pytest.mark.parametrize("shape", [(2, 2), (2, 6), (3, 7), (3, 64), (80, 6), (2, 3, 4)], ids=str)
+def test_what_mixes_units_or_samples_does_not_act_element_by_element(function, shape):
+    x = samples(shape[0], shape=shape[1:])
     assert not acts_by_element(Own(function), x.clone(), function(x.clone()))
 
 
@@ -97,3 +100,11 @@ def test_only_leaves_of_the_users_own_without_state_may_be_activations():
     buffered.register_buffer("scale", torch.ones(1))
     assert may_be_activation(Own(F.relu))
     assert not any(map(may_be_activation, [nn.ReLU(), nn.Linear(2, 2), buffered, nn.Sequential(Own(F.relu))]))
+
+
+def test_a_module_that_centres_its_batch_is_not_one_activation():
+    network = one_hidden(Own(lambda x: torch.sigmoid(x - x.mean(dim=0))))
+    fields = local_fields(network, samples())
+    assert list(fields) == ["1"]
+    field = network[0](samples()).detach()
+    close(fields["1"], field - field.mean(dim=0))
