@@ -17,11 +17,14 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import netdyn
+from clouds import FEATURES, probe
 from counting import Kernels
-from netdyn import DynamicsMonitor
+from netdyn import DynamicsMonitor, diagnose
 from netdyn.callback import DynamicsMonitor as Home
 from netdyn.engine.config import MEASURES
 from netdyn.probes.criteria import right_class
@@ -493,3 +496,80 @@ def test_a_step_without_an_evaluation_asks_torch_nothing(options):
     assert not kernels.calls
     # A call takes about a tenth of a microsecond.
     assert len(calls) <= 25
+
+
+# A run
+
+
+class Classifier(LightningModule):
+    """A network with batch normalisation that learns clouds of points."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(
+                nn.Linear(FEATURES, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 5)
+            )
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"every_n_train_steps": 1}, [0, *range(12)]),
+        ({}, [0, 3, 7, 11]),
+        ({"schedule": [5], "batch_size": 50, "weight_layers": "each", "seed": 3}, [0, 4, 11]),
+    ],
+    ids=["every step", "every epoch", "a list"],
+)
+def test_every_evaluation_of_a_run_gives_the_numbers_of_diagnose(options, steps):
+    """Exactly, on a copy of the module as it is at that moment, with the same probe."""
+    x, target = probe()
+    others = probe(samples=60, seed=5)
+    callback = DynamicsMonitor(weight_rays=2, **options)
+    measured = {name: value for name, value in options.items() if name not in ("every_n_train_steps", "schedule")}
+    measure, seen = callback.monitor.measure, []
+
+    def watched(model, step, **given):
+        weights = copy.deepcopy(model.state_dict())
+        report = measure(model, step, **given)
+        seen.append((step, weights, dict(callback.monitor.scalars), callback.monitor.probe, callback.monitor.val_probe))
+        return report
+
+    callback.monitor.measure = watched
+    generator = torch.Generator().manual_seed(0)
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(
+        Classifier(),
+        DataLoader(TensorDataset(x, target), batch_size=50, shuffle=True, generator=generator),
+        DataLoader(TensorDataset(*others), batch_size=30),
+    )
+    assert [step for step, *_ in seen] == steps
+    for step, weights, logged, own, val in seen:
+        module = Classifier()
+        module.load_state_dict(weights)
+        held_out = {"val_inputs": val.inputs, "val_target": val.target}
+        report = diagnose(module, own.inputs, own.target, weight_rays=2, **held_out, **measured)
+        numbers = {tag: value for tag, value in logged.items() if not tag.startswith("netdyn/")}
+        assert numbers == report.scalars(), step
+        assert {"batchnorm/gap", "basin/coverage", "probe/val_accuracy", "basin/weight/radius"} <= set(numbers)

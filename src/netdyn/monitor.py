@@ -443,6 +443,7 @@ class Monitor:
         """Continue an earlier run."""
         self.evaluations, self.skipped = state_dict["evaluations"], state_dict["skipped"]
         self.history.load(state_dict["history"])
+        self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
 
 
