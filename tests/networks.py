@@ -291,3 +291,80 @@ ZOO = {
     "frozen parameters": (lambda: frozen(functional_mlp()), samples),
     "layer norm": (layer_norm_mlp, samples),
 }
+
+
+# Activations and what reads them --------------------------------------------------------------------------------------
+
+
+class Own(nn.Module):
+    """A parameter-free module around a function, for instance an activation."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def fields_by_hooks(network, inputs, names):
+    """Outputs of the named modules, copied at once."""
+    network.eval()
+    found = {}
+    modules = dict(network.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda m, i, output, name=name: found.update({name: output.clone()}))
+        for name in names
+    ]
+    with torch.no_grad():
+        network(inputs)
+    for handle in handles:
+        handle.remove()
+    return {name: field.flatten(1) for name, field in found.items()}
+
+
+class Moved(nn.Module):
+    """Samples second, samples folded with windows in either order, samples mixed."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.fc = how, nn.Linear(2, 5)
+
+    def forward(self, x):
+        parts = x.reshape(len(x), 3, 2)
+        moved = {
+            "second": lambda: self.fc(parts.transpose(0, 1)),
+            "last": lambda: self.fc(parts).permute(1, 2, 0),
+            "folded": lambda: self.fc(parts.reshape(-1, 2)),
+            "folded, fastest": lambda: self.fc(parts.transpose(0, 1).reshape(-1, 2)),
+            "folded, second": lambda: self.fc(parts.reshape(1, -1, 2)),
+            "mixed": lambda: self.fc(parts).flatten(1) @ self.fc(parts).flatten(1).T,
+        }[self.how]()
+        self.true = self.fc(parts)
+        return torch.tanh(moved).sum() + self.fc(x[:, :2])
+
+
+class Head(nn.Module):
+    """A parameter-free module of the user's around the last function."""
+
+    def forward(self, z):
+        return torch.sigmoid(z)
+
+
+#: What turns the logits of :class:`Ending` into probabilities.
+ENDS = {
+    "nn.Sigmoid": nn.Sigmoid(),
+    "torch.sigmoid": torch.sigmoid,
+    "F.sigmoid": F.sigmoid,
+    "Tensor.sigmoid": lambda z: z.sigmoid(),
+    "torch.sigmoid_": torch.sigmoid_,
+    "torch.special.expit": torch.special.expit,
+    "own module": Head(),
+    "nn.Softmax": nn.Softmax(dim=1),
+    "F.softmax": lambda z: F.softmax(z, dim=1),
+    "torch.softmax": lambda z: torch.softmax(z, 1),
+    "Tensor.softmax": lambda z: z.softmax(1),
+    "nn.LogSoftmax": nn.LogSoftmax(dim=1),
+    "F.log_softmax": lambda z: F.log_softmax(z, dim=1),
+    "Tensor.log_softmax": lambda z: z.log_softmax(1),
+}

@@ -428,7 +428,7 @@ def test_linear_network_needs_layers_for_its_modes_alone():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(FEATURES, 30), nn.Linear(30, CLASSES))
-    with pytest.raises(ValueError, match="No activation function was seen"):
+    with pytest.raises(ValueError, match="No activation function was found"):
         diagnose(net, x, target)
     assert [layer.name for layer in diagnose(net, x, target, layers=["0"], measure=["modes"]).layers] == ["0"]
     assert diagnose(net, x, target, measure=["sample_basin"]).sample_basin is not None

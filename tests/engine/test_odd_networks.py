@@ -347,7 +347,7 @@ class Shared(nn.Module):
 
 
 def test_a_module_without_samples_cannot_be_a_layer():
-    with pytest.raises(ValueError, match=re.escape("no output of ['b'] was seen that holds samples")):
+    with pytest.raises(ValueError, match=re.escape("no output of ['b'] holds samples")):
         local_fields(fill(Shared()), samples(), layers=["b"])
 
 

@@ -1,4 +1,4 @@
-"""A measured model is left as it was found, whatever its forward does and wherever it fails; so are the generators."""
+"""A measured model and all generators are left as they were found, whatever its forward does and wherever it fails."""
 
 import contextlib
 import copy
@@ -39,7 +39,7 @@ def generator_state(generator):
 
 
 def portrait(value, seen=None):
-    """All that hangs on a module, by identity and by content, as something that can be compared."""
+    """The whole state of a module, by identity and by content, as something that can be compared."""
     seen = {} if seen is None else seen
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return value
@@ -79,18 +79,18 @@ def global_generators():
 
 
 def surroundings():
-    """What holds for the whole process: generators, gradient modes, function modes."""
+    """State of the whole process: generators, gradient modes, function modes."""
     modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.overrides._get_current_function_mode()
     return global_generators(), modes
 
 
 def hooks(network):
-    """How many hooks hang on it."""
+    """How many hooks it has."""
     return sum(len(entry) for m in network.modules() for name, entry in vars(m).items() if name.endswith("hooks"))
 
 
 def with_gradients(network, inputs):
-    """The network in training, after a backward pass, with one eye closed here and there."""
+    """The network in training, after a backward pass, with some modules in eval mode."""
     network.train()
     if any(parameter.requires_grad for parameter in network.parameters()):
         network(inputs).sum().backward()
@@ -99,7 +99,7 @@ def with_gradients(network, inputs):
     return network
 
 
-# A forward that changes what hangs on the module --------------------------------------------------------------------
+# A forward that changes the state of its module ---------------------------------------------------------------------
 
 
 class Meter:
@@ -116,7 +116,7 @@ class Meter:
 
 
 class Unruly(nn.Module):
-    """Does something to itself in every forward, and then the usual."""
+    """Changes its own state in every forward."""
 
     def __init__(self, prepare, misbehave, fails=False):
         super().__init__()
@@ -136,7 +136,7 @@ class Unruly(nn.Module):
 
 
 def attribute(**attributes):
-    """Prepare by setting attributes; the values are copied, so that every test has its own."""
+    """Prepares by setting attributes, to copies, so that every test has its own."""
     return lambda m: [setattr(m, name, copy.deepcopy(value)) for name, value in attributes.items()]
 
 
@@ -203,7 +203,7 @@ UNRULY = {
     "generator in a dict": (attribute(draw={"a": random.Random(0)}), lambda m, h: m.draw["a"].random()),
     "own training flag": (attribute(), lambda m, h: setattr(m, "training", not m.training)),
     "child's training flag": (attribute(), lambda m, h: setattr(m.norm, "training", not m.norm.training)),
-    "everybody's training flag": (attribute(), lambda m, h: m.train()),
+    "every training flag": (attribute(), lambda m, h: m.train()),
     "batch statistics": (attribute(), train_statistics),
     "hidden module": (hidden_module, lambda m, h: m.teachers[0](h)),
     "metric": (metric(torchmetrics.MeanMetric), lambda m, h: m.metric.update(h.detach())),
@@ -260,7 +260,7 @@ def test_a_second_measurement_gives_the_same(prepare, misbehave):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_an_interrupt_is_no_reason_to_leave_a_mess():
+def test_it_is_undone_also_after_an_interrupt():
     network = Unruly(*UNRULY["buffer"])
     before = portrait(network)
     with contextlib.suppress(KeyboardInterrupt), isolated(network):
@@ -283,7 +283,7 @@ def test_lazy_layers_still_run_afterwards():
 class Merging(nn.Linear):
     """Changes its weight when it changes its mode, as adapters do."""
 
-    calls: ClassVar = []  # on the class, where nobody puts it back
+    calls: ClassVar = []  # on the class, which is not put back
 
     def train(self, mode=True):
         self.calls.append(mode)
@@ -303,7 +303,7 @@ def test_inside_everything_is_in_eval_mode_and_afterwards_as_it_was():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_an_overridden_train_is_not_called(training):
-    network = nn.Sequential(Merging(FEATURES, 8), nn.ReLU(), Merging(8, CLASSES)).train(training)
+    network = fill(nn.Sequential(Merging(FEATURES, 8), nn.ReLU(), Merging(8, CLASSES))).train(training)
     network[2].training = not training
     Merging.calls.clear()
     functional.local_fields(network, samples())
@@ -333,7 +333,7 @@ def test_the_callers_gradient_mode_comes_back(mode):
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == outside
 
 
-def test_a_cache_built_while_measuring_is_gone_and_does_not_spoil_training():
+def test_a_cache_built_while_measuring_is_gone_and_does_not_disturb_training():
     class Caching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -345,7 +345,7 @@ def test_a_cache_built_while_measuring_is_gone_and_does_not_spoil_training():
                 self.positions = torch.linspace(0, 1, FEATURES)
             return torch.relu(self.fc(x) * self.positions)
 
-    network = Caching()
+    network = fill(Caching())
     with torch.inference_mode():
         functional.local_fields(network, samples())
     assert network.positions is None
@@ -387,7 +387,7 @@ class LightningModule(nn.Module):
 
 
 class Logging(LightningModule):
-    """Calls them where it should not."""
+    """Calls them in its forward."""
 
     def __init__(self, seen):
         super().__init__(seen)
@@ -401,7 +401,7 @@ class Logging(LightningModule):
 
 def test_logging_from_a_forward_is_silent_while_measuring_and_only_then():
     seen = []
-    network = Logging(seen)
+    network = fill(Logging(seen))
     before = portrait(network)
     functional.local_fields(network, samples())
     assert seen == []
@@ -412,7 +412,7 @@ def test_logging_from_a_forward_is_silent_while_measuring_and_only_then():
 
 def test_logging_of_a_child_is_silent_too():
     seen = []
-    functional.local_fields(nn.Sequential(Logging(seen), nn.Linear(CLASSES, CLASSES)), samples())
+    functional.local_fields(fill(nn.Sequential(Logging(seen), nn.Linear(CLASSES, CLASSES))), samples())
     assert seen == []
 
 
@@ -433,7 +433,7 @@ def test_a_method_of_that_name_that_is_mathematics_is_left_alone():
 
 
 @pytest.mark.parametrize("statistic", [torch.nan, torch.inf, 1.0], ids=str)
-def test_a_buffer_that_nobody_wrote_is_not_written_to(statistic):
+def test_a_buffer_that_has_not_changed_is_not_written_to(statistic):
     network = networks.bn_mlp()
     network.bn1.running_mean[0] = statistic
     tensors = [*network.buffers(), *network.parameters()]
@@ -464,15 +464,15 @@ KINDS = {
 
 @pytest.mark.filterwarnings("ignore:Sparse (CSR tensor support|invariant checks):UserWarning")
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_a_buffer_of_any_kind_may_hang_on_the_model(make):
+def test_the_model_may_have_a_buffer_of_any_kind(make):
     network = networks.bn_mlp()
     network.register_buffer("extra", make())
     network.spare = make()
-    kept = network.extra, network.spare
+    before = network.extra, network.spare
     fields = functional.local_fields(network, samples())
     assert list(fields) == ["bn1", "bn2", "bn3"]
-    assert network.extra is kept[0]
-    assert network.spare is kept[1]
+    assert network.extra is before[0]
+    assert network.spare is before[1]
 
 
 def test_a_buffer_is_put_back_whatever_its_size():
@@ -511,7 +511,7 @@ def draw_from_everywhere():
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_global_generators_are_kept(fails):
+def test_the_global_generators_are_put_back(fails):
     before = global_generators()
     with contextlib.suppress(ArithmeticError), rng_restored():
         draw_from_everywhere()
@@ -532,7 +532,7 @@ def test_random_numbers_drawn_in_a_forward_are_given_back(draw):
 
 
 def test_dropout_does_not_draw():
-    network = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, CLASSES)).train()
+    network = fill(nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, CLASSES))).train()
     field = functional.local_fields(network, samples())["0"]
     torch.testing.assert_close(field, network[0](samples()).detach())
 
@@ -556,7 +556,7 @@ def measure(function, network, inputs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if "layer" in needed:
-            # Looked for in a copy: the network may count its calls.
+            # Found in a copy, since the network may count its calls.
             known["layer"] = next(iter(functional.local_fields(copy.deepcopy(network), inputs.clone())))
         return function(**{name: known[name] for name in needed})
 
@@ -600,7 +600,7 @@ def numbers(result):
 
 
 class Overwriting(nn.Module):
-    """Shifts its inputs where they are."""
+    """Shifts its inputs, possibly in place."""
 
     def __init__(self, shift):
         super().__init__()
@@ -612,7 +612,7 @@ class Overwriting(nn.Module):
 
 
 @every_function
-def test_a_network_that_writes_over_its_inputs_spoils_neither_them_nor_the_result(function):
+def test_a_network_that_writes_over_its_inputs_changes_neither_them_nor_the_result(function):
     x, expected = samples(12), measure(function, Overwriting(lambda x: x + 1), samples(12))
     result = measure(function, Overwriting(lambda x: x.add_(1)), x)
     assert torch.equal(x, samples(12))
@@ -624,7 +624,7 @@ class Burnt(Exception):
 
 
 class Fuse(nn.Module):
-    """Burns at its n-th call, counted where no measurement can put it back."""
+    """Fails at its n-th call, counted where no measurement can put it back."""
 
     def __init__(self, limit):
         super().__init__()
@@ -641,7 +641,7 @@ class Fuse(nn.Module):
 @pytest.mark.parametrize("limit", [0, 1], ids=["first", "second"])
 def test_a_public_function_leaves_nothing_behind_when_the_forward_fails(function, limit):
     layers = [nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), Fuse(limit), nn.Linear(8, FEATURES)]
-    network = nn.Sequential(*layers, Unruly(*UNRULY["nested"])).train()
+    network = fill(nn.Sequential(*layers, Unruly(*UNRULY["nested"]))).train()
     network[1].eval()
     before = portrait(network), surroundings()
     with pytest.raises(Burnt):
@@ -661,7 +661,7 @@ def test_no_gradient_hook_of_the_user_sees_a_measurement(function):
 
 
 class Cube(torch.autograd.Function):
-    """x³, an activation of somebody's own."""
+    """x³, an activation of the user's own."""
 
     @staticmethod
     def forward(context, x):
@@ -675,7 +675,7 @@ class Cube(torch.autograd.Function):
 
 
 class SameCube(Cube):
-    """Has nothing of its own."""
+    """Inherits everything."""
 
 
 class Cubes(nn.Module):
@@ -683,10 +683,10 @@ class Cubes(nn.Module):
         super().__init__()
         self.first, self.second, self.last = nn.Linear(FEATURES, 9), nn.Linear(9, 8), nn.Linear(8, CLASSES)
         self.fuse = Fuse(limit)
-        self.kept = Cube.apply
+        self.cube = Cube.apply
 
     def forward(self, x):
-        x = SameCube.apply(self.second(self.kept(self.first(x))))
+        x = SameCube.apply(self.second(self.cube(self.first(x))))
         return self.last(self.fuse(x))
 
 

@@ -14,10 +14,8 @@ import networks
 import reference
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.linear import substitution as linearize
-from netdyn.tracing import survey as sites
 from netdyn.tracing import tracer as watch
-from netdyn.tracing.survey import discover
-from networks import CLASSES, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
+from networks import CLASSES, ENDS, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -435,31 +433,6 @@ def test_a_map_that_depends_on_the_sample_almost_entirely_warns():
 # The end of the network
 
 
-class Head(nn.Module):
-    """A parameter-free module of one's own around the last function."""
-
-    def forward(self, z):
-        return torch.sigmoid(z)
-
-
-ENDS = {
-    "nn.Sigmoid": nn.Sigmoid(),
-    "torch.sigmoid": torch.sigmoid,
-    "F.sigmoid": F.sigmoid,
-    "Tensor.sigmoid": lambda z: z.sigmoid(),
-    "torch.sigmoid_": torch.sigmoid_,
-    "torch.special.expit": torch.special.expit,
-    "own module": Head(),
-    "nn.Softmax": nn.Softmax(dim=1),
-    "F.softmax": lambda z: F.softmax(z, dim=1),
-    "torch.softmax": lambda z: torch.softmax(z, 1),
-    "Tensor.softmax": lambda z: z.softmax(1),
-    "nn.LogSoftmax": nn.LogSoftmax(dim=1),
-    "F.log_softmax": lambda z: F.log_softmax(z, dim=1),
-    "Tensor.log_softmax": lambda z: z.log_softmax(1),
-}
-
-
 @pytest.mark.parametrize("classes", [1, CLASSES])
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
 def test_what_makes_probabilities_of_the_logits_is_dropped(end, classes):
@@ -469,16 +442,6 @@ def test_what_makes_probabilities_of_the_logits_is_dropped(end, classes):
     assert worst(linear_map, [network.last.weight.detach()]) < 1e-5
     assert list(local_fields(network, samples())) == ["first"]
     assert linear_map.affine_defect["first"] < 1e-6
-
-
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_outputs_that_are_probabilities_are_told(end):
-    network = fill(Ending(end)).eval()
-    with torch.no_grad():
-        assert discover(network, samples()).probabilities is True
-        output, logits = sites.run(network, samples(), lambda site: None)
-        torch.testing.assert_close(logits, network.last(torch.relu(network.first(samples()))))
-        torch.testing.assert_close(output, network(samples()))
 
 
 def test_a_sigmoid_inside_is_an_activation_like_any_other():

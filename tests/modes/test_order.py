@@ -143,7 +143,7 @@ def test_single_logit_counts_as_two_opposite_ones():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_order_statistics_are_float64(dtype):
     layer = random_layer()
-    tuning, pathway, fields = layer.tuning.to(dtype), layer.pathway.to(dtype), layer.fields.to(dtype)
+    tuning, pathway = layer.tuning.to(dtype), layer.pathway.to(dtype)
     results = [
         order_index(tuning, pathway),
         order_alignment(tuning, pathway),

@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from netdyn.tracing.activations import ACTIVATIONS, MAX_POOLS, SQUASHES, overwrites, shared_pool, straight_through
 
-# The same function has several homes; each is a different object.
-HOMES = {
+# The same function is in several namespaces, as different objects.
+NAMESPACES = {
     "relu": [F.relu, F.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_],
     "tanh": [F.tanh, torch.tanh, torch.tanh_, torch.Tensor.tanh, torch.Tensor.tanh_],
     "sigmoid": [F.sigmoid, torch.sigmoid, torch.sigmoid_, torch.Tensor.sigmoid_, torch.special.expit],
@@ -65,7 +65,7 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def share(shape, weights, windows):
+def shared(shape, weights, windows):
     """Every output's weight divided among the cells of its window: the gradient of an average over windows."""
     gradient = torch.zeros(shape, dtype=torch.float64)
     for place in itertools.product(*map(range, weights.shape[2:])):
@@ -102,10 +102,10 @@ def pool_gradient(function, field, args=(), **options):
 
 @pytest.mark.parametrize(
     "function",
-    [f for functions in HOMES.values() for f in functions],
+    [f for functions in NAMESPACES.values() for f in functions],
     ids=lambda f: repr(f).split(" at 0x")[0].strip("<>"),
 )
-def test_every_home_of_an_activation_is_known(function):
+def test_an_activation_is_known_in_every_namespace(function):
     assert function in ACTIVATIONS
 
 
@@ -151,7 +151,7 @@ def test_the_value_is_the_activations_and_the_gradient_the_identity(function, re
     ("function", "options"), [(torch.relu_, {}), (F.relu, {"inplace": True})], ids=["_", "inplace"]
 )
 @pytest.mark.parametrize("part", [slice(None), slice(1, 3)], ids=["whole", "part"])
-def test_an_activation_in_place_is_seen_by_who_holds_its_input_or_what_that_is_a_part_of(function, options, part):
+def test_an_activation_in_place_changes_its_input_and_the_tensor_that_it_is_a_view_of(function, options, part):
     holder, weights = draw(4, 3), draw(4, 3, seed=1)
     expected = holder.clone()
     expected[:, part] = expected[:, part].relu()
@@ -200,7 +200,7 @@ def test_max_pooling_keeps_its_values_and_shares_its_gradient(function, size, op
     stride = each_axis(options.get("stride", kernel), axes)
     padding = each_axis(options.get("padding", 0), axes)
     windows = [window(*axis) for axis in zip(size, kernel, stride, padding, strict=True)]
-    torch.testing.assert_close(gradient, share(field.shape, weights, windows), rtol=0, atol=1e-14)
+    torch.testing.assert_close(gradient, shared(field.shape, weights, windows), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize(("function", "size", "outputs"), ADAPTIVE.values(), ids=ADAPTIVE)
@@ -209,7 +209,7 @@ def test_adaptive_max_pooling_shares_its_gradient(function, size, outputs):
     result, gradient, weights = pool_gradient(function, field, (outputs,))
     torch.testing.assert_close(result.detach(), function(field, outputs), rtol=0, atol=0)
     windows = [adaptive_window(*axis) for axis in zip(size, outputs, strict=True)]
-    torch.testing.assert_close(gradient, share(field.shape, weights, windows), rtol=0, atol=1e-14)
+    torch.testing.assert_close(gradient, shared(field.shape, weights, windows), rtol=0, atol=1e-14)
 
 
 def test_arguments_of_a_pooling_may_be_given_by_place():
@@ -228,7 +228,7 @@ def test_a_dilated_pooling_keeps_its_own_gradient():
 
 
 class Spy(TorchFunctionMode):
-    """Notes what is called."""
+    """Records the functions that are called."""
 
     def __init__(self):
         super().__init__()
@@ -247,7 +247,7 @@ def test_the_pooling_modules_call_functions_that_are_known(kind):
     assert spy.seen[0] in MAX_POOLS
 
 
-def test_an_ordinary_gradient_is_told_from_a_shared_one():
+def test_an_ordinary_gradient_is_not_a_shared_one():
     field = draw(2, 3, 6, 5)
     leaf = field.clone().requires_grad_()
     _, gradient, weights = pool_gradient(F.max_pool2d, field, kernel_size=2)

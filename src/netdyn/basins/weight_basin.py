@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median as middle
 from typing import Literal
 
@@ -129,31 +129,39 @@ Ask = Callable[[int, float], Tensor]
 """``ask(ray, log σ)`` → which of the ray's own samples are right, bool ``[samples of the ray]``."""
 
 
-@dataclass
 class Ray:
-    """What was met on one ray: at each log σ, which of its samples are right."""
+    """What was measured on one ray.
 
-    target: float
-    right: dict[float, Tensor]
+    Args:
+        target: The accuracy that defines the radius.
 
-    def shares(self) -> dict[float, float]:
-        """Accuracy at each level, in ascending order, made to fall."""
-        found: dict[float, float] = {}
-        for level in sorted(self.right):
-            found[level] = min([float(self.right[level].double().mean()), *list(found.values())[-1:]])
-        return found
+    Attributes:
+        right: At each log σ asked, which of the ray's samples are right.
+        shares: Accuracy at each level, in ascending order, made to fall: no share exceeds that at a smaller level.
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.right: dict[float, Tensor] = {}
+        self.shares: dict[float, float] = {}
+
+    def add(self, level: float, right: Tensor) -> None:
+        """Take what was measured at a level."""
+        self.right[level] = right
+        found, least = {}, 1.0
+        for own in sorted(self.right):
+            least = found[own] = min(int(self.right[own].sum()) / len(right), least)
+        self.shares = found
 
     def around(self) -> tuple[float | None, float | None]:
         """The levels between which accuracy crosses the target; None where it does not on that side."""
-        shares = self.shares()
-        below = [level for level, share in shares.items() if share > self.target]
-        above = [level for level, share in shares.items() if share <= self.target]
+        below = [level for level, share in self.shares.items() if share > self.target]
+        above = [level for level, share in self.shares.items() if share <= self.target]
         return (below[-1] if below else None), (above[0] if above else None)
 
     def logit(self, level: float) -> float:
         """Logit of the accuracy at a level, above that of the target."""
-        right = self.right[level]
-        return logit(self.shares()[level], len(right)) - logit(self.target)
+        return logit(self.shares[level], len(self.right[level])) - logit(self.target)
 
     def slope(self) -> float | None:
         """Fall of logit A per unit of log σ around the crossing; None where that is not known."""
@@ -193,7 +201,7 @@ def walk_rays(ask: Ask, rays: int, target: float, low: float, high: float) -> li
     for number in range(rays):
         slope = _slope(found)
         finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
-        ray = Ray(target, {})
+        ray = Ray(target)
         for turn in range(LEVELS + (0 if found else FIRST)):
             below, above = ray.around()
             if below is None and above is None:
@@ -206,7 +214,7 @@ def walk_rays(ask: Ask, rays: int, target: float, low: float, high: float) -> li
             level = min(max(level, bottom), top)
             if level in ray.right:
                 break
-            ray.right[level] = ask(number, level)
+            ray.add(level, ask(number, level))
         found.append(ray)
     return found
 
@@ -348,8 +356,8 @@ def _interval(
 
 def _curve(clean: float, rays: Sequence[Ray]) -> Curve:
     """Accuracy against σ over all rays."""
-    met = [(level, right) for ray in rays for level, right in ray.right.items()]
-    return falling_curve(clean, [math.exp(x) for x, _ in met], [float(right.double().mean()) for _, right in met])
+    met = [(math.exp(level), share) for ray in rays for level, share in ray.shares.items()]
+    return falling_curve(clean, [sigma for sigma, _ in met], [share for _, share in met])
 
 
 def _class_curves(

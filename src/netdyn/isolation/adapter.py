@@ -1,4 +1,4 @@
-"""A module seen through a function of one's own."""
+"""A module whose forward pass is a function of the user's."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from netdyn._utils.trees import Inputs
 
 
 class Adapter(nn.Module):
-    """Calls ``forward(module, inputs)`` under the names, parameters and buffers of ``module`` itself.
+    """Calls ``forward(module, inputs)``, and has the names, parameters and buffers of ``module``.
 
-    The three dictionaries are the module's own, not copies: what replaces a parameter here replaces it there, which is
-    how :func:`torch.func.functional_call` reaches the weights.
+    It shares the module's dictionaries of parameters, buffers and children. A parameter that is replaced here is
+    therefore replaced in the module, which is how :func:`torch.func.functional_call` reaches the weights.
 
     Args:
-        module: The module to look at.
+        module: The module.
         forward: A function of the module and the inputs; None calls the module.
-        context: Made anew and entered around every call (mixed precision).
+        context: Makes a context that is entered for each call (mixed precision).
     """
 
     _call: Callable[[Any, Inputs], Any]
@@ -40,14 +40,14 @@ class Adapter(nn.Module):
             _non_persistent_buffers_set=module._non_persistent_buffers_set,
             training=module.training,
             _call=forward or _plain_call,
-            _seen=module,
+            _module=module,
             _context=context,
         )
 
     def forward(self, inputs: Inputs) -> Any:
         """The function's result."""
         with self._context():
-            return self._call(self._seen, inputs)
+            return self._call(self._module, inputs)
 
 
 def _plain_call(module: nn.Module, inputs: Inputs) -> Any:

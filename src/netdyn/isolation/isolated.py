@@ -1,8 +1,7 @@
-"""Leave the model and every random generator as found.
+"""Leave the model and all random generators as they were found.
 
-A measurement may run the network's own ``forward``, and with it whatever the author put there: counters, caches,
-metrics, random numbers, calls to ``self.log``. What such code changes is put back afterwards, also when the
-measurement raises.
+A measurement runs the network's own ``forward``, which may contain counters, caches, metrics, random numbers and calls
+to ``self.log``. What such code changes is put back afterwards, also if the measurement raises.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from netdyn.isolation.snapshot import Snapshot
 
 @contextmanager
 def rng_restored() -> Iterator[None]:
-    """Put torch's (CPU, initialised CUDA devices, MPS), NumPy's and Python's global generators back afterwards."""
+    """Afterwards put back the global generators of torch (CPU, initialised CUDA devices, MPS), NumPy and Python."""
     with ExitStack() as undo:
         undo.callback(random.setstate, random.getstate())
         undo.callback(np.random.set_state, np.random.get_state(legacy=False))  # noqa: NPY002
@@ -37,7 +36,7 @@ def rng_restored() -> Iterator[None]:
 
 @contextmanager
 def restored(*things: Any) -> Iterator[None]:
-    """Put back afterwards what hangs on some objects, and the global random generators."""
+    """Afterwards put back the state of some objects, see :class:`Snapshot`, and the global random generators."""
     with ExitStack() as undo:
         undo.enter_context(rng_restored())
         undo.callback(Snapshot(*things).restore)
@@ -49,7 +48,7 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
 
 
 def _silence_logging(module: nn.Module) -> None:
-    """Let ``self.log`` in a ``forward`` do nothing: shadow it on the instance, which the snapshot undoes."""
+    """Let ``self.log`` in a ``forward`` do nothing. It is replaced on the instance, which the snapshot undoes."""
     if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
         module.__dict__.update(log=_ignore, log_dict=_ignore)
 
@@ -58,22 +57,23 @@ def _silence_logging(module: nn.Module) -> None:
 def isolated(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
 
-    Kept: training flags (also mixed ones), attributes and what they lead to, buffers (also non-persistent ones), metric
-    states, random generators, hooks. Compiled modules run eagerly meanwhile, so that no new graph is made.
+    Put back are training flags (also mixed ones), attributes and the objects they lead to, buffers (also non-persistent
+    ones), metric states, random generators and hooks. Inside, compiled modules run eagerly, so that no new graph is
+    made.
 
     Args:
         model: The module to protect, with all its children.
 
     Raises:
-        ValueError: If the module has lazy parameters: their first forward makes them, which cannot be undone.
+        ValueError: If the module has lazy parameters: their first forward pass makes them, which cannot be undone.
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError(
-            "The model has lazy parameters without a shape yet. Let it see a batch first: the forward that makes them "
-            "cannot be undone."
+            "The model has lazy parameters without a shape yet. Run it on a batch first: the forward pass that makes "
+            "them cannot be undone."
         )
     with ExitStack() as undo:
-        # Whole weights gathered from shards must be neither written down nor left behind.
+        # Whole weights gathered from shards must be neither saved nor left behind.
         reshard(model)
         undo.enter_context(restored(model))
         undo.callback(reshard, model)
@@ -82,7 +82,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
         undo.enter_context(torch.no_grad())
         for module in model.modules():
             _silence_logging(module)
-            # The flag itself: train() and eval() may be overridden, and recurse.
+            # The flag is set directly, since train() and eval() recurse and may be overridden.
             if module.training:
                 module.training = False
         yield

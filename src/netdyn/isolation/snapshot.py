@@ -1,9 +1,9 @@
-"""Write down what hangs on some objects, and put it back.
+"""Save the state of some objects, and put it back.
 
-From a module, a data set or any other object everything is followed that its code can reach by attribute: modules,
-plain objects, containers, bound methods, closures and partial functions. Nothing is copied that need not be:
-attributes are kept by reference, containers as shallow copies; only tensors that are not parameters, arrays and random
-generators are duplicated. What is put back is put back in place, so that whoever holds a piece sees it as it was.
+A snapshot starts from modules, data sets or any other objects. It follows all that their code can reach by attribute:
+modules, plain objects, containers, bound methods, closures and partial functions. It copies as little as possible:
+attributes are saved by reference and containers as shallow copies. Only tensors that are not parameters, arrays and
+random generators are duplicated. Everything is put back in place, so that other references to an object remain valid.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from netdyn._utils.distributed import is_shard
 
 Restore = Callable[[], object]
 
-#: Tensors and arrays above this size are taken for data, and containers above this length for lists of data.
+#: Larger tensors and arrays count as data and are not saved; the members of longer containers are not followed.
 LARGEST_BYTES, LONGEST = 1 << 24, 10_000
-#: Packages whose objects are not followed: they lead to threads, to files, and to everything else.
+#: Packages whose objects are not followed: they lead to threads, files and everything else.
 _FOREIGN = frozenset(
     (
         *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
@@ -38,11 +38,12 @@ _FOREIGN = frozenset(
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
-def _tensor_kept(tensor: Tensor) -> Restore:
-    """Put a tensor's storage, values and place in a graph back, but only if somebody changed them.
+def _save_tensor(tensor: Tensor) -> Restore:
+    """Put a tensor's storage, values and place in a graph back, but only if they have changed.
 
-    A write in place raises the tensor's version, which would break a backward pass that still waits for it: a tensor
-    that nobody touched is left alone. (Versions do not tell who did: batch normalisation writes without raising them.)
+    A write in place raises the tensor's version, which breaks a backward pass that still needs the tensor. A tensor
+    that is unchanged is therefore not written to. (Comparing versions is not enough: batch normalisation writes without
+    raising them.)
     """
     alias, values, gradient = tensor.detach(), tensor.detach().clone(), tensor.requires_grad
 
@@ -63,10 +64,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _parameter_kept(parameter: Parameter) -> Restore:
-    """Put a parameter's values, flag and gradient back, but only if somebody changed them.
+def _save_parameter(parameter: Parameter) -> Restore:
+    """Put a parameter's values, flag and gradient back, but only if they have changed.
 
-    Few forwards write to their parameters (an embedding with a largest norm does), and those that do raise the version.
+    Few forward passes write to parameters (an embedding with a largest norm does), and these raise the version.
     """
     gradient, wanted = parameter.grad, parameter.requires_grad
     plain = _is_plain(parameter)
@@ -86,7 +87,7 @@ def _parameter_kept(parameter: Parameter) -> Restore:
     return restore
 
 
-def _array_kept(array: np.ndarray[Any, Any]) -> Restore:
+def _save_array(array: np.ndarray[Any, Any]) -> Restore:
     before = array.copy()
 
     def restore() -> None:
@@ -96,7 +97,7 @@ def _array_kept(array: np.ndarray[Any, Any]) -> Restore:
     return restore
 
 
-def _generator_kept(generator: Any) -> Restore:
+def _save_generator(generator: Any) -> Restore:
     if isinstance(generator, torch.Generator):
         return functools.partial(generator.set_state, generator.get_state())
     if isinstance(generator, random.Random):
@@ -110,7 +111,7 @@ def _generator_kept(generator: Any) -> Restore:
     return restore
 
 
-def _dict_kept(content: dict[Any, Any]) -> Restore:
+def _save_dict(content: dict[Any, Any]) -> Restore:
     before = dict(content)
 
     def restore() -> None:
@@ -119,13 +120,13 @@ def _dict_kept(content: dict[Any, Any]) -> Restore:
         )
         if not same:
             content.clear()
-            for key in before:  # one by one: the update of a Counter would add
+            for key in before:  # one by one, since the update of a Counter adds
                 content[key] = before[key]
 
     return restore
 
 
-def _list_kept(content: list[Any]) -> Restore:
+def _save_list(content: list[Any]) -> Restore:
     before = list(content)
 
     def restore() -> None:
@@ -134,7 +135,7 @@ def _list_kept(content: list[Any]) -> Restore:
     return restore
 
 
-def _set_kept(content: set[Any] | deque[Any]) -> Restore:
+def _save_set(content: set[Any] | deque[Any]) -> Restore:
     before = list(content)
 
     def restore() -> None:
@@ -145,68 +146,68 @@ def _set_kept(content: set[Any] | deque[Any]) -> Restore:
 
 
 class Snapshot:
-    """What hangs on some objects, and how to put each piece back."""
+    """The state of some objects and of all that they lead to."""
 
     def __init__(self, *things: Any) -> None:
-        self._seen: dict[int, Any] = {}  # keeps what it has seen alive, so that no number is given twice
+        self._seen: dict[int, Any] = {}  # keeps the objects alive, so that each has its own id
         self._undo: list[Restore] = []
-        # Flags are written down as a list: one may differ from its parent's.
+        # One flag per module: a child's may differ from its parent's.
         self._modes: list[tuple[nn.Module, bool]] = []
         todo = list(things)
         while todo:
             value = todo.pop()
             if id(value) not in self._seen and not isinstance(value, str | bytes | int | float | type(None) | type):
                 self._seen[id(value)] = value
-                kept, members = self._look_at(value)
-                if kept is not None:
-                    self._undo.append(kept)
+                restore, members = self._save(value)
+                if restore is not None:
+                    self._undo.append(restore)
                 todo += members
 
-    def _look_at(self, value: Any) -> tuple[Restore | None, list[Any]]:
-        """How to put a value back, and where it leads."""
+    def _save(self, value: Any) -> tuple[Restore | None, list[Any]]:
+        """A function that puts a value back, and the objects that the value leads to."""
         if isinstance(value, nn.Module):
             self._modes.append((value, value.training))
-            # Registered buffers are states, of any size.
+            # Registered buffers are state, whatever their size.
             buffers = [buffer for buffer in value._buffers.values() if buffer is not None and _is_plain(buffer)]
-            self._undo += [_tensor_kept(buffer) for buffer in buffers if buffer.nbytes > LARGEST_BYTES]
+            self._undo += [_save_tensor(buffer) for buffer in buffers if buffer.nbytes > LARGEST_BYTES]
             return None, [value.__dict__]
         if isinstance(value, Tensor):
             if isinstance(value, Parameter):
-                return _parameter_kept(value), []
-            return _tensor_kept(value) if _is_plain(value) and value.nbytes <= LARGEST_BYTES else None, []
+                return _save_parameter(value), []
+            return _save_tensor(value) if _is_plain(value) and value.nbytes <= LARGEST_BYTES else None, []
         if isinstance(value, np.ndarray):
             plain = value.nbytes <= LARGEST_BYTES and value.flags.writeable and not value.dtype.hasobject
-            return _array_kept(value) if plain else None, []
+            return _save_array(value) if plain else None, []
         if isinstance(value, _GENERATORS):
-            return _generator_kept(value), []
-        kept, members = _contents(value)
-        return kept, [*members, *_attributes(value)]
+            return _save_generator(value), []
+        restore, members = _contents(value)
+        return restore, [*members, *_attributes(value)]
 
     def restore(self) -> None:
         """Put everything back."""
         for module, training in self._modes:
             if module.training != training:
                 module.training = training
-        with ExitStack() as undo:  # one that fails must not keep the others from their work
+        with ExitStack() as undo:  # all of them run, also if one fails
             for restore in reversed(self._undo):
                 undo.callback(restore)
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has a storage of its own to compare and write to; sparse, lazy, sharded, meta ones have not."""
+    """Whether a tensor has a storage to compare and write to, unlike sparse, lazy, sharded and meta tensors."""
     return tensor.layout == torch.strided and not (
         tensor.is_meta or tensor.is_mkldnn or is_lazy(tensor) or is_shard(tensor)
     )
 
 
 def _contents(value: Any) -> tuple[Restore | None, list[Any]]:
-    """How to put a container back, and what is in it (or bound to a function)."""
+    """A function that puts a container back, and its members (or what is bound to a function)."""
     if isinstance(value, dict):
-        return _dict_kept(value), list(value.values()) if len(value) < LONGEST else []
+        return _save_dict(value), list(value.values()) if len(value) < LONGEST else []
     if isinstance(value, list):
-        return _list_kept(value), list(value) if len(value) < LONGEST else []
+        return _save_list(value), list(value) if len(value) < LONGEST else []
     if isinstance(value, set | deque):
-        return _set_kept(value), list(value) if len(value) < LONGEST else []
+        return _save_set(value), list(value) if len(value) < LONGEST else []
     if isinstance(value, tuple):
         return None, list(value) if len(value) < LONGEST else []
     if isinstance(value, types.MethodType):
@@ -227,7 +228,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _attributes(value: Any) -> list[Any]:
-    """The attributes of an object of the user's own, or of a data set of anybody's."""
+    """The attributes of an object of the user's own class, or of any data set."""
     attributes = getattr(value, "__dict__", None)
     if not isinstance(attributes, dict) or isinstance(value, types.ModuleType | types.FunctionType):
         return []
@@ -236,7 +237,7 @@ def _attributes(value: Any) -> list[Any]:
 
 
 def _leads_away(value: Any) -> bool:
-    """Whether this is somebody's own kind of trainer, logger or callback, which lead to everything there is."""
+    """Whether this is a trainer, logger or callback, also of the user's own class: these lead to everything else."""
     return any(
         base.__name__ in ("Trainer", "Logger", "Callback") and base.__module__.partition(".")[0] in _FOREIGN
         for base in type(value).__mro__

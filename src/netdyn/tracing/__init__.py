@@ -1,1 +1,1 @@
-"""Find the local fields of a network, and hand them over as they pass."""
+"""Find the local fields of a network, and read them while it runs."""

@@ -1,7 +1,7 @@
 """Which functions are activations, and what the linear substitution map puts in their place.
 
-An activation acts element by element. In the map its backward pass is the identity (straight-through), and a
-max-pooling shares its gradient over the window, while both keep their forward values.
+An activation acts element by element. In the map its backward pass is the identity (straight-through), and max-pooling
+distributes its gradient evenly over the window. Both keep their forward values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Function = Callable[..., Any]
 T = TypeVar("T")
 
 See = Callable[[Tensor, Callable[[], Tensor]], Tensor]
-"""``see(subject, compute)`` → output: one call of an activation, as its forward meets it."""
+"""``see(subject, compute)`` → output: called in place of the forward pass of a registered autograd function."""
 
 _ELEMENTWISE = [
     "relu",
@@ -51,19 +51,19 @@ _ELEMENTWISE = [
     "tanh",
     "threshold",
 ]
-#: What turns logits into probabilities.
+#: Names of the functions that turn logits into probabilities.
 _SQUASHING = ("sigmoid", "expit", "special_expit", "softmax", "log_softmax")
-_HOLDERS = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)  # type: ignore[attr-defined]
+_NAMESPACES = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)  # type: ignore[attr-defined]
 
 
-def _gather(names: Iterable[str]) -> frozenset[Function]:
-    """The functions of these names, with their in-place twins, wherever torch has them."""
-    found = (getattr(holder, n, None) for name in names for n in (name, f"{name}_") for holder in _HOLDERS)
+def _functions_named(names: Iterable[str]) -> frozenset[Function]:
+    """The functions with these names, and their in-place twins, in all of torch's namespaces."""
+    found = (getattr(namespace, n, None) for name in names for n in (name, f"{name}_") for namespace in _NAMESPACES)
     return frozenset(function for function in found if callable(function))
 
 
-ACTIVATIONS = _gather(_ELEMENTWISE)
-SQUASHES = _gather(_SQUASHING)
+ACTIVATIONS = _functions_named(_ELEMENTWISE)
+SQUASHES = _functions_named(_SQUASHING)
 
 
 def _pools() -> dict[Function, Function]:
@@ -82,15 +82,15 @@ def _pools() -> dict[Function, Function]:
 
 
 MAX_POOLS = _pools()
-#: Gated functions a·σ(b) on the halves a, b of their input: the gate's half is the local field.
+#: Gated functions a·σ(b) of the halves a, b of their input: the half b, the gate's, is the local field.
 GATED = frozenset({F.glu})
-#: Look-ups whose result starts a graph in a straight-through run, also where their weights are frozen.
+#: Look-ups whose result starts a graph in a straight-through run, even if their weights are frozen.
 LOOKUPS = frozenset({F.embedding, torch.embedding, F.embedding_bag})
 
 
 @dataclass
 class Registry:
-    """Activations of users' own, beside those of torch: functions, module classes, autograd functions."""
+    """Activations that the user has registered: functions, module classes and autograd functions."""
 
     functions: set[Function] = field(default_factory=set)
     modules: set[type[nn.Module]] = field(default_factory=set)
@@ -101,22 +101,22 @@ REGISTERED = Registry()
 
 
 def register_activation(activation: T) -> T:
-    """Let netdyn treat something of one's own as an activation that acts element by element.
+    """Register an activation that acts element by element.
 
-    What it reads becomes a local field, and in the linear substitution map its backward pass is the identity. Modules
-    without parameters, buffers and children that use torch's activations are recognised without it, and so is every
-    element-wise function of :mod:`torch.nn.functional`.
+    Its input becomes a local field, and in the linear substitution map its backward pass is the identity. The
+    element-wise functions of :mod:`torch.nn.functional` need no registration, and neither do modules without
+    parameters, buffers and children that use them.
 
     Args:
-        activation: A function that takes a tensor first and that :class:`torch.overrides.TorchFunctionMode` sees (one
-            of torch's, ``torch.sin`` for instance), a class of modules, or a subclass of
-            :class:`torch.autograd.Function`. It must return one tensor of its first argument's shape.
+        activation: A function of a tensor that :class:`torch.overrides.TorchFunctionMode` sees (one of torch's, for
+            instance ``torch.sin``), a class of modules, or a subclass of :class:`torch.autograd.Function`. The tensor
+            is its first argument, and it must return one tensor of the same shape.
 
     Returns:
         The argument, so that this works as a decorator.
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If the argument is something else.
 
     Source:
         netdyn's convention.
@@ -132,8 +132,8 @@ def register_activation(activation: T) -> T:
     elif isinstance(activation, type) and issubclass(activation, torch.autograd.Function):
         REGISTERED.autograd.add(activation)
     elif callable(activation) and not isinstance(activation, type | nn.Module):
-        # One of torch's with its method and its in-place twin.
-        twins = _gather([getattr(activation, "__name__", "")])
+        # A function of torch's comes with its method and its in-place twin.
+        twins = _functions_named([getattr(activation, "__name__", "")])
         REGISTERED.functions |= {activation, *(twins if activation in twins else ())}
     else:
         raise TypeError(
@@ -145,43 +145,43 @@ def register_activation(activation: T) -> T:
 
 @contextmanager
 def own_functions(see: See, straight: bool) -> Iterator[None]:
-    """Within, ``see`` is asked for the results of registered autograd functions, also of an ``apply`` kept elsewhere.
+    """Inside, ``see`` replaces the forward pass of registered autograd functions, however their ``apply`` is reached.
 
-    With ``straight`` their backward pass is the identity, for graphs made within and walked within.
+    With ``straight`` their backward pass is the identity, for graphs that are made and used inside.
     """
     with ExitStack() as undo:
-        # All are looked up before the first is replaced: one may inherit from another.
-        for function, own in [(function, _seen(function, see, straight)) for function in REGISTERED.autograd]:
+        # All are looked up before the first is replaced, since one may inherit from another.
+        for function, own in [(function, _watched(function, see, straight)) for function in REGISTERED.autograd]:
             for name, replacement in own.items():
                 undo.enter_context(patch.object(function, name, staticmethod(replacement)))
         yield
 
 
-def _seen(function: Any, see: See, straight: bool) -> dict[str, Function]:
-    """An autograd function's forward and backward, as they are to be for a while."""
+def _watched(function: Any, see: See, straight: bool) -> dict[str, Function]:
+    """The temporary forward and backward of an autograd function."""
     original_forward = function.forward
-    place = 0
+    position = 0
 
     def forward(*args: Any) -> Any:
-        nonlocal place
-        # Functions of the older kind are handed their context first.
+        nonlocal position
+        # The older kind of function takes its context as the first argument.
         own = args if function.setup_context is not torch.autograd.Function.setup_context else args[1:]
-        place = next(i for i, value in enumerate(own) if isinstance(value, Tensor))
-        return see(own[place], lambda: original_forward(*args))
+        position = next(i for i, value in enumerate(own) if isinstance(value, Tensor))
+        return see(own[position], lambda: original_forward(*args))
 
     def backward(context: Any, *gradients: Any) -> Any:
-        return tuple(gradients[0] if i == place else None for i in range(len(context.needs_input_grad)))
+        return tuple(gradients[0] if i == position else None for i in range(len(context.needs_input_grad)))
 
     return {"forward": forward, "backward": backward} if straight else {"forward": forward}
 
 
 def is_activation(function: Function) -> bool:
-    """Whether a function is an activation, torch's or registered."""
+    """Whether a function is an activation: one of torch's or a registered one."""
     return function in ACTIVATIONS or function in REGISTERED.functions
 
 
 def _inplace_position(function: Function) -> int | None:
-    """Position of the argument ``inplace``, None where the function has none."""
+    """Position of the argument ``inplace``; None if the function does not have it."""
     try:
         parameters = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -193,7 +193,7 @@ _INPLACE = {function: position for function in ACTIVATIONS if (position := _inpl
 
 
 def overwrites(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether this call writes its result over its input.
+    """Whether this call overwrites its input with its result.
 
     >>> overwrites(F.relu, (None, True), {}), overwrites(torch.relu_, (None,), {}), overwrites(torch.relu, (None,), {})
     (True, True, False)
@@ -208,7 +208,7 @@ def overwrites(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) 
 
 
 class Carry(torch.autograd.Function):
-    """A value whose gradient goes, unchanged, to another tensor of the same shape.
+    """A value whose gradient goes unchanged to another tensor, the surrogate, of the same shape.
 
     >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
     >>> torch.autograd.grad(Carry.apply(x, x.detach().relu()).sum(), x)
@@ -231,8 +231,9 @@ def straight_through(
 ) -> tuple[Tensor, Tensor]:
     """The activation's output, whose gradient goes to ``copied``, a copy of the activation's input ``subject``.
 
-    Where the activation overwrites its input the result is written there, so that whoever else holds that tensor, or
-    one that it is a part of, sees it too. The second tensor is the result itself, whose place in the graph stays.
+    If the activation overwrites its input, the result is written there, so that other references to that tensor, or to
+    one that it is a view of, see the result too. The second tensor is the result itself, which keeps its place in the
+    graph.
     """
     rest = args[1:] if args else ()
     options = {key: value for key, value in kwargs.items() if key != "input"}
@@ -243,9 +244,9 @@ def straight_through(
 
 
 def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Max-pooling forward, average pooling's gradient: no pathway is cut because its unit lost a comparison.
+    """Max-pooling with the gradient of average pooling, so that a unit that is not the maximum keeps its pathway.
 
-    Padding takes no share. Dilated windows, which average pooling does not have, keep their own gradient.
+    Padding gets no part of the gradient. Dilated windows, which average pooling does not have, keep their own gradient.
     """
     result = function(*args, **kwargs)
     adaptive = function.__name__.startswith("adaptive")

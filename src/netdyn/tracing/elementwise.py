@@ -1,7 +1,7 @@
-"""Modules of a user's own that turn out to be one activation.
+"""Modules of the user's own that are one activation.
 
-A module without parameters, buffers and children that uses activations, keeps its input's shape and acts element by
-element is one activation itself: what is inside it is not read again.
+A module is one activation if it has no parameters, buffers or children, uses activations, keeps the shape of its input
+and acts element by element. The activations inside it are then not read separately.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Candidate:
 
     Attributes:
         module: The module.
-        site: Its site, but for the output.
-        argument: What it was called with, and might overwrite.
-        copied: A copy of that, in a straight-through run at the same place of the graph.
-        first: Where the sites inside it begin.
+        site: Its site, without the output.
+        argument: Its input, which it may overwrite.
+        copied: A copy of the input, in a straight-through run at the same place in the graph.
+        first: Number of sites that were held when it began; later ones are inside it.
     """
 
     module: nn.Module
@@ -34,13 +34,20 @@ class Candidate:
 
 
 def may_be_activation(module: nn.Module) -> bool:
-    """A leaf of somebody's own making without parameters and buffers (torch's own are seen as functions)."""
+    """Whether it has no parameters, buffers or children, and is not torch's (those are seen as functions)."""
     own = not type(module).__module__.startswith("torch.nn.")
     return own and not (module._modules or module._parameters or module._buffers)
 
 
 def acts_by_element(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
-    """Whether half of a module's outputs stay as they are when the inputs of the other half change."""
-    moved = torch.arange(argument.numel(), device=output.device).reshape(argument.shape) % 2 == 1
+    """Whether half of the outputs stay the same if the inputs of the other half change.
+
+    The halves are those of the Thue–Morse sequence over all entries. It has no period, so that both hold samples of the
+    same unit, and units of the same sample, for every shape.
+    """
+    parity = torch.arange(argument.numel(), device=output.device)
+    for shift in (32, 16, 8, 4, 2, 1):
+        parity = parity ^ (parity >> shift)
+    moved = (parity & 1).bool().reshape(argument.shape)
     other = module.forward(torch.where(moved, argument + 1, argument))
     return bool(((other == output) | moved | output.isnan()).all())

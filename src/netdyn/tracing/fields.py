@@ -25,15 +25,16 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        layers: Names or globs of layers to read, or names of modules whose outputs are to count as local fields (a
-            linear network has no activation). None: all that activations read.
+        layers: Names or globs of layers to read, or of modules whose outputs are to count as local fields (a linear
+            network has no activation). None: every input of an activation.
 
     Returns:
-        Layer name → ``[samples, units]``, in order of execution. A layer is called after the module whose output the
-        local field is (``encoder.0.fc1``; ``:1``, ``:2`` where it runs again), else after the innermost module running.
+        Layer name → ``[samples, units]``, in order of execution. A layer has the name of the module whose output the
+        local field is (``encoder.0.fc1``; with ``:1``, ``:2`` for further runs), or of the innermost running module.
 
     Raises:
-        ValueError: If a layer matches nothing, or there is no activation.
+        TypeError: If ``layers`` is a single string.
+        ValueError: If a name in ``layers`` matches nothing, or there is no activation.
 
     Source:
         P1, local field; after any normalisation layer.
@@ -53,12 +54,12 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is to be read in a network.
+    """What to read in a network.
 
     Attributes:
-        names: The layers.
-        promoted: Names of modules whose output counts as a local field.
-        axes: As in :class:`Survey`.
+        names: Names of the layers.
+        promoted: Names of modules whose outputs count as local fields.
+        axes: As in :class:`~netdyn.tracing.survey.Survey`.
     """
 
     names: tuple[str, ...] = ()
@@ -66,25 +67,25 @@ class Choice:
     axes: Mapping[Key, SampleAxis | None] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
-        """Whether a layer of this name is one of them."""
+        """Whether a layer of this name is to be read."""
         return name in self.names or name.split(":")[0] in self.promoted
 
     def holds(self, site: Site) -> bool:
-        """Whether a local field is one of them."""
+        """Whether a local field is to be read."""
         return site.name in self.names or (site.key[0] == "output" and site.name.split(":")[0] in self.promoted)
 
 
 def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Choice:
-    """What ``layers=`` asks for.
+    """What the argument ``layers`` selects.
 
     Args:
         model: The network.
-        survey: What there is.
-        layers: Names or globs, or None for all that was found.
+        survey: Its survey.
+        layers: Names or globs; None: all local fields of the survey.
 
     Returns:
-        The layers to keep, and the modules whose output is to count as a local field: a pattern that matches a found
-        local field means that field, only one that matches none means modules.
+        The layers, and the modules whose outputs count as local fields. A pattern stands for modules only if it matches
+        no local field of the survey.
 
     Raises:
         TypeError: If ``layers`` is a single string.
@@ -98,43 +99,44 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
         if not found:
             if survey.mixed:
                 raise ValueError(
-                    f"Samples cannot be told apart in what the activations of {list(survey.mixed)} read, and there are "
-                    f"no others: no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
+                    f"The samples cannot be told apart in the inputs of the activations of {list(survey.mixed)}, and "
+                    f"there are no others, so there is no local field to read. Name modules in `layers=`, for instance "
+                    f"{modules[:3]}."
                 )
             raise ValueError(
-                "No activation function was seen, so there is no local field to read. For a linear network name the "
-                f"modules whose outputs are to count in `layers=`, for instance {modules[:3]}."
+                "No activation function was found, so there is no local field to read. For a linear network, name in "
+                f"`layers=` the modules whose outputs are to count as local fields, for instance {modules[:3]}."
             )
         return Choice(tuple(found), (), survey.axes)
-    kept: list[str] = []
+    names: list[str] = []
     promoted: list[str] = []
     for pattern in layers:
         if pattern in found:
-            kept.append(pattern)
+            names.append(pattern)
         elif pattern in modules:
-            promoted += _seen(survey, pattern, [pattern])
+            promoted += _readable(survey, pattern, [pattern])
         elif matches := fnmatch.filter(found, pattern):
-            kept += matches
+            names += matches
         elif matches := fnmatch.filter(modules, pattern):
-            promoted += _seen(survey, pattern, matches)
+            promoted += _readable(survey, pattern, matches)
         else:
             raise ValueError(
                 f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}"
             )
-    return Choice(tuple(kept + promoted), tuple(promoted), survey.axes)
+    return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
 
 
-def _seen(survey: Survey, pattern: str, modules: list[str]) -> list[str]:
-    """The modules whose outputs can be read.
+def _readable(survey: Survey, pattern: str, modules: list[str]) -> list[str]:
+    """Those of some modules whose outputs can be read.
 
     Raises:
-        ValueError: If there is none among them.
+        ValueError: If there are none.
     """
-    if seen := [name for name in modules if name in survey.outputs]:
-        return seen
+    if readable := [name for name in modules if name in survey.outputs]:
+        return readable
     raise ValueError(
-        f"`layers` names {pattern!r}, but no output of {modules} was seen that holds samples: they do not run as "
-        "modules, as the parts of torch's attention do not, or say the same for all. Name a module around them. "
+        f"`layers` names {pattern!r}, but no output of {modules} holds samples: these modules are not called (like the "
+        "parts of torch's attention), or their output is the same for all samples. Name a module around them. "
         f"{nearest(pattern, survey.outputs)}"
     )
 
@@ -142,10 +144,12 @@ def _seen(survey: Survey, pattern: str, modules: list[str]) -> list[str]:
 def read(
     model: nn.Module, inputs: Inputs, on_layer: Callable[[str, Tensor, Tensor], None], choice: Choice
 ) -> tuple[Any, Any]:
-    """Hand over ``name``, field and output ``[samples, units]`` of the chosen layers.
+    """Run the network, and call ``on_layer`` with the name, field and output ``[samples, units]`` of each chosen layer.
+
+    Field and output are valid only during the call.
 
     Returns:
-        The model's output and the logits, as :func:`run`.
+        The model's output and the logits, as :func:`~netdyn.tracing.tracer.run`.
     """
 
     def visit(site: Site) -> None:

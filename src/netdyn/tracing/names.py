@@ -1,4 +1,4 @@
-"""Which module made a tensor: layers are called after it."""
+"""Which module a tensor is the output of: this names the layers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from torch import Tensor, nn
 
 ROOT = "model"
-"""Name of what no submodule made."""
+"""Name of tensors that are not the output of a submodule."""
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A tensor that a module returned; no longer so once somebody wrote over it."""
+class _Returned:
+    """A tensor that a module returned. Once it is overwritten it no longer counts as that module's output."""
 
     name: str
     tensor: weakref.ref[Tensor]
     version: int
 
     @classmethod
-    def by(cls, name: str, tensor: Tensor) -> _Made:
+    def by(cls, name: str, tensor: Tensor) -> _Returned:
         return cls(name, weakref.ref(tensor), _version(tensor))
 
     def is_still(self, tensor: Tensor) -> bool:
@@ -33,48 +33,52 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-class Makers:
-    """The modules that are running, innermost last, and what those that have run returned."""
+class Origins:
+    """The running modules, innermost last, and the tensors that modules have returned.
+
+    Args:
+        model: The network.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {module: clean_name(name) or ROOT for name, module in model.named_modules()}
         self._running: list[str] = []
-        self._made: dict[int, _Made] = {}
+        self._returned: dict[int, _Returned] = {}
 
     @property
     def innermost(self) -> str:
-        """Name of the innermost module running."""
+        """Name of the innermost running module."""
         return self._running[-1] if self._running else ROOT
 
-    def of(self, tensor: Tensor) -> str:
-        """Name of the module that returned a tensor, else of the innermost one running."""
-        made = self._made.get(id(tensor))
-        return made.name if made is not None and made.is_still(tensor) else self.innermost
+    def name_of(self, tensor: Tensor) -> str:
+        """Name of the module that returned a tensor, or of the innermost running module."""
+        known = self._returned.get(id(tensor))
+        return known.name if known is not None and known.is_still(tensor) else self.innermost
 
     def enter(self, module: nn.Module) -> str:
-        """A module begins; its name."""
+        """Note that a module begins; returns its name."""
         self._running.append(self.names[module])
         return self._running[-1]
 
     def leave(self) -> str:
-        """The innermost module ends; its name."""
+        """Note that the innermost module ends; returns its name."""
         return self._running.pop()
 
     def returned(self, name: str, values: Iterable[Any]) -> None:
-        """A module has returned these; a tensor that was handed through stays its first maker's."""
+        """Note what a module has returned. A tensor that it only passes on keeps the name of the first module."""
         for value in values:
-            known = self._made.get(id(value))
+            known = self._returned.get(id(value))
             if isinstance(value, Tensor) and (known is None or not known.is_still(value)):
-                self._made[id(value)] = _Made.by(name, value)
+                self._returned[id(value)] = _Returned.by(name, value)
 
 
 def clean_name(name: str) -> str:
-    """A module's name without what compiling put into it."""
+    """A module's name without the part that compiling adds."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def numbered(name: str, again: int) -> str:
-    """Name of a layer that was there ``again`` times before."""
+    """Name of a layer that has run ``again`` times before."""
     return f"{name}:{again}" if again else name
 
 

@@ -1,9 +1,9 @@
-"""Recurrent layers step by step: PyTorch runs them in one call, in which no activation can be seen.
+"""Recurrent layers, run step by step: PyTorch runs them in one call, which hides their activations.
 
 Layout inside: inputs and outputs ``[time, batch, features]``, states ``[batch, hidden]``. The local fields of a layer
-run in one direction are, over all time steps ``[batch, time, width·hidden]``: for a plain recurrent layer what its
-activation reads; for a GRU the pre-activations r, z, n; for an LSTM those of its gates i, f, g, o, and apart from them
-the cell states that its output's tanh reads.
+run in one direction are, over all time steps ``[batch, time, width·hidden]``: for a plain recurrent layer the inputs of
+its activation; for a GRU the pre-activations of r, z, n; for an LSTM those of its gates i, f, g, o, and as a second
+local field the cell states, of which the output takes the tanh.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SLOTS = {"lstm": (4, 1), "gru": (3,), "tanh": (1,), "relu": (1,)}
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of one layer in one direction; what it lacks is None."""
+    """The weights of one layer in one direction; None for those that it does not have."""
 
     ih: Tensor
     hh: Tensor
@@ -44,7 +44,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Recurrent:
-    """A call of a recurrent layer or cell, put in one form.
+    """A call of a recurrent layer or cell, in a common form.
 
     Attributes:
         kind: Key of :data:`SLOTS`.
@@ -53,7 +53,7 @@ class Recurrent:
         weights: Their weights, in the same order.
         directions: 1 or 2.
         batch_first: Whether the output has the batch before the time.
-        cell: Whether this is a single step, whose output is its state.
+        cell: Whether this is a cell, a single step whose output is its state.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Recurrent:
 
 
 def parse(function: Any, args: Sequence[Any]) -> Recurrent | None:
-    """The call in one form; None for packed sequences, whose samples have left their places."""
+    """The call in the common form; None for packed sequences, which have no axis of samples."""
     kind = CELLS.get(function)
     if kind is not None:
         x, state, *flat = args
@@ -86,7 +86,7 @@ def parse(function: Any, args: Sequence[Any]) -> Recurrent | None:
 
 
 def hidden(kind: str, weights: Weights) -> int:
-    """Hidden size (that of the cell, where the output is projected)."""
+    """Hidden size (the size of the cell state, if the output is projected)."""
     return weights.hh.shape[0] // SLOTS[kind][0]
 
 
@@ -101,7 +101,7 @@ Layer = Callable[[str, Tensor, State, Weights, bool], tuple[Tensor, State]]
 
 
 def run(call: Recurrent, layer: Layer) -> Any:
-    """Run all layers and directions in order; what PyTorch's function would have returned."""
+    """Run all layers and directions in order; the result is that of PyTorch's function."""
     x, states = call.x, []
     parts: list[Tensor] = []
     for number, (state, weights) in enumerate(zip(call.states, call.weights, strict=True)):
@@ -141,15 +141,15 @@ class OverTime:
         carries: Let gradients go straight through the activations.
 
     Attributes:
-        fields: Of each slot, ``[batch, time, width·hidden]``.
-        outputs: What the activations made of them, likewise.
+        fields: The field of each slot, ``[batch, time, width·hidden]``.
+        outputs: The outputs of the activations, with the same shapes.
     """
 
     def __init__(self, kind: str, x: Tensor, weights: Weights, linear: set[int], carries: bool) -> None:
         shapes = [(x.shape[1], len(x), width * hidden(kind, weights)) for width in SLOTS[kind]]
         self.linear = linear
         self.fields, self.outputs = [x.new_empty(shape) for shape in shapes], [x.new_empty(shape) for shape in shapes]
-        # Zeros added to the fields: their gradient is that of the fields, of all time steps together.
+        # Zeros that are added to the fields: their gradient is that of the fields, over all time steps together.
         self._shifts = [x.new_zeros(shape).requires_grad_() for shape in shapes] if carries else []
         #: Pieces ``[batch, columns]`` of each field, by time and first column.
         self._pieces: list[dict[tuple[int, int], Tensor]] = [{} for _ in shapes]
@@ -166,11 +166,11 @@ class OverTime:
         return value
 
     def edge(self, slot: int) -> GradientEdge | None:
-        """Where the gradient with respect to the field is to be taken."""
+        """Where to take the gradient with respect to the field."""
         return get_gradient_edge(self._shifts[slot]) if self._shifts else None
 
     def graph(self, slot: int) -> Tensor | None:
-        """The field in its place of the graph."""
+        """The field, at its place in the graph."""
         if not self._shifts:
             return None
         pieces = self._pieces[slot]

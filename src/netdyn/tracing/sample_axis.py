@@ -1,8 +1,8 @@
-"""Where the samples are in a tensor that a network made inside.
+"""The axis of the samples in a tensor inside a network.
 
-They come first in most, after the time in others (``[time, samples, features]``), and some networks fold a second axis
-into theirs (``[samples·windows, …]``). Which it is shows when the network runs with two samples, and with three: the
-axis that has grown is theirs, and the samples that both runs share keep their values.
+In most tensors it is the first; in some it follows the time (``[time, samples, features]``), and some networks fold a
+second axis into it (``[samples·windows, …]``). Running the network with two samples and with three shows it: the axis
+that grows is that of the samples, and the samples that are in both runs keep their values.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Samples that differ by less than this many roots of the machine's precision are the same.
+#: Two samples are the same if they differ by less than this many square roots of the machine precision, relatively.
 ROUNDING = 3.0
 
 
 @dataclass(frozen=True)
 class SampleAxis:
-    """The place of the samples.
+    """The axis of the samples.
 
     Attributes:
-        dim: Their dimension.
+        dim: Its dimension.
         folded: How many entries of that dimension each sample has.
-        fastest: Whether the sample changes from one entry to the next (``[windows·samples]``), not every ``folded``.
+        fastest: Whether neighbouring entries belong to different samples (``[windows·samples]``), or ``folded``
+            neighbours to the same one.
     """
 
     dim: int = 0
@@ -32,7 +33,7 @@ class SampleAxis:
     fastest: bool = False
 
     def rows(self, value: Tensor) -> Tensor:
-        """``[samples, units]``: everything that belongs to a sample is a unit of it.
+        """The value as ``[samples, units]``: all entries that belong to a sample are its units.
 
         >>> SampleAxis(dim=1).rows(torch.arange(6).reshape(3, 2))
         tensor([[0, 2, 4],
@@ -48,48 +49,48 @@ class SampleAxis:
         return value.reshape(samples, -1)
 
 
-def possible(two: Tensor, three: Tensor) -> list[SampleAxis]:
-    """The axes that a tensor may have, as its shapes with two samples and with three tell; none: no samples in it.
+def candidate_axes(two: Tensor, three: Tensor) -> list[SampleAxis]:
+    """The axes that the shapes of a tensor with two samples and with three allow; none if it holds no samples.
 
     Raises:
-        ValueError: If more than one axis has grown.
+        ValueError: If more than the samples' axis grows.
     """
     if len(two.shape) != len(three.shape):
         raise ValueError("its number of dimensions depends on the number of samples")
-    grown = [axis for axis, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
+    grown = [dim for dim, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     if not grown:
         return []
-    counts = [axis for axis in grown if two.shape[axis] == 2 and three.shape[axis] == 3]
-    axis, folded = grown[0], two.shape[grown[0]] // 2
+    counts = [dim for dim in grown if two.shape[dim] == 2 and three.shape[dim] == 3]
+    dim, folded = grown[0], two.shape[grown[0]] // 2
     if len(counts) == 1:
         return [SampleAxis(counts[0])]
-    if len(grown) > 1 or two.shape[axis] != 2 * folded or three.shape[axis] != 3 * folded:
+    if len(grown) > 1 or two.shape[dim] != 2 * folded or three.shape[dim] != 3 * folded:
         raise ValueError("more than the samples' axis grows with the number of samples")
-    return [SampleAxis(axis, folded), SampleAxis(axis, folded, fastest=True)]
+    return [SampleAxis(dim, folded), SampleAxis(dim, folded, fastest=True)]
 
 
-def evidence(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
-    """What speaks for a axis, once it is read: whether samples keep their places, and how far they differ, ``[2]``.
+def axis_scores(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
+    """How well an axis fits, ``[2]``: whether the samples keep their positions (0 or 1), and how far they differ.
 
-    What was cut to the longest sample has no values to compare, and fits.
+    Tensors cut to the longest sample of a batch have different shapes. They cannot be compared, and fit.
     """
     if two.movedim(axis.dim, 0).shape[1:] != three.movedim(axis.dim, 0).shape[1:]:
         return torch.ones(2, device=two.device)
     rows, others = axis.rows(two), axis.rows(three)
-    return torch.stack([own_places(rows, others).float(), _distances(rows, others).trace()])
+    return torch.stack([same_positions(rows, others).float(), _distances(rows, others).trace()])
 
 
-def best(axes: Sequence[SampleAxis], found: Sequence[Sequence[float]]) -> SampleAxis | None:
-    """Of some possible axes the one that the evidence, ``(fits, difference)`` each, speaks for; None: for none."""
-    fitting = [(difference, at) for at, (fits, difference) in enumerate(found) if fits]
+def choose_axis(axes: Sequence[SampleAxis], scores: Sequence[Sequence[float]]) -> SampleAxis | None:
+    """The axis that fits with the smallest difference, by the scores of :func:`axis_scores`; None if none fits."""
+    fitting = [(difference, i) for i, (fits, difference) in enumerate(scores) if fits]
     return axes[min(fitting)[1]] if fitting else None
 
 
-def own_places(rows: Tensor, others: Tensor) -> Tensor:
-    """Whether the first samples of two runs ``[samples, units]`` stand in the same places in both.
+def same_positions(rows: Tensor, others: Tensor) -> Tensor:
+    """Whether the first samples of two runs ``[samples, units]`` have the same positions in both: a bool scalar.
 
-    One does not if it stands, but for rounding, in another place. One that is found nowhere is another in each run: the
-    network is random, or looks at the whole batch.
+    A sample is displaced if another position holds it, up to rounding, and its own does not. A sample that no position
+    holds is not displaced: the network is random, or its outputs depend on the whole batch.
     """
     distances = _distances(rows, others)
     own, nearest = distances.diagonal(), distances.min(dim=1).values
@@ -100,7 +101,7 @@ def own_places(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:
-    """``[samples, other samples]``; what is not finite is no difference."""
+    """Distances ``[samples, other samples]``; entries whose difference is not finite count as equal."""
     difference = (rows[:, None].float() - others[None].float()).nan_to_num(0.0, 0.0, 0.0)
     distances: Tensor = difference.flatten(2).norm(dim=2)
     return distances

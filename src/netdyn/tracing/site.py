@@ -1,4 +1,4 @@
-"""A local field as it passes, and what identifies it."""
+"""A local field in a run, and what identifies it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch.autograd.graph import GradientEdge
 from netdyn.tracing.sample_axis import SampleAxis
 
 Key = tuple[Literal["call", "module", "output"], str, int]
-"""A tensor of a run: what it is, a module's name, and how many of that kind and name came before it."""
+"""Identifies a tensor of a run: its kind, a module's name, and how many of this kind and name came before it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A local field as it passes.
+    """A local field in a run.
 
     Attributes:
         name: The layer's name.
-        key: What tells it from all other tensors of the run.
-        axis: Where in it the samples are.
-        field: The local field; valid only while it is handed over.
-        output: The activation's output, likewise (the field itself where there is no activation).
-        edge: Where the gradient with respect to the field is to be taken, in a straight-through run; None where the
-            network itself has turned gradients off.
-        output_edge: The same for the output: without what reads the field beside its activation.
-        graph: The field in its place of the graph, in a straight-through run.
+        key: Identifies it among all tensors of the run.
+        axis: The axis of its samples.
+        field: The local field; valid only during the call of ``on_site``.
+        output: The activation's output, valid as long (the field itself if there is no activation).
+        edge: Where to take the gradient with respect to the field, in a straight-through run; None where the network
+            itself has turned gradients off.
+        output_edge: The same for the output; other uses of the field, beside its activation, have no part in it.
+        graph: The field at its place in the graph, in a straight-through run.
     """
 
     name: str

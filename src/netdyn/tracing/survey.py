@@ -1,7 +1,7 @@
-"""Find a network's local fields.
+"""Survey a network: find its local fields.
 
-A survey runs the network with two samples and with three: it finds the local fields, names them, and finds out where
-in each the samples are. What it found is what later runs read.
+A survey runs the network with two samples and with three. It finds the local fields, their names, and the axis of the
+samples in each. Later runs read what the survey has found.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from netdyn._utils.checks import warn
 from netdyn._utils.trees import Inputs, count, evenly_spaced, numbers, take
 from netdyn.tracing.names import is_quantised, numbered
-from netdyn.tracing.sample_axis import SampleAxis, best, evidence, own_places, possible
+from netdyn.tracing.sample_axis import SampleAxis, axis_scores, candidate_axes, choose_axis, same_positions
 from netdyn.tracing.site import Key, Site
 from netdyn.tracing.tracer import Tracer, run, traced
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What there is to read in a network.
+    """What can be read in a network.
 
     Attributes:
-        found: Names of the local fields that activations read, in order of execution, each with its key.
-        axes: Where the samples are in the tensors of a run; None for those that have none.
-        outputs: Names of the modules whose outputs were seen.
+        found: Names of the inputs of activations, in order of execution, each with its key.
+        axes: The axis of the samples in each tensor of a run; None for tensors without samples.
+        outputs: Names of the modules whose outputs can be read.
         probabilities: Whether the network's outputs are probabilities.
         pooled: Names of the local fields that a max-pooling follows.
-        mixed: Names of what an activation read in which samples cannot be told apart.
-        packed: Names of the modules that ran on packed sequences.
+        mixed: Names of the inputs of activations in which the samples cannot be told apart.
+        packed: Names of the modules that run on packed sequences.
     """
 
     found: Mapping[str, Key]
@@ -44,19 +44,24 @@ class Survey:
     packed: frozenset[str] = frozenset()
 
 
-#: Samples of the run that checks what two and three have shown.
+#: Number of samples in the run that checks the survey.
 CHECKED = 16
 
 
 def discover(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
-    """Find a network's local fields, and say what cannot be read; see :func:`survey`."""
+    """Survey a network, see :func:`survey`, and warn of what cannot be read."""
     found = survey(model, inputs, check)
     warn_of_unread(model, found)
     return found
 
 
 def survey(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
-    """Find a network's local fields: run two samples, then three, and to ``check`` these, three among others.
+    """Find a network's local fields with runs of two samples and of three.
+
+    Args:
+        model: The network, in eval mode.
+        inputs: A batch of inputs, samples first.
+        check: Check the axes of the samples with a third run, of the three samples among others.
 
     Raises:
         ValueError: If there is no sample.
@@ -102,12 +107,12 @@ def _displaced(
     axes: Mapping[Key, SampleAxis | None],
     seen: Mapping[Key, Tensor],
 ) -> list[Key]:
-    """The local fields that do not hold every sample in its place, when three known ones run among others.
+    """The local fields in which three known samples are displaced when they run among others.
 
-    Networks that sort their batch, or send each sample another way, can look orderly with three.
+    In a network that sorts its batch, or that chooses a path for each sample, this may not show with three samples.
     """
     wrong: list[Key] = []
-    kept: dict[Key, Tensor] = {}
+    in_place: dict[Key, Tensor] = {}
     among = torch.cat([chosen, evenly_spaced(count(inputs), CHECKED)])
 
     def visit(site: Site) -> None:
@@ -117,41 +122,42 @@ def _displaced(
         if len(rows) != len(among):
             wrong.append(site.key)
         elif rows.shape[1:] == known.shape[1:]:
-            kept[site.key] = own_places(known, rows)
+            in_place[site.key] = same_positions(known, rows)
 
     run(model, take(inputs, among), visit, axes=axes)
-    return wrong + [key for key, in_place in kept.items() if not bool(in_place)]
+    return wrong + [key for key, same in in_place.items() if not bool(same)]
 
 
 def _axes(two: Mapping[Key, Tensor], three: Mapping[Key, Tensor]) -> tuple[dict[Key, SampleAxis | None], list[str]]:
-    """Layouts of what both runs have seen, and the names of the modules whose samples cannot be told apart."""
+    """The axes of all tensors that are in both runs, and the names of the calls whose samples cannot be told apart."""
     axes: dict[Key, SampleAxis | None] = {}
     unclear: set[Key] = set()
     for key in two.keys() & three.keys():
         axes[key] = None
         try:
-            some = possible(two[key], three[key])
+            candidates = candidate_axes(two[key], three[key])
         except ValueError:
             unclear.add(key)
             continue
-        if some:
-            axes[key] = best(some, numbers([evidence(each, two[key], three[key]) for each in some]))
+        if candidates:
+            scores = numbers([axis_scores(axis, two[key], three[key]) for axis in candidates])
+            axes[key] = choose_axis(candidates, scores)
             if axes[key] is None:
                 unclear.add(key)
     return axes, sorted({key[1] for key in unclear if key[0] == "call"})
 
 
 def warn_of_unread(model: nn.Module, survey: Survey) -> None:
-    """One warning that names what is hidden from us."""
+    """Warn once, with the names of all that cannot be read."""
     hidden = {
         "are TorchScript": [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)],
         "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
         "run on packed sequences": sorted(survey.packed),
         "mix or sort the samples of a batch, or see only some": list(survey.mixed),
     }
-    said = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
-    if said:
+    reasons = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
+    if reasons:
         warn(
-            f"Not all of the network can be read: {said}. The local fields inside are left out, and so are layers from "
-            "which no gradient reaches the output."
+            f"Not all of the network can be read: {reasons}. The local fields inside are left out, and so are layers "
+            "from which no gradient reaches the output."
         )
