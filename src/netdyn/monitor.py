@@ -21,7 +21,7 @@ from netdyn._utils.options import takes_options_of
 from netdyn._utils.trees import map_tensors
 from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
-from netdyn.engine.evaluate import evaluate, raise_it
+from netdyn.engine.evaluate import evaluate, is_out_of_memory, raise_it
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
@@ -282,12 +282,18 @@ class Monitor:
                         train_batch_size=self.train_batch_size,
                         distributions=self._figures != "never",
                         per_class=per_class,
+                        on_smaller_batches=self._remember_batch_size,
                     )
                 )
 
         done, seconds, trained, spent = self.guarded(work)
         self.budget.last, self.budget.spent = seconds, spent + seconds
         return found[0] if done else None, trained
+
+    def _remember_batch_size(self, size: int) -> None:
+        """Memory ran out: later evaluations begin with what has fitted."""
+        self.config = replace(self.config, batch_size=size)
+        checks.warn(f"netdyn: out of memory; from here on {size} samples per forward pass. Set `batch_size={size}`.")
 
     def _warn_of_failure(self, name: str, error: Exception) -> None:
         """Warn that a measure failed; the others come. Warnings of an evaluation are issued when it is over."""
@@ -448,6 +454,6 @@ class Monitor:
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return "Pass a smaller `batch_size` or `probe_size`. "
     return ""
