@@ -14,7 +14,7 @@ from torch import nn
 import networks
 from counting import PASSES, Counting, Written, counted
 from netdyn import diagnose
-from netdyn._utils.trees import spread
+from netdyn._utils.trees import evenly_spaced
 from netdyn.basins.curve import Grid
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
@@ -520,7 +520,7 @@ def test_few_samples_are_asked_where_they_agree_and_all_where_they_do_not(make, 
 def test_maps_that_depend_on_the_sample_are_means_over_all():
     model, (x, _) = networks.fill(Bent()), plain_probe()
     few, whole = characteristic_maps(model, x[:4]), characteristic_maps(model, x)
-    leaf = x[spread(200, MAP)].requires_grad_()
+    leaf = x[evenly_spaced(200, MAP)].requires_grad_()
     straight = model.last(model.first(model.norm(leaf)))
     expected = torch.stack([torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].mean(0) for row in straight.t()])
     assert torch.allclose(whole, expected, atol=1e-3)
