@@ -22,7 +22,7 @@ from netdyn.basins.reentry import Rungs, correct
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.criteria import Criterion, checked, predictions
+from netdyn.probes.criteria import Criterion, apply_criterion, predictions
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
 
@@ -143,7 +143,7 @@ class Batch:
 
     def right(self, sigma: Tensor) -> Tensor:
         """Which rows are right under noise of level ``sigma [rows]``, bool ``[rows]``."""
-        return checked(self.evaluator.criterion, self.outputs(sigma), self.target)
+        return apply_criterion(self.evaluator.criterion, self.outputs(sigma), self.target)
 
 
 def sample_cells(evaluator: Evaluator, noise: Noise, grid: Grid, rays: int) -> Tensor:
@@ -187,7 +187,7 @@ def at_top(evaluator: Evaluator, noise: Noise, grid: Grid) -> Tensor:
         index = torch.arange(evaluator.samples)[part]
         batch = Batch.of(evaluator, noise, torch.zeros_like(index), index)
         outputs = batch.outputs(torch.full((len(index),), grid.high))
-        outcome[0, part] = checked(evaluator.criterion, outputs, batch.target).long()
+        outcome[0, part] = apply_criterion(evaluator.criterion, outputs, batch.target).long()
         if evaluator.num_classes > 1:
             outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
     return outcome

@@ -14,9 +14,11 @@ from netdyn._utils.trees import Inputs, map_tensors
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed set of samples: inputs as the model takes them, and targets ``[samples]``.
+    """A fixed set of samples.
 
-    A digest of each sample is made once, since a probe stays as it is.
+    Attributes:
+        inputs: The inputs, as the model takes them.
+        target: Their targets ``[samples, …]``.
     """
 
     inputs: Inputs
@@ -24,7 +26,7 @@ class Probe:
 
     @cached_property
     def digests(self) -> list[bytes]:
-        """Of each sample's content, which seeds its noise."""
+        """Digests of the samples' contents, which seed their noise; made at the first use."""
         return sample_digests(self.inputs)
 
     def to(self, device: torch.device) -> Probe:
