@@ -1,12 +1,14 @@
 # Two commands do everything on a fresh clone with only Python there:
 #   make demo   trains a small network on real digits and logs its modes and basins
-#   make test   runs the tests
+#   make test   runs the tests, but for the slow ones
 # Both keep to a virtual environment in .venv and install the versions in constraints.txt.
 
 PYTHON ?= python3
 VENV ?= .venv
 # Passed to pytest: make test ARGS="-k basin -x"
 ARGS ?=
+# Processes that run tests, each a file at a time: make test WORKERS=4. 0 runs them in pytest's own.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
@@ -14,13 +16,14 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo reproduce test test-lowest lint types docs bench screenshots format clean distclean
+.PHONY: help demo reproduce test test-slow test-lowest lint types docs bench screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
 	@echo "make reproduce    put the papers' claims to the test on MNIST (MNIST_DIR; ARGS=--quick)"
-	@echo "make test         run the tests (ARGS is passed to pytest)"
-	@echo "make test-lowest  run the tests with the oldest supported versions"
+	@echo "make test         run the tests, but for the slow ones (ARGS is passed to pytest)"
+	@echo "make test-slow    run the slow tests"
+	@echo "make test-lowest  run all tests with the oldest supported versions"
 	@echo "make lint         check style"
 	@echo "make types        check types"
 	@echo "make docs         build the documentation in build/docs"
@@ -55,12 +58,19 @@ demo: $(VENV)/.stamp-examples
 	$(BIN)/python examples/quickstart.py
 
 # One thread: the tests are many small steps, and threads that wait for each other by spinning slow them down.
+# A file's tests stay together, since they share fixtures. The files keep their order, in which the long ones stand
+# before many short ones; pytest-xdist would take first what has most tests, and last what takes longest.
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m slow $(ARGS)
 
 # Old releases may warn of what they have since repaired, so here a warning is no error.
 test-lowest: $(LOWEST)/.stamp-dev
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default $(ARGS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -W default $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
-"""How long one evaluation takes, by depth and by the size of the probe.
+"""The time of one evaluation, by depth and by size of the probe.
 
-Prints Markdown tables: for each depth or number of samples the median of some repeats, with the smallest and the
-largest, and below them the exponent p of seconds ∝ depth^p, fitted by least squares to the logarithms of the medians
-(not for the CNNs, whose later layers are smaller).
-Everything runs on one thread, and the seconds are those of the processor, so that what else the machine does counts
-for little. About five minutes on one core.
+Prints Markdown tables. Each row has the median over several repeats for one depth or number of samples, with the
+smallest and the largest value. The last row has the exponent p of seconds ∝ depth^p, fitted by least squares to the
+logarithms of the medians (not for the CNNs, whose later layers are smaller). Everything runs on one thread and is
+measured in processor seconds, on which other load on the machine has little influence. Takes about five minutes on one
+core.
 
     OMP_NUM_THREADS=1 python benchmarks/depth.py [--repeats 5] [--samples 1024] [--width 64]
 """
@@ -34,12 +34,12 @@ CLASSES = 10
 DEPTHS = (10, 20, 50, 100)
 SAMPLES = (256, 512, 1024, 2048, 4096)
 STAGES = ((1, 1, 1, 0), (3, 2, 1, 0), (3, 4, 8, 1), (3, 4, 23, 3))
-"""Bottleneck blocks in each stage: 3, 6, 16 and, as in ResNet-101, 33."""
+"""Bottleneck blocks per stage: in total 3, 6, 16 and, as in ResNet-101, 33."""
 KINDS = {"modes": ["modes"], "everything": None}
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions and a way round them."""
+    """Three convolutions and a skip connection."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -81,9 +81,9 @@ def resnet(stages: Sequence[int], width: int = 2) -> nn.Sequential:
 
 @torch.no_grad()
 def settled(network: nn.Sequential, inputs: Tensor) -> Tensor:
-    """Give an untrained network usable statistics, and return labels of which it gets every one right.
+    """Give an untrained network usable statistics, and return labels for which it is right on every sample.
 
-    A network that is wrong without noise has a basin of radius 0, which costs nothing to find.
+    A network that is wrong without noise has a basin of radius 0, which needs no search.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -147,9 +147,9 @@ def table(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="evaluations of each kind (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed evaluations of each kind (default: 5)")
     parser.add_argument("--samples", type=int, default=1024, help="samples in the probe of the MLPs (default: 1024)")
-    parser.add_argument("--width", type=int, default=64, help="units in a layer of the MLPs (default: 64)")
+    parser.add_argument("--width", type=int, default=64, help="units per layer of the MLPs (default: 64)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -160,13 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     inputs = torch.randn(max(*SAMPLES, options.samples), options.width, generator=draw)
     table(
-        f"MLP with batch normalisation, {options.width} units a layer, {options.samples} samples",
+        f"MLP with batch normalisation, {options.width} units per layer, {options.samples} samples",
         DEPTHS,
         lambda i, measure: seconds(mlp(DEPTHS[i], options.width), inputs[: options.samples], measure, options.repeats),
         "layers",
     )
     table(
-        f"the same with {DEPTHS[1]} layers",
+        f"The same with {DEPTHS[1]} layers",
         SAMPLES,
         lambda i, measure: seconds(mlp(DEPTHS[1], options.width), inputs[: SAMPLES[i]], measure, options.repeats),
         "samples",

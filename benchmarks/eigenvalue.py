@@ -1,8 +1,8 @@
 """The weight radius, against PyHessian's largest eigenvalue.
 
-As above, with the largest eigenvalue of the Hessian of the loss, from power iteration at PyHessian's defaults (at most
-100 iterations, relative tolerance 0.001). It gets the same 1,024 samples in one batch, whose gradient it then computes
-once: the fastest that it offers. How many iterations it takes depends on the network.
+This is the same comparison with the largest eigenvalue of the Hessian of the loss, from power iteration at PyHessian's
+defaults (at most 100 iterations, relative tolerance 0.001). PyHessian gets the same 1,024 samples in one batch, so it
+computes the gradient only once; this is its fastest setting. The number of iterations depends on the network.
 """
 
 from __future__ import annotations

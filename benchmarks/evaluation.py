@@ -1,11 +1,11 @@
-"""One full evaluation, against the passes through the network that it makes, bare.
+"""One full evaluation, against its passes through the network alone.
 
-`diagnose` at its defaults on 784-256-256-10 after 400 steps of Adam, 1,024 of its training samples. A first evaluation
-is watched: a hook on the network notes how many samples each forward pass has, and whether it records a graph, and
-every call of `torch.autograd.grad` is noted as what it is, a vector-Jacobian product. The bare run makes the same calls
-on the network alone: the forward passes on as many samples, and for every product the gradient of one logit with
-respect to the input of the first activation, on the graph of the last pass that recorded one. Whatever else an
-evaluation does (draw noise, add it, rank, count, correct) is what it takes beyond.
+The evaluation is `diagnose` at its defaults on 784-256-256-10 after 400 steps of Adam, with 1,024 of its training
+samples. A first evaluation is recorded. A hook on the network notes for each forward pass how many samples it has and
+whether it records a graph. Every call of `torch.autograd.grad` is noted as one vector-Jacobian product. The bare run
+repeats these calls on the network alone: the forward passes on as many samples, and for every product the gradient of
+one logit with respect to the input of the first activation, on the graph of the last pass that recorded one. The
+difference is the cost of everything else that an evaluation does: draw noise, add it, rank, count, correct.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from netdyn import diagnose
 
 #: Samples of a forward pass and whether it records a graph; None: one vector-Jacobian product.
 Pass = tuple[int, bool] | None
-#: Here they are noted: what an evaluation can reach from the network, the hooks' own lists too, it puts back.
+#: The recorded passes. They are a global because an evaluation restores everything that it can reach from the network,
+#: including lists that belong to hooks.
 MADE: list[Pass] = []
 
 
 def watched(network: nn.Module, x: Tensor, y: Tensor) -> list[Pass]:
-    """The passes of an evaluation, in their order."""
+    """The passes of an evaluation, in order."""
     MADE.clear()
     real = torch.autograd.grad
 
@@ -61,7 +62,7 @@ def bare(network: nn.Sequential, x: Tensor, passes: list[Pass]) -> None:
             products += 1
             continue
         samples, recorded = each
-        # More samples than the probe holds, as many rays together would have, are its own over again.
+        # If a pass has more samples than the probe, as with many rays at once, repeat the probe.
         inputs = x[:samples] if samples <= len(x) else x.repeat(-(-samples // len(x)), 1)[:samples]
         with torch.set_grad_enabled(recorded):
             fields = network[0](inputs)
@@ -71,7 +72,7 @@ def bare(network: nn.Sequential, x: Tensor, passes: list[Pass]) -> None:
 
 
 def synchronisations(network: nn.Module, x: Tensor, y: Tensor) -> int:
-    """How often an evaluation makes the host wait for the device."""
+    """The number of times that an evaluation makes the host wait for the device."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -83,7 +84,7 @@ def synchronisations(network: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def measure(options: Options) -> list[Row]:
-    """One row, and on a GPU another one."""
+    """One row, and a second one on a GPU."""
     network, x, y = trained(options.pick(400, 50), options.device)
     if options.quick:
         x, y = x[:128], y[:128]
@@ -96,13 +97,13 @@ def measure(options: Options) -> list[Row]:
     }
     taken = alternate(works, options.pick(11, 2), Clock(options))
     note = (
-        f"An evaluation makes {len(forwards)} forward passes, which send every sample of the probe through the network "
-        f"{whole:.1f} times on average, and {len(passes) - len(forwards)} vector-Jacobian products."
+        f"An evaluation makes {len(forwards)} forward passes, in which a sample of the probe passes through the "
+        f"network {whole:.1f} times on average, and {len(passes) - len(forwards)} vector-Jacobian products."
     )
     rows = [
         row(
             f"a full evaluation, {len(x):,} samples",
-            "its passes through the network, bare",
+            "its passes through the network alone",
             ratios(taken["evaluation"], taken["bare"]),
             Target(1.5, unit="× their time"),
             unit="× their time",

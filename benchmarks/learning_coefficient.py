@@ -1,11 +1,11 @@
 """The weight radius, against devinterp's local learning coefficient.
 
-Both look around the weights of one network with one set of samples; what they find is not the same (the radius is the
-distance at which accuracy falls to a half, the coefficient how degenerate the loss is near the weights), so this
-compares what it costs to know. `estimate_learning_coeff_with_summary` takes 2 chains of 100 draws, one step of SGLD a
-draw (step size 1e-4, localization 100), no burn-in, in batches of 512 of the same 1,024 samples. netdyn's side:
-784-256-256-10 after 400 steps of Adam, 1,024 of its training samples, searched from the start; rays are doubled from
-the default 8 until half the 95 % interval is at most 5 % of the radius.
+Both explore the neighbourhood of the weights of one network with one set of samples. They measure different quantities:
+the radius is the distance at which accuracy falls to a half, and the coefficient shows how degenerate the loss is near
+the weights. This benchmark compares only their cost. `estimate_learning_coeff_with_summary` takes 2 chains of 100
+draws, with one step of SGLD per draw (step size 1e-4, localization 100), no burn-in, and batches of 512 of the same
+1,024 samples. netdyn uses 784-256-256-10 after 400 steps of Adam, with 1,024 of its training samples. The number of
+rays is doubled from the default 8 until half the 95 % interval is at most 5 % of the radius.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 512
 
 
 def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy, in the form that devinterp asks for."""
+    """Cross-entropy, in the form that devinterp requires."""
     outputs = model(batch[0])
     return nn.functional.cross_entropy(outputs, batch[1]), {"logits": outputs}
 

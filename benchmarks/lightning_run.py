@@ -1,4 +1,4 @@
-"""A plain Lightning run on the benchmarks' network: what the callback is added to."""
+"""A plain Lightning run of the benchmarks' network, to which the callback is added."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Classifier(lightning.LightningModule):
 def prepare(
     images: Tensor, labels: Tensor, epochs: int, device: str, callbacks: Sequence[Any], folder: Path | None
 ) -> tuple[lightning.Trainer, Classifier, DataLoader[Any]]:
-    """A trainer, a module and a loader, the same at every call; logs to TensorBoard where a folder is given."""
+    """A trainer, a module and a loader, the same at every call; logs to TensorBoard if a folder is given."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     lightning.seed_everything(0, verbose=False)

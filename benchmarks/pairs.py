@@ -1,7 +1,7 @@
-"""What the benchmarks share: a clock, turns taken fairly, quartiles, and the rows of one table.
+"""What the benchmarks share: a clock, alternating turns, quartiles, and the rows of a table.
 
-Two things are compared in one process, in turns: A B, B A, A B, … A machine that slows down meanwhile slows both, and
-the ratio of each turn is taken before the median.
+Two things are compared in one process, in turns: A B, B A, A B, … If the machine slows down meanwhile, it slows down
+both. The ratio is taken in each turn, before the median.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Options:
-    """How a benchmark is to run.
+    """Options of a benchmark run.
 
     Attributes:
         threads: Threads of torch.
-        device: Where the networks are.
-        quick: Tiny sizes and few turns, to see that it runs; the numbers mean nothing.
+        device: Device of the networks.
+        quick: Tiny sizes and few turns, to check that it runs; the numbers mean nothing.
         json: Where to write the rows, for `run.py`.
     """
 
@@ -48,7 +48,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Target:
-    """What a median is to be at most, or at least; ``said`` replaces the bare number in the table."""
+    """An upper or lower limit for a median; ``said`` replaces the number in the table."""
 
     limit: float
     at_most: bool = True
@@ -56,7 +56,7 @@ class Target:
     said: str = ""
 
     def met(self, value: float) -> bool:
-        """Whether a value is on the right side; NaN is on neither.
+        """Whether a value meets the limit; NaN never does.
 
         >>> Target(1.5).met(1.5), Target(20, at_most=False).met(19), Target(1.5).met(math.nan)
         (True, False, False)
@@ -78,11 +78,11 @@ class Row:
         median: Median over the turns.
         low: Their lower quartile.
         high: Their upper quartile.
-        unit: Unit of these: ``"×"`` the time of the other, ``"× faster"``, ``" µs"``, …
-        target: What was to be reached, in words; empty if nothing.
-        met: Whether it was.
-        threads: Threads; 0 where passes are counted, on which threads have no influence.
-        note: What else a reader has to know, such as why there is no number.
+        unit: Unit of these three: ``"×"`` the time of the other, ``"× faster"``, ``" µs"``, …
+        target: The target in words; empty if there is none.
+        met: Whether the target was met.
+        threads: Threads; 0 if passes are counted, because threads do not change their number.
+        note: A remark for the reader, such as why there is no number.
     """
 
     what: str
@@ -138,7 +138,7 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[f
 
 
 def order(names: Sequence[str], turn: int) -> list[str]:
-    """Who comes after whom in one turn: forward and backward in alternation, so that each comes first as often.
+    """The order within one turn: alternately forward and backward, so that each comes first equally often.
 
     >>> [order("ab", turn) for turn in range(4)]
     [['a', 'b'], ['b', 'a'], ['a', 'b'], ['b', 'a']]
@@ -147,9 +147,9 @@ def order(names: Sequence[str], turn: int) -> list[str]:
 
 
 class Clock:
-    """Seconds of the processor on one thread of a CPU, which what else the machine does counts little for; else wall.
+    """Processor seconds on one thread of a CPU, on which other load has little influence; otherwise wall time.
 
-    With several threads the processor's seconds count those who wait by spinning, and on a GPU they mean nothing.
+    With several threads, processor seconds include threads that wait by spinning; on a GPU they mean nothing.
     """
 
     def __init__(self, options: Options) -> None:
@@ -157,13 +157,13 @@ class Clock:
         self.read = time.process_time if options.threads == 1 and not self.cuda else time.perf_counter
 
     def now(self) -> float:
-        """The time, when all that was given to the device is done."""
+        """The time, after all work on the device is done."""
         if self.cuda:
             torch.cuda.synchronize()
         return self.read()
 
     def seconds(self, work: Work) -> float:
-        """How long some work takes."""
+        """The duration of some work."""
         gc.collect()
         begin = self.now()
         work()
@@ -184,7 +184,7 @@ def alternate(works: Mapping[str, Work], turns: int, clock: Clock, warm: int = 1
 
 
 def shown(value: float) -> str:
-    """Three digits, or as many as stand before the point.
+    """Three digits, or all digits before the decimal point.
 
     >>> shown(1.0449), shown(23.46), shown(1234.5), shown(0.01234)
     ('1.04', '23.5', '1234', '0.0123')
@@ -193,7 +193,7 @@ def shown(value: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The Markdown table; its notes stand below it."""
+    """The Markdown table, with its notes below it."""
     lines = [
         "| what | against | threads | n | median (quartiles) | target | met? |",
         "|---|---|:---:|---:|---:|---:|:---:|",
@@ -223,13 +223,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     made.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    made.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    made.add_argument("--json", type=Path, help="write the rows there too")
+    made.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
+    made.add_argument("--json", type=Path, help="also write the rows to this file")
     return made
 
 
 def main(measure: Callable[[Options], list[Row]], doc: str | None, arguments: Sequence[str] | None = None) -> None:
-    """Run one benchmark as its arguments say, and print its table."""
+    """Run one benchmark with its arguments, and print its table."""
     options = Options(**vars(parser(doc).parse_args(arguments)))
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)

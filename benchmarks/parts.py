@@ -1,7 +1,8 @@
-"""Where the time of a run with the callback goes: evaluations, figures, sending, and the rest.
+"""How the time of a run with the callback is spent: evaluations, figures, logging, and the rest.
 
-One run as in `training.py` without the callback, one with its defaults and one with `max_overhead=0.05`, after one that
-does not count. Prints the processor's seconds of each, and of the callback's parts in it. A minute or two on one core.
+Makes one run as in `training.py` without the callback, one with its defaults and one with `max_overhead=0.05`, after
+one run that does not count. Prints the processor seconds of each run, and of the callback's parts in it. Takes a minute
+or two on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/parts.py
 """
@@ -23,34 +24,41 @@ from lightning.pytorch import Callback
 from lightning_run import prepare
 from workload import data
 
-from netdyn import DynamicsMonitor
+from netdyn import DynamicsMonitor, Monitor
+from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard
 
-PARTS = {
-    "evaluations": ("_examined",),
-    "figures": ("_draw",),
-    "scalars, histograms, layout": ("_send", "_arrange"),
-    "choosing the probe": ("_get_probes", "_get_val_probe"),
+#: Part → the methods that are it, each with its class.
+PARTS: dict[str, list[tuple[type, str]]] = {
+    "evaluations": [(Monitor, "_evaluated")],
+    "figures": [(Monitor, "_draw")],
+    "scalars, histograms, layout": [
+        (LightningTensorBoard, "scalars"),
+        (TensorBoard, "histograms"),
+        (TensorBoard, "about"),
+        (TensorBoard, "arrange"),
+    ],
+    "choosing the probe": [(DynamicsMonitor, "_get_probes"), (DynamicsMonitor, "_get_val_probe")],
 }
 SPENT: Counter[str] = Counter()
 
 
-def watched(part: str, name: str) -> None:
-    """Count the seconds of one of the callback's methods under a part's name."""
-    method = getattr(DynamicsMonitor, name)
+def watched(part: str, owner: type, name: str) -> None:
+    """Count the seconds of a method under the name of a part."""
+    method = getattr(owner, name)
 
     @functools.wraps(method)
-    def timed(self: DynamicsMonitor, *args: Any, **kwargs: Any) -> Any:
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.process_time()
         try:
             return method(self, *args, **kwargs)
         finally:
             SPENT[part] += time.process_time() - start
 
-    setattr(DynamicsMonitor, name, timed)
+    setattr(owner, name, timed)
 
 
 def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
-    """One run."""
+    """Processor seconds of one run."""
     images, labels = data(60_000)
     with tempfile.TemporaryDirectory() as folder:
         trainer, module, loader = prepare(images, labels, epochs, "cpu", callbacks, Path(folder))
@@ -62,9 +70,9 @@ def seconds(callbacks: list[Callback], epochs: int = 5) -> float:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    for part, names in PARTS.items():
-        for name in names:
-            watched(part, name)
+    for part, methods in PARTS.items():
+        for owner, name in methods:
+            watched(part, owner, name)
     seconds([], epochs=1)
     without = seconds([])
     print(f"| seconds | whole run | {' | '.join(PARTS)} |\n|---|---:|{'---:|' * len(PARTS)}")

@@ -1,8 +1,8 @@
-"""Environments for what netdyn is compared with, one for each, under `build/peers`.
+"""Environments for the tools that netdyn is compared with, one per tool, under `build/peers`.
 
-They are no dependencies of netdyn. Each environment sees the packages of the one that runs this file, and netdyn's
-sources beside them, so that torch is not installed again and both sides run on the same one; what the peer needs beyond
-that is installed with the versions of `constraints.txt`. `make clean` removes them.
+These tools are not dependencies of netdyn. Each environment sees the packages of the environment that runs this file,
+and netdyn's sources, so torch is not installed again and both sides use the same torch. Anything else that the tool
+needs is installed with the versions of `constraints.txt`. `make clean` removes the environments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pairs import Row
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "build" / "peers"
-#: What pip is asked for; devinterp 2 has no `estimate_learning_coeff_with_summary` any more.
+#: Requirements for pip; devinterp 2 no longer has `estimate_learning_coeff_with_summary`.
 PEERS = {"foolbox": "foolbox", "delve": "delve", "devinterp": "devinterp==1.3.2", "pyhessian": "pyhessian"}
 _MINUTES = 10
 
@@ -27,10 +27,10 @@ class PeerError(RuntimeError):
 
 
 def python(peer: str) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there.
+    """The interpreter of a peer's environment, which is created if it does not exist.
 
     Raises:
-        PeerError: If it cannot be made, with the last thing that was said.
+        PeerError: If it cannot be created, with the last line of output.
     """
     home = HOME / peer
     made = home / "bin" / "python"
@@ -61,7 +61,7 @@ def entered(peer: str) -> bool:
 
 
 def inside(peer: str, what: str, against: str) -> list[Row] | None:
-    """None inside the peer's environment; outside, run this program there and end, or say in a row why not."""
+    """None inside the peer's environment; otherwise run this program there, or return a row with the reason why not."""
     if entered(peer):
         return None
     try:
@@ -80,7 +80,7 @@ def version(peer: str) -> str:
 
 
 def failed(peer: str, what: str, against: str, error: Exception) -> list[Row]:
-    """A row that says how a peer failed."""
+    """A row that reports how a peer failed."""
     return [Row(what, against, note=f"{version(peer)} fails here: {type(error).__name__}: {error}")]
 
 

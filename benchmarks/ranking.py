@@ -1,9 +1,10 @@
-"""Class tuning and mid-ranks, against SciPy and against the bare sort.
+"""Class tuning and mid-ranks, against SciPy and against a plain sort.
 
-2,000 samples of 2,048 units in float32, ten classes. Class tuning is 2·AUC − 1 of each class and unit; SciPy gets
-there with one `scipy.stats.mannwhitneyu(axis=0)` a class, which ranks all samples again each time and gives p-values
-too. Mid-ranks are compared with `scipy.stats.rankdata(axis=0)`, and with the least that any ranking must do:
-`numpy.argsort` on contiguous rows. That both sides find the same is checked before anything is timed.
+There are 2,000 samples of 2,048 units in float32, and ten classes. Class tuning is 2·AUC − 1 for each class and unit.
+SciPy computes it with one `scipy.stats.mannwhitneyu(axis=0)` per class, which ranks all samples again each time and
+also gives p-values. Mid-ranks are compared with `scipy.stats.rankdata(axis=0)`, and with the minimum that any ranking
+must do: `numpy.argsort` on contiguous rows. Before anything is timed, the results of both sides are checked to be
+equal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from netdyn.functional import class_tuning, midranks
 
 
 def of_scipy(fields: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Class tuning from one Mann–Whitney test a class, ``[classes, units]``."""
+    """Class tuning from one Mann–Whitney test per class, ``[classes, units]``."""
     tuning = []
     for k in range(CLASSES):
         inside, outside = fields[labels == k], fields[labels != k]
@@ -62,7 +63,7 @@ def measure(options: Options) -> list[Row]:
     return [
         row(
             f"class tuning, {CLASSES} classes, {size}",
-            "`scipy.stats.mannwhitneyu` a class",
+            "`scipy.stats.mannwhitneyu` per class",
             ratios(tuning["scipy"], tuning["netdyn"]),
             Target(20, at_most=False, unit="× faster"),
             unit="× faster",
@@ -78,7 +79,7 @@ def measure(options: Options) -> list[Row]:
         ),
         row(
             f"mid-ranks, {size}",
-            "`numpy.argsort` of rows, the bare sort",
+            "`numpy.argsort` of rows, a plain sort",
             ratios(ranks["netdyn"], ranks["sort"]),
             Target(4, unit="× its time"),
             unit="× its time",

@@ -1,19 +1,18 @@
-"""What a sample radius costs at the same standard error, in forward passes a sample.
+"""The cost of a sample radius at the same standard error, in forward passes per sample.
 
-An MLP 64-64-64-10 trained on handwritten digits, the 597 others as the probe, the radius at accuracy 0.5. Nothing is
-timed: passes are counted. Every method is run with many seeds of its noise, and the variance of log radius over the
-seeds is its squared standard error, the network and the samples being given. One that is more precise with one draw a
-sample could do with fewer draws, one that is less precise needs more, in proportion to the variance; so each cost is
-multiplied by the ratio of its variance to that of netdyn's search with one ray a sample. Groups of 20 seeds of each
-make the n.
+The network is an MLP 64-64-64-10 trained on handwritten digits, with the 597 other digits as the probe and the radius
+at accuracy 0.5. Nothing is timed; passes are counted. Every method is run with many seeds of its noise. The variance of
+log radius over the seeds is its squared standard error, for the given network and samples. A method that is more
+precise with one draw per sample could use fewer draws, and a less precise one needs more, in proportion to the
+variance. Therefore each cost is multiplied by the ratio of the method's variance to that of netdyn's search with one
+ray per sample. n is the number of groups of 20 seeds.
 
-- *Ladder*: the accuracy at 41 noise levels from 0.001 to 10, one draw a sample and level, and straight in log σ between
-  the two that the radius lies between. It is charged for all 41 levels, since it does not know where to stop.
+- *Ladder*: the accuracy at 41 noise levels from 0.001 to 10, with one draw per sample and level, interpolated linearly
+  in log σ between the two levels around the radius. All 41 levels count, because the ladder does not know in advance
+  where the radius is.
 - *foolbox*: `L2RepeatedAdditiveGaussianNoiseAttack` with the same levels as its list of epsilons (ε = σ√d), one repeat,
-  no check of the sample without noise, nothing clipped. With more repeats it finds the σ at which any of several draws
-  is lost, which is another radius. A second pass at each level, in which it checks its own result, is its own.
-- *Bisection from the start*: netdyn's own search without the cells of the last evaluation, against the search from them
-  after one more step of training, as in a run. Both reach the same cells, so that nothing is scaled.
+  no check of the sample without noise, and no clipping. With more repeats it finds the σ at which any of several draws
+  is lost, which is a different radius. At each level it also makes a second pass, in which it checks its own result.
 """
 
 from __future__ import annotations
@@ -27,15 +26,14 @@ from pairs import Options, Row, Target, row
 from peers import failed, inside, version
 from torch import Tensor, nn
 
-from basins import evaluated, mlp, on_digits, train
-from netdyn.basins.brackets import Brackets
+from basins import mlp, on_digits
 from netdyn.functional import sample_basin
 
 GROUP = 20
 LEVELS = torch.logspace(-3, 1, 41)
-#: Samples that passed; a counter of the network's own, or one that its hook holds, netdyn would put back.
+#: Samples that passed so far. It is a global because netdyn restores everything that it can reach from the network.
 PASSED = 0
-WHAT = "sample radius, one ray a sample"
+WHAT = "sample radius, one ray per sample"
 
 
 def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -45,7 +43,7 @@ def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def crossing(accuracy: Tensor, wanted: float = 0.5) -> float:
-    """Where the accuracy at the levels first falls below what is wanted, straight in log σ from the level before."""
+    """Where accuracy first falls below the wanted one, interpolated linearly in log σ from the level before."""
     below = int((accuracy < wanted).nonzero()[0])
     before, after = float(accuracy[below - 1]), float(accuracy[below])
     part = (before - wanted) / (before - after)
@@ -54,7 +52,7 @@ def crossing(accuracy: Tensor, wanted: float = 0.5) -> float:
 
 
 def ladder(network: nn.Module, x: Tensor, y: Tensor, seed: int) -> float:
-    """The radius from one draw a sample at each level."""
+    """The radius from one draw per sample at each level."""
     draw = torch.Generator().manual_seed(seed)
     right = []
     with torch.no_grad():
@@ -85,7 +83,7 @@ def netdyns(network: nn.Module, x: Tensor, y: Tensor, seed: int) -> float:
 def spread(
     find: Callable[[nn.Module, Tensor, Tensor, int], float], network: nn.Module, x: Tensor, y: Tensor, groups: int
 ) -> tuple[list[float], float]:
-    """Variance of log radius over the seeds of each group, and passes a sample of one search."""
+    """Variance of log radius over the seeds of each group, and passes per sample of one search."""
     before, hook = PASSED, network.register_forward_pre_hook(count)
     found = torch.tensor([math.log(find(network, x, y, seed)) for seed in range(GROUP * groups)])
     hook.remove()
@@ -93,7 +91,7 @@ def spread(
 
 
 def measure(options: Options) -> list[Row]:
-    """Three rows."""
+    """Two rows."""
     against = "foolbox `L2RepeatedAdditiveGaussianNoiseAttack`, 41 epsilons"
     missing = inside("foolbox", WHAT, against)
     network, x, y = on_digits(lambda: mlp(64, 64, 64, 10), 200)
@@ -105,7 +103,7 @@ def measure(options: Options) -> list[Row]:
         others, passes = spread(find, network, x, y, groups)
         fewer = [passes * b / a / cost for a, b in zip(own, others, strict=True)]
         note = (
-            f"{name}: {passes:.4g} passes with one draw a sample, netdyn {cost:.4g}; standard errors of log radius "
+            f"{name}: {passes:.4g} passes with one draw per sample, netdyn {cost:.4g}; standard errors of log radius "
             f"{math.sqrt(sum(others) / groups):.3f} and {math.sqrt(sum(own) / groups):.3f}, n groups of {GROUP} seeds."
         )
         return row(
@@ -122,22 +120,6 @@ def measure(options: Options) -> list[Row]:
         rows += missing or [times_fewer(foolboxs, f"{against} ({version('foolbox')})", 5)]
     except Exception as error:
         rows += failed("foolbox", WHAT, against, error)
-
-    fewer = []
-    for _ in range(options.pick(20, 2)):
-        memory = Brackets()
-        cold = evaluated(network, x, y, memory).forwards
-        network = train(network, x, y, 1, 1e-4)
-        fewer.append(cold / evaluated(network, x, y, memory).forwards)
-    rows.append(
-        row(
-            "sample radius in a run, one training step after the last",
-            "bisection from the start",
-            fewer,
-            Target(1.5, at_most=False, unit="× fewer passes"),
-            unit="× fewer passes",
-        )
-    )
     return rows
 
 

@@ -1,12 +1,12 @@
-"""Statistics of layers while a network trains, against delve's saturation.
+"""Statistics of layers during training, against delve's saturation.
 
-784-256-256-10 trains in a plain loop, batches of 128. Both look at the same two layers, the inputs of the ReLUs, and at
-128 samples a time. netdyn measures the modes (`diagnose(measure=["modes"])`) of a fixed probe of that size; delve's
-`SaturationTracker` adds the batch's covariance to its own in a forward hook, every `log_interval` steps, and
-`add_saturations` finds the eigenvalues; neither writes a file. What is compared is the time that a loop takes beyond
-the bare loop, in the same turn. Three rows: statistics every 100 steps, delve at `log_interval=100`; the same with
-delve at `log_interval=1`, its default, which gathers every batch; and statistics at every step on both sides. The last
-row has netdyn's usual probe of 1,024 samples instead.
+The network 784-256-256-10 trains in a plain loop with batches of 128. Both tools look at the same two layers, the
+inputs of the ReLUs, and at 128 samples at a time. netdyn measures the modes (`diagnose(measure=["modes"])`) of a fixed
+probe of that size. delve's `SaturationTracker` adds the batch's covariance to its running covariance in a forward hook,
+every `log_interval` steps, and `add_saturations` computes the eigenvalues. Neither writes a file. The table compares
+the time that a loop takes in addition to the bare loop in the same turn. There are four rows: statistics every 100
+steps, with delve at `log_interval=100`; the same with delve at `log_interval=1`, its default, which uses every batch;
+statistics at every step on both sides; and statistics every 100 steps with netdyn's usual probe of 1,024 samples.
 """
 
 from __future__ import annotations

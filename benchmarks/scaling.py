@@ -1,10 +1,10 @@
-"""What a full evaluation costs at 10 and at 100 layers: time, and memory beyond the network's own.
+"""The cost of a full evaluation at 10 and at 100 layers: time, and memory in addition to the network's own.
 
-The networks of `benchmarks/depth.py`: fully connected with batch normalisation, 64 units a layer, 1,024 samples, labels
-of which the network gets every one right. The exponent p of seconds ∝ layersᵖ is fitted to 10, 20, 50 and 100 layers,
-once a turn. Memory is the most bytes of tensors alive at a time during an evaluation, counted as torch makes and frees
-them, beyond what was there before (network, probe, labels). Flat means that 100 layers take at most 1.1 times what 10
-take.
+The networks are those of `benchmarks/depth.py`: fully connected with batch normalisation, 64 units per layer, 1,024
+samples, and labels for which the network is right on every sample. The exponent p of seconds ∝ layersᵖ is fitted to 10,
+20, 50 and 100 layers, once per turn. Memory is the largest number of bytes of tensors alive at one time during an
+evaluation, counted as torch creates and frees them, in addition to what was there before (network, probe, labels).
+Memory counts as flat if 100 layers take at most 1.1 times what 10 layers take.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WIDTH = 64
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes alive at a time of what torch makes while this is on."""
+    """The largest number of bytes alive at one time among the tensors that torch creates while this is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Peak(TorchDispatchMode):
         self.known: dict[int, Any] = {}
 
     def know(self, *tensors: Tensor) -> None:
-        """These were there before, and stay."""
+        """Do not count these tensors, which existed before."""
         for tensor in tensors:
             self.known[id(tensor.untyped_storage())] = tensor.untyped_storage()
 
@@ -61,7 +61,7 @@ class Peak(TorchDispatchMode):
 
 
 def peak(network: nn.Module, inputs: Tensor, target: Tensor, measures: list[str]) -> int:
-    """Bytes that an evaluation holds at most beyond what was there."""
+    """Peak memory of an evaluation in bytes, in addition to what was there before."""
     meter = Peak()
     meter.know(inputs, target, *network.state_dict().values())
     with meter:
@@ -70,7 +70,7 @@ def peak(network: nn.Module, inputs: Tensor, target: Tensor, measures: list[str]
 
 
 def measure(options: Options) -> list[Row]:
-    """A row for the time, and one for the memory of each kind of measure."""
+    """One row for the time, and one for the memory of each kind of measure."""
     samples, width = options.pick(1024, 64), options.pick(WIDTH, 8)
     depths = (10, 20, 50, 100) if not options.quick else (2, 4)
     inputs = torch.randn(samples, width, generator=generator(1)).to(options.device)
@@ -106,13 +106,13 @@ def measure(options: Options) -> list[Row]:
         own = [sum(t.numel() * t.element_size() for t in made[depth][0].state_dict().values()) for depth in ends]
         fields = (ends[1] - ends[0]) * samples * width * inputs.element_size()
         note = (
-            f"Most bytes alive at a time beyond network and probe: {few / 1e6:.1f} MB at {ends[0]} layers and "
-            f"{many / 1e6:.1f} MB at {ends[1]}. The networks have {own[0] / 1e6:.1f} and {own[1] / 1e6:.1f} MB; the "
-            f"local fields of the {ends[1] - ends[0]} layers between would be {fields / 1e6:.1f} MB."
+            f"Peak memory in addition to network and probe: {few / 1e6:.1f} MB at {ends[0]} layers and "
+            f"{many / 1e6:.1f} MB at {ends[1]}. The networks take {own[0] / 1e6:.1f} and {own[1] / 1e6:.1f} MB; the "
+            f"local fields of the {ends[1] - ends[0]} additional layers would be {fields / 1e6:.1f} MB."
         )
         rows.append(
             row(
-                f"memory of {said} beyond the network's own, {ends[1]} layers",
+                f"memory of {said} in addition to the network's own, {ends[1]} layers",
                 f"{ends[0]} layers",
                 [many / few],
                 Target(1.1),

@@ -1,9 +1,9 @@
-"""What one evaluation costs for networks of common sizes: samples passed through the network, and seconds.
+"""The cost of one evaluation for networks of common sizes: samples passed through the network, and seconds.
 
-Prints two Markdown tables. The first counts: for each measure, how many samples pass forward through the network, in
-units of the probe, and how many pass backward. The second has seconds of the processor for one evaluation at its
-defaults, beside one forward pass over the probe and one step of training on a batch of 128. About three minutes on one
-core.
+Prints two Markdown tables. The first one counts, for each measure, how many samples pass forward through the network
+and how many pass backward, in units of the probe. The second one gives the processor seconds of one evaluation at its
+defaults, of one forward pass over the probe, and of one training step on a batch of 128. Takes about three minutes on
+one core.
 
     OMP_NUM_THREADS=1 python benchmarks/sizes.py [--repeats 3] [--samples 1024]
 """
@@ -64,7 +64,7 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class Size:
-    """A network and the shape of what it reads."""
+    """A network and the shape of its inputs."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -80,7 +80,7 @@ SIZES = {
 
 
 PASSED = {"forward": 0, "backward": 0}
-"""Samples so far. An evaluation puts back whatever hangs on the network; what only a global reaches stays."""
+"""Samples so far. They are a global because an evaluation restores everything that it can reach from the network."""
 
 
 def count(_: nn.Module, arguments: tuple[Tensor, ...], outputs: Tensor) -> None:
@@ -96,7 +96,7 @@ def count_back(gradient: Tensor) -> None:
 
 
 def learnt(size: Size, samples: int) -> tuple[nn.Module, Tensor, Tensor, float]:
-    """A network, a probe of which it gets every sample right, and the seconds of one step of training."""
+    """A network, a probe on which it is always right, the labels, and the seconds of one training step."""
     torch.manual_seed(0)
     network = size.build()
     x = torch.randn(samples, *size.shape, generator=torch.Generator().manual_seed(1))
@@ -114,13 +114,13 @@ def learnt(size: Size, samples: int) -> tuple[nn.Module, Tensor, Tensor, float]:
     with torch.no_grad():
         network.train()(x)
         last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-        # Centred logits, so that no class wins everywhere; a network that is wrong has no basin to search.
+        # Centred logits, so that no class wins everywhere. A network that is wrong has no basin to search.
         last.bias -= network.eval()(x).mean(dim=0)
         return network.eval(), x, network(x).argmax(dim=1), statistics.median(taken)
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median of the processor's seconds, after one run that does not count."""
+    """Median processor seconds, after one run that does not count."""
     taken = []
     for _ in range(1 + repeats):
         start = time.process_time()
@@ -151,7 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, size in SIZES.items():
         cells = " | ".join(counted(size, options.samples, measure) for measure in MEASURES)
         print(f"| {name} | {cells} |", flush=True)
-    print(f"\n| seconds | a step on {BATCH} | forward, {options.samples} | evaluation | in steps | in forwards |")
+    print(
+        f"\n| seconds | training step, batch of {BATCH} | forward pass, {options.samples} | evaluation "
+        "| in training steps | in forward passes |"
+    )
     print("|---|---:|---:|---:|---:|---:|")
     for name, size in SIZES.items():
         network, x, y, step = learnt(size, options.samples)

@@ -1,8 +1,9 @@
-"""What the callback does in a training step in which it does not measure.
+"""The cost of the callback in a training step in which it does not measure.
 
-Lightning calls two of its hooks there, `on_train_batch_start` and `on_train_batch_end`. Both are timed at every step of
-a real run, with a clock around each call; steps in which an evaluation was made do not count. Microseconds a step,
-median and quartiles over the steps, wall time also on one thread: the processor's clock is too slow to ask for this.
+Lightning calls two of its hooks in such a step, `on_train_batch_start` and `on_train_batch_end`. Both are timed at
+every step of a real run, with a clock around each call. Steps with an evaluation do not count. The table gives
+microseconds per step, as median and quartiles over the steps. It is wall time even on one thread, because reading the
+processor's clock takes too long.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from netdyn import DynamicsMonitor
 
 
 class Timed(DynamicsMonitor):
-    """The callback, with a clock around its two hooks of every step."""
+    """The callback, with a clock around the two hooks of each step."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -27,13 +28,13 @@ class Timed(DynamicsMonitor):
         self.spent = 0
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """The callback's own, timed."""
+        """The callback's hook, timed."""
         begin = time.perf_counter_ns()
         super().on_train_batch_start(*args)
         self.spent = time.perf_counter_ns() - begin
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """The callback's own, timed; an evaluation is known by its new report."""
+        """The callback's hook, timed; a new report shows that an evaluation was made."""
         before, begin = self.report, time.perf_counter_ns()
         super().on_train_batch_end(*args)
         if self.report is before:
@@ -41,7 +42,7 @@ class Timed(DynamicsMonitor):
 
 
 def measure(options: Options) -> list[Row]:
-    """One row for each way to say when to measure."""
+    """One row for each kind of schedule."""
     batches, epochs = options.pick(100, 4), options.pick(10, 2)
     images, labels = data(BATCH * batches)
     rows = []

@@ -1,13 +1,13 @@
-"""A whole Lightning run with the callback, against the same run without.
+"""A whole Lightning run with the callback, against the same run without it.
 
-784-256-256-10 on 60,000 samples of MNIST's shape, batches of 128, five epochs, Adam, TensorBoard's logger in both, the
-same seed; batches are cut from tensors in memory, so that loading them costs next to nothing. `Trainer.fit` is timed
-from beginning to end. The callback at its defaults makes six evaluations, of the untrained network and at the end
-of each of the five epochs, and draws its figures at both ends.
+The network 784-256-256-10 trains on 60,000 samples of MNIST's shape: batches of 128, five epochs, Adam. Both runs use
+the TensorBoard logger and the same seed. Batches are cut from tensors in memory, so loading them costs almost nothing.
+`Trainer.fit` is timed from beginning to end. At its defaults the callback makes six evaluations, one of the untrained
+network and one at the end of each of the five epochs, and draws its figures at the start and at the end.
 
-With `max_overhead=0.05` it leaves out evaluations that would take it over 5 % of the time of training. The first one is
-always made, so that a run may take 5 % and one evaluation more; how much one is, is measured after each run
-without, with `diagnose` on the trained network and 1,024 of its samples.
+With `max_overhead=0.05` the callback leaves out evaluations that would bring it over 5 % of the training time. The
+first evaluation is always made, so a run may take 5 % and one evaluation more. The cost of one evaluation is measured
+after each run without the callback, with `diagnose` on the trained network and 1,024 of its samples.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def measure(options: Options) -> list[Row]:
     return [
         row(
             f"a run with the callback at its defaults: {what}",
-            "the run without",
+            "the run without it",
             ratios(taken["defaults"], taken["without"]),
             Target(1.15, unit="×"),
             threads=options.threads,
         ),
         row(
             f"a run with `max_overhead={LIMIT}`: the same",
-            "the run without",
+            "the run without it",
             ratios(taken["limited"], taken["without"]),
             Target(1 + LIMIT + one, said=f"≤ {1 + LIMIT:g}× and one evaluation, {one:.2g}×"),
             threads=options.threads,

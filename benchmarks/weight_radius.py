@@ -1,8 +1,8 @@
-"""netdyn's side of the two comparisons of the weight radius: as many rays as ± 5 % take.
+"""Netdyn's side of the two comparisons of the weight radius, with the number of rays that ± 5 % takes.
 
-784-256-256-10 after 400 steps of Adam, a probe of 1,024 of its training samples. Rays are doubled from the default 8
-until half the 95 % interval is at most 5 % of the radius; the search with that many is what is timed, from the start
-and with the probe in one batch.
+784-256-256-10 after 400 steps of Adam, with a probe of 1,024 of its training samples in one batch. The number of rays
+is doubled from the default 8 until half the 95 % interval is at most 5 % of the radius. The search with that number of
+rays is timed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PRECISION = 0.05
 
 
 def rays_needed(network: nn.Module, x: Tensor, y: Tensor, most: int) -> int:
-    """Rays for a 95 % interval of the radius within ± 5 %."""
+    """The number of rays for a 95 % interval of the radius within ± 5 %."""
     rays = 8
     while rays < most:
         low, high = (basin := weight_basin(network, x, y, rays=rays)).interval
@@ -37,7 +37,7 @@ def compare(
     against: str,
     note: str = "",
 ) -> list[Row]:
-    """Two rows: with as many rays as ± 5 % take, and, without a target, with the default 8."""
+    """Two rows: with the number of rays that ± 5 % takes, and, without a target, with the default 8."""
     rays = rays_needed(network, x, y, options.pick(64, 8))
     works = {
         "precise": lambda: weight_basin(network, x, y, rays=rays),

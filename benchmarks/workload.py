@@ -1,9 +1,9 @@
-"""The network that most benchmarks look at: 784-256-256-10, and data of MNIST's shape.
+"""The network of most benchmarks, 784-256-256-10, and data of MNIST's shape.
 
-The data are MNIST's own, if the environment variable `MNIST_DIR` names a folder with its four files (as they are
-published, packed or not). Otherwise they are made: ten classes of three overlapping clouds each in 50 dimensions,
-spread over 784 pixels. An evaluation costs what it costs on a network that has learnt something: one that is wrong
-without noise has a basin of radius 0, which is found for nothing.
+If the environment variable `MNIST_DIR` names a folder with MNIST's four files (as they are published, compressed or
+not), the data are MNIST. Otherwise they are generated: ten classes of three overlapping clouds each in 50 dimensions,
+spread over 784 pixels. The cost of an evaluation is realistic only on a network that has learnt something: a network
+that is wrong without noise has a basin of radius 0, which needs no search.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def data(samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
 
 
 def source() -> str:
-    """What :func:`data` returns, for a table's heading."""
-    return "MNIST" if os.environ.get("MNIST_DIR") else "made data of MNIST's shape"
+    """The name of the data that :func:`data` returns, for a table."""
+    return "MNIST" if os.environ.get("MNIST_DIR") else "generated data of MNIST's shape"
 
 
 def made(samples: int) -> tuple[Tensor, Tensor]:
-    """Clouds in a space of few dimensions, spread over the pixels."""
+    """Clouds in a low-dimensional space, spread over the pixels."""
     cloud = torch.randint(CLASSES * _CLOUDS, (samples,), generator=generator(1))
     centres = 0.8 * torch.randn(CLASSES * _CLOUDS, _HIDDEN, generator=generator(2))
     hidden = centres[cloud] + torch.randn(samples, _HIDDEN, generator=generator(3))
@@ -58,7 +58,7 @@ def made(samples: int) -> tuple[Tensor, Tensor]:
 
 
 def mnist(folder: Path, samples: int) -> tuple[Tensor, Tensor]:
-    """The training set, from the two files of the published format: a head of 16 or 8 bytes, then one byte a value."""
+    """The training set, from two files of the published format: a header of 16 or 8 bytes, then one byte per value."""
     images = _bytes(folder, "train-images-idx3-ubyte")[16:].reshape(-1, PIXELS)[:samples].float() / 255
     labels = _bytes(folder, "train-labels-idx1-ubyte")[8:][:samples].long()
     return (images - images.mean()) / images.std(), labels
@@ -71,9 +71,9 @@ def _bytes(folder: Path, name: str) -> Tensor:
 
 
 class Batches(Dataset[Any]):
-    """Two tensors from which a batch is cut at once: a loader that costs next to nothing.
+    """Two tensors from which a whole batch is cut at once, so that loading costs almost nothing.
 
-    With a slow one the callback's share of a run would look smaller than it is.
+    With a slow loader the callback's share of a run would look smaller than it is.
     """
 
     def __init__(self, images: Tensor, targets: Tensor) -> None:
@@ -91,7 +91,7 @@ class Batches(Dataset[Any]):
 
 
 def joined(batch: Any) -> Any:
-    """What was cut at once is a batch already."""
+    """Data that were cut at once are already a batch."""
     return batch if isinstance(batch, tuple) else default_collate(batch)
 
 

@@ -1,8 +1,9 @@
-"""Which checkpoint bears most noise? The one with the widest basin against the one with the best validation accuracy.
+"""Which checkpoint tolerates more noise: the one with the widest basin or the one with the best validation accuracy?
 
-One run on handwritten digits keeps both: a ModelCheckpoint monitors `basin/sample/radius`, another `val_accuracy`, and
-EarlyStopping ends the run when the basin has stopped growing. Then both networks classify digits that neither training
-nor either choice has seen, under noise on every pixel. Takes about half a minute on two cores.
+One run on handwritten digits keeps both. One ModelCheckpoint monitors `basin/sample/radius`, another monitors
+`val_accuracy`, and EarlyStopping ends the run when the basin stops growing. Then both networks classify digits under
+noise on every pixel. These digits were used neither for training nor for choosing. The script takes about half a minute
+on two cores.
 
     python examples/checkpoint_by_basin.py [--epochs 60] [--folder checkpoints]
 """
@@ -54,7 +55,7 @@ class Digits(L.LightningModule):
 
 
 def accuracy_under_noise(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, sigma: float) -> float:
-    """Mean over 50 draws of noise, the same for every model."""
+    """Mean accuracy over 50 draws of noise, which are the same for every model."""
     draw = torch.Generator().manual_seed(0)
     model.eval()
     with torch.no_grad():
@@ -69,10 +70,10 @@ def main() -> None:
     """Train, and compare the two checkpoints."""
     parser = argparse.ArgumentParser(description="Choose a checkpoint by its attraction basin.")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--folder", default="checkpoints", help="where the two checkpoints go")
+    parser.add_argument("--folder", default="checkpoints", help="folder for the two checkpoints")
     options = parser.parse_args()
 
-    # What Lightning says about this machine and its advice on loaders are of no interest here.
+    # Hide Lightning's messages about this machine and its advice on loaders.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 

@@ -1,4 +1,4 @@
-"""The callback from a command line: LightningCLI builds it from a file, by its class path.
+"""The callback from the command line: LightningCLI creates it from a YAML file by its class path.
 
     python examples/cli.py fit --config examples/cli.yaml
     python examples/cli.py fit --config examples/cli.yaml --trainer.callbacks.weight_rays 8
@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 
 class DigitsData(L.LightningDataModule):
-    """The quickstart's digits, as a command line wants them.
+    """The quickstart's digits as a LightningDataModule.
 
     Args:
-        batch_size: Samples a training batch.
+        batch_size: Samples per training batch.
     """
 
     def __init__(self, batch_size: int = 64) -> None:
@@ -32,7 +32,7 @@ class DigitsData(L.LightningDataModule):
         return DataLoader(self.train, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The other 397."""
+        """The other 397 digits."""
         return DataLoader(self.val, batch_size=256)
 
 

@@ -1,6 +1,7 @@
-"""The metrics in a plain PyTorch loop: no Lightning, no callback.
+"""A plain PyTorch loop, watched in TensorBoard: no Lightning, two lines of netdyn.
 
 python examples/custom_loop.py
+tensorboard --logdir runs
 """
 
 from __future__ import annotations
@@ -9,46 +10,32 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from netdyn import NeuronModes, SampleBasin, WeightBasin
-from netdyn.functional import linear_substitution_map, local_fields
+from netdyn import Monitor
 
 
-def main(epochs: int = 15) -> None:
-    """Train on handwritten digits, and print modes and basins as training goes on."""
+def main(epochs: int = 15, folder: str = "runs/custom_loop") -> None:
+    """Train on handwritten digits; curves, histograms and figures go to ``folder``."""
     torch.manual_seed(0)
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images / 16, dtype=torch.float32)
     y = torch.tensor(labels)
-    probe_x, probe_y = x[:500], y[:500]
+    train, held_out = (x[:1000], y[:1000]), (x[1000:], y[1000:])
 
     net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
-    modes = {name: NeuronModes(num_classes=10) for name in local_fields(net, probe_x)}
-    in_samples, in_weights = SampleBasin(), WeightBasin()
-
-    print("epoch  accuracy  " + "  ".join(f"OPT[{name}]" for name in modes) + "  sample basin  weight basin")
-    for epoch in range(epochs + 1):
-        if epoch % 5 == 0:
-            # The map is one of this network as it is now: new numbers, a new accumulation.
-            fields, pathway = local_fields(net, probe_x), linear_substitution_map(net, probe_x)
-            shares = []
-            for name, metric in modes.items():
-                metric.reset()
-                metric.update(fields[name], probe_y, pathway[name])
-                shares.append(f"{float(metric.compute()['opt_fraction']):6.2f}")
-            for basin in (in_samples, in_weights):
-                basin.reset()
-                basin.update(net, probe_x, probe_y)
-            accuracy = in_samples.result().clean
-            print(
-                f"{epoch:5d}  {accuracy:8.3f}  {'  '.join(shares)}  {float(in_samples.compute()):12.3f}  "
-                f"{float(in_weights.compute()):12.3f}"
-            )
-        for batch in torch.randperm(len(x)).split(64):
+    monitor = Monitor(train, held_out, loggers=folder, schedule="log")
+    step = 0
+    for _ in range(epochs):
+        for batch in torch.randperm(len(train[0])).split(64):
+            if monitor.due(step):
+                monitor.measure(net, step)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+            nn.functional.cross_entropy(net(train[0][batch]), train[1][batch]).backward()
             optimizer.step()
+            step += 1
+    print(monitor.measure(net, step))
+    monitor.close(net)
 
 
 if __name__ == "__main__":

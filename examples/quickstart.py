@@ -1,6 +1,7 @@
 """Train a small classifier on real handwritten digits and watch its neurons and its basins.
 
-Nothing is downloaded: the 1,797 digits (8 × 8 pixels) ship with scikit-learn. Takes well under a minute on two cores.
+Nothing is downloaded: the 1,797 digits (8 × 8 pixels) ship with scikit-learn. The script takes well under a minute on
+two cores.
 
     python examples/quickstart.py [--epochs 20] [--logs logs]
 """
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from netdyn import DynamicsMonitor, diagnose
 
-# TensorBoard's own page of all curves, unsmoothed and narrowed to the four kinds to look at first.
+# TensorBoard's page of all curves, without smoothing and filtered to the four kinds to look at first.
 FEW = "http://localhost:6006/?smoothing=0&tagFilter=opt_fraction%7C/radius%7Cprobe/%7Coverhead#timeseries"
 
 
@@ -66,13 +67,13 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
 
 
 def main() -> None:
-    """Train, and print what changed."""
+    """Train, and print a report before and after."""
     parser = argparse.ArgumentParser(description="Watch a small network learn handwritten digits.")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--logs", default="logs", help="where TensorBoard finds the run")
+    parser.add_argument("--logs", default="logs", help="folder for the TensorBoard logs")
     options = parser.parse_args()
 
-    # What Lightning says about this machine and its advice on loaders are of no interest here.
+    # Hide Lightning's messages about this machine and its advice on loaders.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
@@ -93,7 +94,7 @@ def main() -> None:
     )
     trainer.fit(model, DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=256))
 
-    print("\nOn the first 1,024 training images (the curves have a probe of their own, chosen at random):")
+    print("\nOn the first 1,024 training images (the probe of the curves is a different, random choice):")
     print("\nUntrained\n---------")
     print(before)
     print("\nTrained\n-------")

@@ -7,20 +7,28 @@ import json
 import math
 import pickle
 import re
+import sys
 import types
 import typing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import netdyn
-from netdyn import DynamicsMonitor
-from netdyn.callback import DynamicsMonitor as Monitor
+from clouds import FEATURES, probe
+from counting import Kernels
+from netdyn import DynamicsMonitor, diagnose
+from netdyn.callback import DynamicsMonitor as Home
 from netdyn.engine.config import MEASURES
+from netdyn.probes.criteria import right_class
+from netdyn.probes.loaders import input_and_target
 
 PARAMETERS = dict(inspect.signature(DynamicsMonitor).parameters)
 
@@ -38,6 +46,7 @@ IN_A_FILE = {
     "max_classes": 20,
     "alpha": 0.1,
     "accuracy": 0.8,
+    "relative": True,
     "sample_rays": 2,
     "weight_rays": 4,
     "weight_layers": ["encoder.*"],
@@ -289,6 +298,7 @@ def test_the_defaults_are_the_documented_ones():
         "max_classes": 100,
         "alpha": 0.05,
         "accuracy": None,
+        "relative": False,
         "sample_rays": 1,
         "weight_rays": 8,
         "weight_layers": None,
@@ -322,7 +332,7 @@ def test_nothing_of_lightnings_own_is_overwritten():
 
 
 def test_the_package_gives_the_callback():
-    assert netdyn.DynamicsMonitor is Monitor
+    assert netdyn.DynamicsMonitor is Home
 
 
 # Configuration files
@@ -362,10 +372,7 @@ def test_a_file_can_name_functions():
     monitor = built(
         {"unpack": "netdyn.probes.loaders.input_and_target", "criterion": "netdyn.probes.criteria.right_class"}
     )
-    assert same_state(
-        monitor,
-        DynamicsMonitor(unpack=netdyn.probes.loaders.input_and_target, criterion=netdyn.probes.criteria.right_class),
-    )
+    assert same_state(monitor, DynamicsMonitor(unpack=input_and_target, criterion=right_class))
 
 
 def test_weight_layers_and_the_word_each_are_told_apart():
@@ -405,13 +412,15 @@ def plain(value):
 
 
 def same_state(a, b):
-    """Equal attributes, the ones made of plain values and functions."""
+    """Equal attributes of both the callback and its monitor."""
     return shown(a) == shown(b)
 
 
-def shown(monitor):
-    held = vars(monitor) | {"_memory": monitor._memory.brackets.state_dict(), "_budget": monitor._budget.state_dict()}
-    return {name: repr(value) for name, value in held.items()}
+def shown(callback):
+    own, monitor = dict(vars(callback)), dict(vars(callback.monitor))
+    assert own.pop("monitor") is callback.monitor
+    monitor["budget"] = monitor["budget"].state_dict()
+    return {name: repr(value) for name, value in (own | monitor).items()}
 
 
 @pytest.mark.parametrize("arguments", [{}, IN_A_FILE, {"schedule": "log"}], ids=["defaults", "all", "log"])
@@ -423,12 +432,10 @@ def test_a_monitor_can_be_copied_and_pickled(arguments, again):
 
 def test_the_state_is_plain_and_survives_json():
     state = DynamicsMonitor().state_dict()
-    # Where rays were lost is kept as tensors, which a checkpoint may hold too.
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
-    assert repr(torch.load(buffer, weights_only=True)) == repr(state)
-    del state["brackets"]
+    assert torch.load(buffer, weights_only=True) == state
     assert plain(state)
     assert json.loads(json.dumps(state)) == state
 
@@ -436,13 +443,11 @@ def test_the_state_is_plain_and_survives_json():
 def test_the_state_is_taken_up():
     state = DynamicsMonitor().state_dict()
     history = {"steps": [0, 3], "rows": [{"net.0": [0.5, 1.0, 0.25]}, {"net.0": [0.75, 2.0, 0.5]}]}
-    lost = {"key": "x", "digests": torch.tensor([1, 2]), "cells": torch.tensor([[3, 4]], dtype=torch.int32)}
     assert state.pop("history") == {"steps": [], "rows": []}
-    assert list(state.pop("brackets")) == list(lost)
-    changed = {name: value + 3 for name, value in state.items()} | {"history": history, "brackets": lost}
+    changed = {name: value + 3 for name, value in state.items()} | {"history": history}
     monitor = DynamicsMonitor()
     monitor.load_state_dict(changed)
-    assert repr(monitor.state_dict()) == repr(changed)
+    assert monitor.state_dict() == changed
 
 
 def test_equal_monitors_have_equal_keys():
@@ -466,5 +471,105 @@ def test_different_monitors_have_different_keys():
 
 def test_a_monitor_holds_no_lambda():
     """One would keep it from being sent to processes that are spawned."""
-    held = vars(DynamicsMonitor()).values()
+    callback = DynamicsMonitor()
+    held = [*vars(callback).values(), *vars(callback.monitor).values()]
     assert not [value for value in held if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>"]
+
+
+# A training step
+
+
+@pytest.mark.parametrize("options", [{}, {"every_n_train_steps": 100}, {"schedule": "log"}, {"every_n_epochs": 3}])
+def test_a_step_without_an_evaluation_asks_torch_nothing(options):
+    callback = DynamicsMonitor(**options)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=7))
+    trainer = SimpleNamespace(global_step=7, fast_dev_run=False, fit_loop=loop)
+    callback.monitor.due(6)
+    calls = []
+    with Kernels() as kernels:
+        sys.setprofile(lambda frame, event, argument: calls.append(event) if event.endswith("call") else None)
+        try:
+            callback.on_train_batch_start(trainer, None, None, 0)
+            callback.on_train_batch_end(trainer, None, None, None, 0)
+        finally:
+            sys.setprofile(None)
+    assert not kernels.calls
+    # A call takes about a tenth of a microsecond.
+    assert len(calls) <= 25
+
+
+# A run
+
+
+class Classifier(LightningModule):
+    """A network with batch normalisation that learns clouds of points."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = nn.Sequential(
+                nn.Linear(FEATURES, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 5)
+            )
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"every_n_train_steps": 1}, [0, *range(12)]),
+        ({}, [0, 3, 7, 11]),
+        ({"schedule": [5], "batch_size": 50, "weight_layers": "each", "seed": 3}, [0, 4, 11]),
+    ],
+    ids=["every step", "every epoch", "a list"],
+)
+def test_every_evaluation_of_a_run_gives_the_numbers_of_diagnose(options, steps):
+    """Exactly, on a copy of the module as it is at that moment, with the same probe."""
+    x, target = probe()
+    others = probe(samples=60, seed=5)
+    callback = DynamicsMonitor(weight_rays=2, **options)
+    measured = {name: value for name, value in options.items() if name not in ("every_n_train_steps", "schedule")}
+    measure, seen = callback.monitor.measure, []
+
+    def watched(model, step, **given):
+        weights = copy.deepcopy(model.state_dict())
+        report = measure(model, step, **given)
+        seen.append((step, weights, dict(callback.monitor.scalars), callback.monitor.probe, callback.monitor.val_probe))
+        return report
+
+    callback.monitor.measure = watched
+    generator = torch.Generator().manual_seed(0)
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(
+        Classifier(),
+        DataLoader(TensorDataset(x, target), batch_size=50, shuffle=True, generator=generator),
+        DataLoader(TensorDataset(*others), batch_size=30),
+    )
+    assert [step for step, *_ in seen] == steps
+    for step, weights, logged, own, val in seen:
+        module = Classifier()
+        module.load_state_dict(weights)
+        held_out = {"val_inputs": val.inputs, "val_target": val.target}
+        report = diagnose(module, own.inputs, own.target, weight_rays=2, **held_out, **measured)
+        numbers = {tag: value for tag, value in logged.items() if not tag.startswith("netdyn/")}
+        assert numbers == report.scalars(), step
+        assert {"batchnorm/gap", "basin/coverage", "probe/val_accuracy", "basin/weight/radius"} <= set(numbers)

@@ -1,4 +1,4 @@
-"""What the pages get when they are built: tables made from the sources, and a look at what they would load."""
+"""MkDocs hooks: tables generated from the sources, and a check that pages load nothing from other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from messages import Message, messages
 
 MARK = re.compile(r"<!-- (tags|says|errors)(?: (.+?))? -->")
 
-# What a browser fetches without being asked.
+# What a browser loads together with a page.
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\ssrc=["']?(?:https?:)?//"""
     r"""|<link\b(?=[^>]*\srel=["']?(?:stylesheet|preconnect|preload))[^>]*\shref=["']?(?:https?:)?//"""
@@ -33,7 +33,7 @@ def tag_table(prefix: str) -> str:
     """A table of all tags under a prefix.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no tag has this prefix.
     """
     rows = [
         f"| `{tag.name}` | {tag.meaning} | {tag.unit} | {kind} |"
@@ -42,14 +42,14 @@ def tag_table(prefix: str) -> str:
     ]
     if not rows:
         raise ValueError(f"no tag begins with {prefix!r}")
-    return "\n".join(["| tag | what it is | unit and range | among the |", "|---|---|---|---|", *rows])
+    return "\n".join(["| tag | what it is | unit and range | kind |", "|---|---|---|---|", *rows])
 
 
 def check_prefixes(prefixes: list[str]) -> None:
-    """Check that a page of tables under these prefixes shows every tag once.
+    """Check that tables for these prefixes show every tag exactly once.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If they do not.
     """
     for _, tag in all_tags():
         if (times := sum(tag.name.startswith(prefix) for prefix in prefixes)) != 1:
@@ -57,10 +57,10 @@ def check_prefixes(prefixes: list[str]) -> None:
 
 
 def told(beginning: str) -> Message:
-    """The one warning or notice with these words in it.
+    """The one warning or notice that contains these words.
 
     Raises:
-        ValueError: If there is none, or there are several.
+        ValueError: If none or several contain them.
     """
     found = [message for message in messages() if message.kind in ("warning", "notice") and beginning in message.text]
     if len(found) != 1:
@@ -69,7 +69,7 @@ def told(beginning: str) -> Message:
 
 
 def check_told(beginnings: list[str]) -> None:
-    """Check that a page with these words explains every warning and notice.
+    """Check that a page that quotes these words explains every warning and notice.
 
     Raises:
         ValueError: If one is missing.
@@ -87,14 +87,14 @@ def error_table(room: str) -> str:
         for message in messages()
         if message.kind not in ("warning", "notice") and (not room or message.room == room)
     ]
-    return "\n".join(["| it says | it is a |", "|---|---|", *rows])
+    return "\n".join(["| message | exception |", "|---|---|", *rows])
 
 
 def filled(markdown: str) -> str:
     """A page with its marks replaced: ``<!-- tags modes/ -->``, ``<!-- says The probe holds -->``, ``<!-- errors -->``.
 
     Raises:
-        ValueError: If a mark fits nothing, or a page with such marks leaves something out.
+        ValueError: If a mark matches nothing, or if a page with such marks leaves something out.
     """
     marks = [found.groups(default="") for found in MARK.finditer(markdown)]
     if prefixes := [text for kind, text in marks if kind == "tags"]:
@@ -115,10 +115,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> None:
-    """Called by MkDocs for each finished page: none may load anything from another machine.
+    """Called by MkDocs for each finished page, which may not load anything from another machine.
 
     Raises:
-        ValueError: If one would.
+        ValueError: If it would.
     """
     if found := FETCHED.search(output):
         raise ValueError(f"{page.file.src_uri} loads something from elsewhere: {output[found.start() :][:120]}")

@@ -1,4 +1,4 @@
-"""Every error, warning and notice that netdyn's sources can utter, read from their syntax trees."""
+"""Every error, warning and notice in netdyn's sources, read from their syntax trees."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 import netdyn
 
 SOURCES = Path(netdyn.__file__).parent
-KINDS = {"warn": "warning", "rank_zero_warn": "warning", "_say_once": "warning", "rank_zero_info": "notice"}
+KINDS = {"warn": "warning", "say_once": "warning", "inform": "notice", "rank_zero_info": "notice"}
 
 
 @dataclass(frozen=True)
 class Message:
-    """One sentence of the sources; what varies in it stands as ``…``.
+    """One sentence of the sources; ``…`` stands for the parts that vary.
 
     Attributes:
         kind: ``"warning"``, ``"notice"``, or the name of the exception.
         text: The sentence.
-        room: The module that says it.
+        room: The module that contains it.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Message:
 
 @cache
 def messages(folder: Path = SOURCES) -> tuple[Message, ...]:
-    """All of them, by module and in the order of the source; a text that is only handed on is none."""
+    """All messages, by module and in the order of the source, except texts that are only passed on."""
     return tuple(message for path in sorted(folder.rglob("*.py")) for message in _of(path, room(path, folder)))
 
 
@@ -48,19 +48,19 @@ def _of(path: Path, room: str) -> Iterator[Message]:
             kind, texts = ast.unparse(node.exc.func), node.exc.args[:1]
         elif isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            # `_say_once` is told a key first.
-            kind, texts = KINDS.get(name, ""), node.args[1:2] if name == "_say_once" else node.args[:1]
+            kind, texts = KINDS.get(name, ""), node.args[:1]
         else:
             continue
         message = Message(kind, "".join(map(template, texts)), room)
-        # What begins small is a reason that another message carries, or Python's own sentence.
-        if kind and message.text.strip("… ") and not message.text[0].islower() and message not in seen:
+        # An error that begins in lower case is a reason that another message carries, or Python's own sentence.
+        reason = kind not in ("warning", "notice") and message.text[:1].islower()
+        if kind and message.text.strip("… ") and not reason and message not in seen:
             seen.add(message)
             yield message
 
 
 def template(node: ast.expr) -> str:
-    """The text of an expression, ``…`` for what only the running program knows."""
+    """The text of an expression, with ``…`` for parts that are known only at run time."""
     match node:
         case ast.Constant(value=str(text)):
             return text

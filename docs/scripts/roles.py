@@ -1,4 +1,4 @@
-"""Roles in docstrings, such as :func:`netdyn.diagnose`, become links where the documentation has the target."""
+"""Roles in docstrings, such as :func:`netdyn.diagnose`, become links if the documentation contains the target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):`(~?)([\w.]+)`")
 
 
 def linked(text: str, scope: str) -> str:
-    """Replace the roles; a name is looked up beside ``scope``, the object whose docstring it is, and as it stands."""
+    """Replace the roles; names without a dot are looked up in and next to ``scope``, the object with this docstring."""
 
     def link(found: re.Match[str]) -> str:
         short, target = found.groups()
@@ -25,12 +25,12 @@ def linked(text: str, scope: str) -> str:
 
 
 def _optional(target: str, inner: str) -> str:
-    """A link that is plain text where nothing of that name is on any page."""
+    """A link that becomes plain text if no page has this name."""
     return f'<autoref identifier="{target}" optional>{inner}</autoref>'
 
 
 class Roles(Extension):
-    """Called by griffe for everything that it reads from the sources."""
+    """Called by griffe for every object that it reads from the sources."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite one docstring."""

@@ -1,9 +1,9 @@
-"""Four short trainings on handwritten digits, healthy and not, and the pictures of docs/runs.md.
+"""Four short trainings on handwritten digits, one healthy and three not: the pictures of docs/runs.md.
 
     python docs/scripts/runs.py [NAME ...]
 
-About three minutes on two cores. Each run trains a fully connected network on scikit-learn's digits with the callback
-in its default settings, and draws the curves that the callback has logged.
+Takes about three minutes on two cores. Each run trains a fully connected network on scikit-learn's digits with the
+callback, and draws the curves that the callback has logged.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from netdyn import DynamicsMonitor
 
 IMAGES = Path(__file__).parents[1] / "images"
-# Okabe and Ito's colours, which colour-blind people tell apart too.
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-# Eight steps a decade.
+# Eight steps per decade.
 SCHEDULE = sorted({round(10 ** (k / 8)) for k in range(40)})
 PROBES = {"probe/accuracy": "training probe", "probe/val_accuracy": "validation probe"}
 SPACES = {"sample": "σ per input component", "weight": "σ per weight tensor"}
@@ -51,15 +51,15 @@ class Run:
     """One training.
 
     Attributes:
-        title: What the picture is headed with.
+        title: Heading of the picture.
         samples: Number of training digits.
-        wrong: Share of them whose labels are drawn at random.
-        scale: What the initial weights are multiplied with.
-        norm: With batch normalisation.
+        wrong: Share of training digits with random labels.
+        scale: Factor of the initial weights.
+        norm: Whether to use batch normalisation.
         rate: Learning rate.
-        decay: Weight decay; the optimiser is AdamW with it, SGD with momentum without.
-        squared: Squared error instead of cross entropy.
-        steps: Number of optimiser steps, in batches of 64, or of all where there are fewer than 256.
+        decay: Weight decay; above 0 the optimiser is AdamW, otherwise SGD with momentum.
+        squared: Whether to use squared error instead of cross entropy.
+        steps: Number of optimiser steps, in batches of 64, or full batches if there are fewer than 256 digits.
     """
 
     title: str
@@ -139,7 +139,7 @@ class Curves(Logger):
         self.kept: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Keep them; the x-axis counts the optimiser steps that have been made, the untrained network comes first."""
+        """Keep the values; the x-axis counts completed optimiser steps, and the untrained network comes first."""
         made = (step or 0) + 1 if self.kept else 0
         for tag, value in metrics.items():
             steps, values = self.kept[tag]
@@ -151,7 +151,7 @@ class Curves(Logger):
 
 
 def trained(run: Run) -> dict[str, tuple[list[int], list[float]]]:
-    """The curves of a training."""
+    """Train, and return the curves."""
     L.seed_everything(0, verbose=False)
     images, labels = load_digits(return_X_y=True)
     chance = torch.Generator().manual_seed(0)
@@ -178,7 +178,7 @@ def trained(run: Run) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
-    """A panel a quantity: accuracies, what is measured layer by layer, and both basins with their intervals."""
+    """One panel per quantity: accuracies, the numbers of the layers, and both basins with their intervals."""
     layered = {name: tags for name in LAYERED if (tags := sorted(tag for tag in curves if tag.startswith(f"{name}/")))}
     figure = Figure(figsize=(12, 5.6), layout="constrained")
     figure.suptitle(run.title)
@@ -224,7 +224,7 @@ def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figur
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG of 64 colours, which is enough for curves."""
+    """Write a PNG with 64 colours, which are enough for curves."""
     raw = io.BytesIO()
     figure.savefig(raw, dpi=100, format="png")
     with Image.open(raw) as drawn:
@@ -232,7 +232,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    """Train and draw what is asked for, everything by default."""
+    """Train and draw the named runs, by default all."""
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/runs.md.")
     parser.add_argument("names", nargs="*", choices=[*RUNS, []], default=[])
     names = parser.parse_args().names or list(RUNS)

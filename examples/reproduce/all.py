@@ -1,9 +1,9 @@
-"""Run every script of this folder, some at a time, and say how long that took.
+"""Run the scripts of this folder in parallel, and report how long they took.
 
     python examples/reproduce/all.py [--jobs 2] [--only shallow classes] [--quick, --mnist DIR … as for each of them]
 
-Each script has one thread. One that was stopped goes on where it was; one that fails does not keep the others from
-running.
+Each script has one thread. A script that was stopped resumes where it stopped. If one script fails, the others still
+run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCRIPTS = (
 
 
 def run(script: str, arguments: list[str]) -> tuple[str, float, int]:
-    """A script, the minutes it took, and how it ended."""
+    """Run one script; return its name, the minutes it took and its exit status."""
     started = time.monotonic()
     ended = subprocess.run(
         [sys.executable, str(HERE / f"{script}.py"), *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
@@ -35,8 +35,10 @@ def run(script: str, arguments: list[str]) -> tuple[str, float, int]:
 def main() -> None:
     """Run them."""
     parser = argparse.ArgumentParser(description="Run every script of this folder.")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time, each with one thread (default: 2)")
-    parser.add_argument("--only", nargs="+", default=SCRIPTS, choices=SCRIPTS, metavar="SCRIPT", help="of these alone")
+    parser.add_argument("--jobs", type=int, default=2, help="scripts at a time, each with one thread (default: 2)")
+    parser.add_argument(
+        "--only", nargs="+", default=SCRIPTS, choices=SCRIPTS, metavar="SCRIPT", help="only these scripts"
+    )
     options, arguments = parser.parse_known_args()
     started = time.monotonic()
     with ThreadPoolExecutor(options.jobs) as pool:

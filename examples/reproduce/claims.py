@@ -1,4 +1,4 @@
-"""What a paper says, what was measured, and the verdict; on the screen, as a table of numbers and as a picture."""
+"""A paper's claim, the measurements and the verdict: printed, as a table of numbers and as a figure."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from training import Row
 
 @dataclass(frozen=True)
 class Part:
-    """One statement that is true or false of each seed's numbers.
+    """One statement that is true or false for the numbers of each seed.
 
     Attributes:
-        statement: A sentence on what is to be true, with the bound that decides.
-        measured: The number that decides, for each seed.
-        holds: Whether it is true, for each seed.
-        form: How the numbers are printed.
+        statement: The statement as a sentence, with its bound.
+        measured: The number that is compared with the bound, for each seed.
+        holds: Whether the statement is true, for each seed.
+        form: Format string of the numbers.
     """
 
     statement: str
@@ -38,7 +38,7 @@ class Part:
 
     @property
     def verdict(self) -> str:
-        """Whether it is true of every seed, of some, or of none."""
+        """Whether the statement is true for every seed, for some, or for none."""
         return verdict([self.holds])
 
     def __str__(self) -> str:
@@ -53,13 +53,13 @@ class Claim:
     """A claim of a paper.
 
     Attributes:
-        name: Short, for the table's first column.
+        name: A short name for the first column of the table.
         source: ``"P1"`` or ``"P2"``.
-        says: What the paper says, with the figures it prints.
+        says: The paper's claim, with the numbers that it gives.
         setting: What was trained here, and how.
-        parts: What is to be true.
-        readings: The same under other conventions, for the page's text: they have no part in the verdict.
-        note: What is to be said beside the numbers.
+        parts: The statements that decide the verdict.
+        readings: The same under other conventions, for the page; they do not affect the verdict.
+        note: A remark on the numbers.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """Over all parts and seeds."""
+        """The verdict over all parts and seeds."""
         return verdict([part.holds for part in self.parts])
 
 
 def verdict(held: Sequence[Sequence[bool]]) -> str:
-    """A part is true where it holds for every seed.
+    """The verdict over parts; a part is true if it holds for every seed.
 
     >>> verdict([[True, True], [True, True]]), verdict([[True, False]]), verdict([[False, False]])
     ('holds', 'holds in part', 'does not hold')
@@ -91,11 +91,11 @@ def verdict(held: Sequence[Sequence[bool]]) -> str:
 
 @dataclass(frozen=True)
 class Task:
-    """What a script was asked to do: its data, its seeds, where its results go.
+    """What a script was asked to do: its data, its seeds, and where its results go.
 
     Attributes:
-        started: When, on the clock.
-        earlier: Seconds of the processor that runs before this one took, which were stopped or made the trainings kept.
+        started: Clock reading at the start.
+        earlier: Processor seconds of earlier runs, which were stopped or whose trainings were saved.
     """
 
     script: str
@@ -109,16 +109,16 @@ class Task:
     earlier: float
 
     def spent(self) -> float:
-        """Seconds of the processor, those of runs that were stopped among them."""
+        """Processor seconds, including those of earlier runs."""
         return self.earlier + time.process_time()
 
     def remember(self) -> None:
-        """Keep the seconds for a run that goes on from here."""
+        """Save the seconds for a run that resumes from here."""
         self.progress.mkdir(parents=True, exist_ok=True)
         (self.progress / f"{self.script}.seconds").write_text(f"{self.spent():.1f}")
 
     def say(self, line: str) -> None:
-        """A line of progress, with the minutes gone by."""
+        """Print a line of progress, with the minutes since the start."""
         print(f"[{self.script} {(time.monotonic() - self.started) / 60:5.1f} min] {line}", flush=True)
 
     def finish(self, claims: Sequence[Claim], rows: Sequence[Row | dict[str, str | float]], figure: Figure) -> None:
@@ -158,7 +158,7 @@ class Task:
 
     @property
     def command(self) -> str:
-        """What to type for the same, given MNIST_DIR."""
+        """The command that repeats this run, if MNIST_DIR is set."""
         flags = [flag for flag, on in (("--quick", self.quick), ("--paper-size", self.paper_size)) if on]
         seeds = [] if len(self.seeds) == (1 if self.quick else 3) else [f"--seeds {len(self.seeds)}"]
         return " ".join([f"python examples/reproduce/{self.script}.py", *flags, *seeds])
@@ -169,19 +169,21 @@ def task(script: str, about: str, arguments: Sequence[str] | None = None) -> Tas
 
     Args:
         script: Name of the script, without ending.
-        about: Its docstring.
-        arguments: Instead of those of the command line.
+        about: The docstring of the script.
+        arguments: Arguments to use instead of those of the command line.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--mnist", default=os.environ.get("MNIST_DIR"), help="folder with MNIST as IDX files (MNIST_DIR)"
     )
-    parser.add_argument("--seeds", type=int, help="how many trainings of each kind (default: 3; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="smaller and shorter: does it run at all?")
-    parser.add_argument("--paper-size", action="store_true", help="as large and long as the paper says, see below")
+    parser.add_argument("--seeds", type=int, help="number of trainings of each kind (default: 3; with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="small and short, to check that the script runs")
+    parser.add_argument("--paper-size", action="store_true", help="the sizes and steps of the paper, see above")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("logs/reproduce"), help="where results go")
-    parser.add_argument("--progress", type=Path, default=Path("checkpoints/reproduce"), help="where trainings are kept")
+    parser.add_argument("--out", type=Path, default=Path("logs/reproduce"), help="folder for the results")
+    parser.add_argument(
+        "--progress", type=Path, default=Path("checkpoints/reproduce"), help="where trainings are saved"
+    )
     options = parser.parse_args(arguments)
     if options.seeds is not None and options.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {options.seeds}")
@@ -190,7 +192,7 @@ def task(script: str, about: str, arguments: Sequence[str] | None = None) -> Tas
     torch.manual_seed(0)
     data = load(options.mnist or None, options.device)
     if data.name != "MNIST":
-        print("No MNIST (--mnist, MNIST_DIR): scikit-learn's digits stand in, which the papers say nothing about.")
+        print("No MNIST (--mnist, MNIST_DIR): scikit-learn's digits stand in. The papers make no claims about them.")
     seeds = range(options.seeds or (1 if options.quick else 3))
     size = "-quick" if options.quick else "-paper" if options.paper_size else ""
     progress = options.progress / f"{data.name.split()[0]}{size}"

@@ -1,19 +1,19 @@
 """P1 on the basins of single digits: those of 0 and 2 are wide, that of 9 is narrow.
 
-Two networks, 784–2048–10 and 784–256×6–10 ReLU, trained on the first 20,000 images for three epochs: Adam at 1e-3,
+Two networks, 784–2048–10 and 784–256×6–10 ReLU, are trained on the first 20,000 images for three epochs: Adam at 1e-3,
 batches of 100, cross entropy, PyTorch's default initialisation, pixels between 0 and 1. The radius of each digit comes
-from the sample basin of the first 1,000 training images, four rays each, at accuracy 0.5. P1's networks, noise units
-and training for this claim are not known to us; these are plain choices.
+from the sample basin of the first 1,000 training images, four rays each, at accuracy 0.5. We do not know P1's networks,
+noise units and training for this claim; these are plain choices.
 
-A digit that a network takes all noise for has no finite radius, since noise does not lead away from it. An infinite
-radius counts as the widest; the note beside the verdict says what most noise is taken for. Other readings: the order
-without that digit, accuracy 0.9, accuracy counted from the floor that noise leaves, test images, and the same networks
-trained on pixels of mean 0 and variance 1.
+If a network classifies all noise as one digit, that digit has no finite radius, because noise does not make its images
+wrong. An infinite radius counts as the widest. The note beside the verdict names the fallback digit, the one that
+strong noise is classified as most often. Other readings: the order without that digit, accuracy 0.9, accuracy counted
+from the floor that noise leaves, test images, and the same networks trained on pixels of mean 0 and variance 1.
 
     MNIST_DIR=… python examples/reproduce/classes.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds take two and a half minutes of one core. `--paper-size` trains on all 60,000 images for 20 epochs. Without
-MNIST: scikit-learn's digits, as many steps.
+Three seeds take two and a half minutes on one core. `--paper-size` trains on all 60,000 images for 20 epochs. Without
+MNIST the script uses scikit-learn's digits, with the same number of steps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def normalised(data: Data) -> Data:
 
 
 def trained(this: Task, data: Data, name: str, pixels: str, seed: int) -> Row:
-    """One network after its training: the radius of each digit, several ways, and what noise is taken for."""
+    """One network after its training: the radius of each digit under several readings, and the classes of noise."""
     torch.manual_seed(seed)
     network = mlp(data.pixels, *NETWORKS[name], 10).to(data.x.device)
     train_images, test_images = (data.x[:PROBE], data.y[:PROBE]), (data.test_x[:PROBE], data.test_y[:PROBE])
@@ -80,17 +80,17 @@ def trained(this: Task, data: Data, name: str, pixels: str, seed: int) -> Row:
 
 
 def radii(row: Row, label: str) -> list[float]:
-    """What was measured for the digits 0 to 9."""
+    """The radii of the digits 0 to 9 under one reading."""
     return [row[f"{label}: {k}"] for k in range(10)]
 
 
 def fallback(row: Row) -> int:
-    """The digit that pure noise is taken for oftenest."""
+    """The digit that pure noise is classified as most often."""
     return max(range(10), key=lambda k: row[f"noise: {k}"])
 
 
 def ranks(values: list[float]) -> list[float]:
-    """1 for the widest; equal ones share their mean rank.
+    """Ranks, 1 for the widest; equal values share their mean rank.
 
     >>> ranks([0.1, math.inf, 0.2, 0.2])
     [4.0, 1.0, 2.5, 2.5]
@@ -99,7 +99,7 @@ def ranks(values: list[float]) -> list[float]:
 
 
 def part(rows: list[Row], name: str, digit: int) -> Part:
-    """0 and 2 are to be among the widest four, 9 among the narrowest three."""
+    """The statement that 0 and 2 are among the widest four, or 9 among the narrowest three."""
     rank = [ranks(radii(row, MAIN))[digit] for row in rows]
     bound, holds = (
         ("narrowest three", [r >= 8 for r in rank]) if digit == 9 else ("widest four", [r <= 4 for r in rank])
@@ -108,7 +108,7 @@ def part(rows: list[Row], name: str, digit: int) -> Part:
 
 
 def reading(rows: list[Row], label: str, name: str, without_fallback: bool = False) -> Part:
-    """The same of all three digits, or of those that noise is not taken for, in one number."""
+    """The same for all three digits, or for those that are not the fallback digit, in one number."""
     right, asked = [], []
     for row in rows:
         found = radii(row, label)
@@ -120,12 +120,12 @@ def reading(rows: list[Row], label: str, name: str, without_fallback: bool = Fal
         right.append(sum(in_place[digit] for digit in kept))
         asked.append(len(kept))
     holds = [r == a for r, a in zip(right, asked, strict=True)]
-    kept_all = ", as far as it is one of the other nine" if without_fallback else ""
-    return Part(f"{name}: all three{kept_all} (how many digits are as P1 says)", right, holds, "{:.1f}")
+    kept_all = ", if among the other nine" if without_fallback else ""
+    return Part(f"{name}: all three{kept_all} (number of digits that agree with P1)", right, holds, "{:.1f}")
 
 
 def mean(values: list[float]) -> float:
-    """Of the finite ones; infinite where none is."""
+    """Mean of the finite values; infinite if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return statistics.fmean(finite) if finite else math.inf
 
@@ -137,7 +137,7 @@ def order(rows: list[Row], label: str) -> str:
 
 
 def claim(found: dict[tuple[str, str], list[Row]], setting: str) -> Claim:
-    """The verdict goes by pixels between 0 and 1, training images, accuracy 0.5; everything else is a reading."""
+    """The verdict uses pixels between 0 and 1, training images and accuracy 0.5; everything else is a reading."""
     main, readings, notes = [], [], []
     labels = [key.removesuffix(": 0") for key in next(iter(found.values()))[0] if key.endswith("images: 0")]
     for (name, pixels), rows in found.items():
@@ -148,13 +148,13 @@ def claim(found: dict[tuple[str, str], list[Row]], setting: str) -> Claim:
             for label in labels
             if (pixels, label) != ("raw", MAIN)
         ]
-        readings.append(reading(rows, MAIN, f"{name} network, {pixels} pixels, without the digit of noise", True))
+        readings.append(reading(rows, MAIN, f"{name} network, {pixels} pixels, without the fallback digit", True))
         taken = ", ".join(f"{fallback(row)} ({row[f'noise: {fallback(row)}']:.0%})" for row in rows)
         infinite = sum(math.isinf(radius) for row in rows for radius in radii(row, MAIN))
         test = ", ".join(f"{row['accuracy']:.3f}" for row in rows)
         notes.append(
             f"{name}, {pixels} pixels: {test} on the test set; widest to narrowest {order(rows, MAIN)} (test images "
-            f"{order(rows, '0.5, test images')}); most noise is taken for {taken}; {infinite} infinite radii."
+            f"{order(rows, '0.5, test images')}); the fallback digit is {taken}; {infinite} infinite radii."
         )
     return Claim(
         "Digits 0 and 2 have wide basins, 9 a narrow one",
@@ -168,7 +168,7 @@ def claim(found: dict[tuple[str, str], list[Row]], setting: str) -> Claim:
 
 
 def picture(found: dict[tuple[str, str], list[Row]]) -> Figure:
-    """The radius of each digit, for both networks; an infinite one stands at the top."""
+    """The radius of each digit, for both networks; infinite radii are shown at the top."""
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle("The sample basins of 0 and 2 are wide, that of 9 is narrow (mean, least and largest of the seeds)")
     for axes, label in zip(figure.subplots(1, 2), (MAIN, "0.9, training images"), strict=True):
@@ -184,7 +184,7 @@ def picture(found: dict[tuple[str, str], list[Row]]) -> Figure:
                     axes.text(
                         k + shift, 0.97, text, color=COLOURS[name], transform=axes.get_xaxis_transform(), ha="center"
                     )
-        axes.set(title=f"at accuracy {label}", xlabel="digit", ylabel="radius, σ a pixel", ylim=(0, None))
+        axes.set(title=f"at accuracy {label}", xlabel="digit", ylabel="radius, σ per pixel", ylim=(0, None))
         axes.set_xticks(range(10))
         axes.margins(y=0.15)
     handles, labels = axes.get_legend_handles_labels()
@@ -193,7 +193,7 @@ def picture(found: dict[tuple[str, str], list[Row]]) -> Figure:
 
 
 def main() -> None:
-    """Train, measure, judge."""
+    """Train, measure, and give the verdict."""
     this = task("classes", __doc__ or "")
     data = this.data if this.paper_size else this.data.first(20_000)
     kinds = {"raw": data} if this.quick else {"raw": data, "normalised": normalised(data)}

@@ -24,21 +24,21 @@ class Data:
 
     @property
     def pixels(self) -> int:
-        """Pixels an image."""
+        """Pixels per image."""
         return self.x.shape[1]
 
     def first(self, samples: int) -> Data:
-        """With the first training images only, and all test images."""
+        """The first training images, and all test images."""
         return Data(self.name, self.x[:samples], self.y[:samples], self.test_x, self.test_y)
 
     def chosen(self, samples: int, seed: int) -> Data:
-        """With a random choice of training images, and all test images."""
+        """A random choice of training images, and all test images."""
         kept = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))[:samples].to(self.x.device)
         return Data(self.name, self.x[kept], self.y[kept], self.test_x, self.test_y)
 
 
 def load(folder: str | None, device: str) -> Data:
-    """MNIST from `folder`; without one, scikit-learn's digits, 8 × 8 pixels, the last 500 of them for testing."""
+    """MNIST from `folder`; without a folder, scikit-learn's digits, 8 × 8 pixels, the last 500 of them for testing."""
     if folder is None:
         images, labels = load_digits(return_X_y=True)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -59,10 +59,10 @@ def _labels(folder: Path, part: str) -> Tensor:
 
 
 def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
-    """An array of bytes in the IDX format, packed or not.
+    """An array of bytes in the IDX format, compressed or not.
 
-    Two zeros, the type of the entries (8: bytes), the number of dimensions, each as one byte; the dimensions as
-    big-endian integers of four; the entries, the last dimension fastest.
+    The format: two zero bytes, one byte for the type of the entries (8: bytes), one byte for the number of dimensions;
+    then the dimensions as big-endian integers of four bytes; then the entries, the last dimension fastest.
     """
     names = [f"{stem}{sign}idx{dimensions}-ubyte{ending}" for sign in "-." for ending in ("", ".gz")]
     found = next((folder / name for name in names if (folder / name).exists()), None)

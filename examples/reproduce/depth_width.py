@@ -1,13 +1,14 @@
-"""What depth and width do: to accuracy on the test set, and to the basins in the spaces of samples and of weights.
+"""The effect of depth and width on test accuracy and on the basins in sample space and in weight space.
 
-P1 finds that the test accuracy peaks near 6 to 8 layers; that with depth the basins of samples grow while those of the
-weights shrink; and that with width those of the weights grow.
+P1 finds that the test accuracy peaks near 6 to 8 layers; that with depth the basin in sample space grows and the basin
+in weight space shrinks; and that with width the basin in weight space grows.
 
-Trains, for each seed, ReLU networks with batch normalisation of 1 to 16 layers × 128, and of 4 layers × 32 to 512, on
-20,000 images for eight epochs: plain SGD at the rate 0.1 in batches of 100, PyTorch's own initialisation. A radius is
-the noise at which the accuracy on 1,000 training images has fallen to one half; as readings to 0.9, and the weights'
-noise in units of the spread of all weights together instead of each layer's; and the depths without normalisation, at
-the rate 0.01 from He's normal initialisation. Takes six and a half minutes of one core; --quick ten seconds.
+For each seed this script trains ReLU networks with batch normalisation of 1 to 16 layers × 128, and of 4 layers × 32 to
+512, on 20,000 images for eight epochs: plain SGD at rate 0.1 in batches of 100, PyTorch's default initialisation. A
+radius is the noise level at which the accuracy on 1,000 training images has fallen to one half. Other readings use 0.9
+instead of one half, measure the noise on the weights in units of the spread of all weights together instead of each
+layer's, or train the depths without normalisation, at rate 0.01 from He's normal initialisation. The script takes six
+and a half minutes on one core; --quick takes ten seconds.
 
 --paper-size: 1 to 16 layers × 512 and 4 layers × 64 to 2048, all images, thirty epochs.
 """
@@ -33,12 +34,12 @@ from netdyn.functional import rank_correlation
 PROBE = 1000
 PEAK = (6, 8)
 CLEAR = 0.6
-"""Spearman's correlation of a radius with depth or width from which on it counts as growing."""
+"""From this Spearman correlation with depth or width on, a radius counts as growing."""
 Networks = dict[tuple[int, int], Row]
 
 
 def measured(network: nn.Module, data: Data) -> Row:
-    """Accuracies and radii; both scales of the weights' noise, both accuracies that define a radius."""
+    """Accuracies and radii, for both normalizations of the weights' noise and both accuracies that define a radius."""
     x, y = data.x[:PROBE], data.y[:PROBE]
     row: Row = {"test accuracy": accuracy(network, data.test_x, data.test_y)}
     for bound in (0.5, 0.9):
@@ -79,7 +80,7 @@ def correlation(row_of: Networks, name: str, axis: int) -> float:
 
 
 def grows(statement: str, seeds: list[Networks], name: str, axis: int, sign: int = 1) -> Part:
-    """That a number grows (or with the sign −1 shrinks) with depth or width."""
+    """The statement that a number grows with depth or width (with sign −1: shrinks)."""
     bound = f"at least {CLEAR}" if sign > 0 else f"at most −{CLEAR}"
     values = [correlation(row_of, name, axis) for row_of in seeds]
     return Part(
@@ -88,7 +89,7 @@ def grows(statement: str, seeds: list[Networks], name: str, axis: int, sign: int
 
 
 def peak(seeds: list[Networks]) -> tuple[list[Part], list[Part]]:
-    """Where the test accuracy is best, and whether the difference is more than the seeds' spread."""
+    """At which depth the test accuracy is best, and whether the difference exceeds the spread over seeds."""
 
     def of(row_of: Networks, *depths: int) -> float:
         return fmean(row["test accuracy"] for (depth, _), row in row_of.items() if depth in depths)
@@ -100,7 +101,7 @@ def peak(seeds: list[Networks]) -> tuple[list[Part], list[Part]]:
         Part("the best of the depths on the test set is 6 or 8", best, [depth in PEAK for depth in best], "{:.1f}"),
         *(
             Part(
-                f"6 and 8 layers are on the mean better than {depth} on the test set, by",
+                f"6 and 8 layers are on average better than {depth} on the test set, by",
                 gained,
                 [g > 0 for g in gained],
                 "{:.4f}",
@@ -190,7 +191,7 @@ def main() -> None:
                 grows("radius at accuracy 0.9: the sample radius grows with depth", by_depth, "sample 0.9", 0),
                 *(
                     grows(
-                        f"radius at accuracy {bound}, noise scaled by {scale}: the weight radius shrinks with depth",
+                        f'radius at accuracy {bound}, normalization "{scale}": the weight radius shrinks with depth',
                         by_depth,
                         f"weight {scale} {bound}",
                         0,
@@ -201,8 +202,8 @@ def main() -> None:
                 grows("without normalisation: the sample radius grows with depth", plain, "sample 0.5", 0),
                 grows("without normalisation: the weight radius shrinks with depth", plain, "weight layer 0.5", 0, -1),
             ],
-            "Networks without normalisation, from He's initialisation at a low rate, know less at the end of these "
-            "epochs, the shallow ones least: their radii are those of other stages of training too.",
+            "Networks without normalisation, from He's initialisation at a low rate, have learnt less at the end of "
+            "these epochs, the shallow ones least. Their radii therefore also belong to different stages of training.",
         ),
         Claim(
             "Basins and width",
@@ -212,7 +213,7 @@ def main() -> None:
             [grows("the weight radius grows with width", by_width, "weight layer 0.5", 1)],
             [
                 grows(
-                    f"radius at accuracy {bound}, noise scaled by {scale}: the weight radius grows with width",
+                    f'radius at accuracy {bound}, normalization "{scale}": the weight radius grows with width',
                     by_width,
                     f"weight {scale} {bound}",
                     1,

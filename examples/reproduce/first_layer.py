@@ -3,15 +3,15 @@
 P1 compares plain SGD at rates 0.03 and 0.37: the higher rate flattens the rank probability distribution (RPD) of the
 first layer, and the test accuracy rises from 97.14 to 97.89 %; linear networks stay at about 92.4 %.
 
-Trained: 784–2048–10 with ReLU and 784–256–10 without activation, both at both rates; cross entropy,
-batches of 100, PyTorch's default initialisation, pixels between 0 and 1, 10 epochs each. Networks, batch and length are
-our choice, for P1's are not known to us. As another reading: five layers, 784–128–128–128–128–10, at four rates.
-Three seeds take 11 minutes of one busy core.
+Training: 784–2048–10 with ReLU and 784–256–10 without activation, each at both rates; cross entropy, batches of 100,
+PyTorch's default initialisation, pixels between 0 and 1, 10 epochs each. Networks, batch size and number of epochs are
+our choice, because we do not know P1's. As another reading: five layers, 784–128–128–128–128–10, at four rates. Three
+seeds take 11 minutes on one core.
 
     MNIST_DIR=… python examples/reproduce/first_layer.py [--seeds N] [--quick] [--paper-size]
 
-`--paper-size` trains 50 epochs, and gives the linear network 2,048 units and the five layers 512 each. Scikit-learn's
-digits, used without MNIST, are fewer, and take 100 epochs.
+`--paper-size` trains 50 epochs, with 2,048 units in the linear network and 512 in each of the five layers. Without
+MNIST the script uses scikit-learn's digits, which are fewer, and trains 100 epochs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ BATCH, PROBE = 100, 1000
 FIRST = "0"
 COLOURS = {0.01: "#56B4E9", LOW: "#0072B2", 0.1: "#CC79A7", HIGH: "#D55E00"}
 SHARES = [0, 0.001, 0.003, 0.01, 0.03, LOW / HIGH, 0.2, 0.5, 1]
-"""Shares of the training after which to measure. At LOW / HIGH the higher rate has gone as far, in rate × steps, as the
+"""Shares of the training after which to measure. At LOW / HIGH the higher rate has reached the same rate × steps as the
 lower one at its end."""
 Runs = dict[float, list[list[Row]]]
 """Rate → seed → what was measured over the training."""
 
 
 def measured(network: nn.Module, data: Data) -> Row:
-    """Gradients of the first layer on the first training images, for the centred pathway and for P1's raw one."""
+    """Gradients of the first layer on the first training images, for the centred pathway and for P1's raw pathway."""
     probe = data.first(PROBE)
     tuning = class_tuning(local_fields(network, probe.x, [FIRST])[FIRST], probe.y, 10)
     pathway = linear_substitution_map(network, probe.x, [FIRST])[FIRST]
@@ -54,7 +54,7 @@ def measured(network: nn.Module, data: Data) -> Row:
 
 
 def trained(this: Task, widths: list[int], activation: type[nn.Module], rate: float, epochs: float) -> list[list[Row]]:
-    """What was measured of a network at one rate, for each seed."""
+    """The measurements of a network trained at one rate, for each seed."""
     runs = []
     for seed in this.seeds:
         torch.manual_seed(seed)
@@ -97,7 +97,7 @@ def better(runs: Runs, where: str = "") -> Part:
 
 
 def equal_way(runs: Runs) -> list[Part]:
-    """The two rates at the same rate × steps: what is left of the difference is not a matter of time."""
+    """The two rates at the same rate × steps: any remaining difference is not due to the length of training."""
     step = min(runs[HIGH][0], key=lambda row: abs(row["step"] * HIGH - runs[LOW][0][-1]["step"] * LOW))["step"]
     there = [next(row for row in rows if row["step"] == step) for rows in runs[HIGH]]
     ratio = [a["gradient"] / b for a, b in zip(there, last(runs[LOW], "gradient"), strict=True)]
@@ -115,7 +115,7 @@ def equal_way(runs: Runs) -> list[Part]:
 
 
 def over_rates(runs: Runs, where: str) -> Part:
-    """Over the rates, at the end."""
+    """Correlation over the rates, at the end of training."""
     values = [
         _correlation([trainings[seed][-1] for trainings in runs.values()])
         for seed in range(len(next(iter(runs.values()))))
@@ -126,7 +126,7 @@ def over_rates(runs: Runs, where: str) -> Part:
 
 
 def over_time(runs: Runs, rate: float, where: str = "") -> Part:
-    """Within a training, after the steep beginning in which both rise."""
+    """Correlation within a training, after the steep start in which both rise."""
     peaks = [max(range(len(rows)), key=lambda i, rows=rows: rows[i]["gradient"]) for rows in runs[rate]]
     values = [_correlation(rows[peak:]) for rows, peak in zip(runs[rate], peaks, strict=True)]
     statement = (
@@ -137,7 +137,7 @@ def over_time(runs: Runs, rate: float, where: str = "") -> Part:
 
 
 def _correlation(rows: list[Row]) -> float:
-    """Pearson's, of gradient and test accuracy; 0 for a single row, where a gradient has never fallen."""
+    """Pearson's correlation of gradient and test accuracy; 0 for a single row, when the gradient has never fallen."""
     if len(rows) < 2:
         return 0.0
     pairs = torch.tensor([[row["gradient"], row["test accuracy"]] for row in rows], dtype=torch.float64)
@@ -151,7 +151,7 @@ def percent(runs: list[list[Row]], statement: str, low: float, high: float) -> P
 
 
 def picture(shallow: Runs, deep: Runs, linear: Runs) -> Figure:
-    """The way of each network: gradient of the first layer against test accuracy."""
+    """The path of each network: gradient of the first layer against test accuracy."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axis, runs, title in ((left, shallow, "one hidden layer of 2,048"), (right, deep, "five layers")):
@@ -170,7 +170,7 @@ def picture(shallow: Runs, deep: Runs, linear: Runs) -> Figure:
 
 
 def _way(axis: Axes, trainings: list[list[Row]], colour: str, label: str) -> None:
-    """The mean over seeds as a line, each seed's end as a dot."""
+    """The mean over seeds as a line, the end of each seed as a dot."""
     values = torch.tensor([[[row["gradient"], row["test accuracy"]] for row in rows] for rows in trainings])
     axis.plot(*values.mean(0).T, color=colour, linewidth=1, label=label)
     axis.plot(*values[:, -1].T, color=colour, marker="o", markersize=5, linestyle="none")
@@ -190,8 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
     claim = Claim(
         "A flat first layer generalises",
         "P1",
-        "A lower RPD gradient of the first layer goes with higher test accuracy: SGD at rate 0.03 against 0.37, 97.14 "
-        "against 97.89 %; linear networks about 92.4 %.",
+        "A lower RPD gradient of the first layer goes with higher test accuracy: 97.14 % with SGD at rate 0.03, "
+        "97.89 % at rate 0.37; linear networks reach about 92.4 %.",
         f"{'–'.join(map(str, wide))} ReLU, SGD, batches of {BATCH}, {epochs} epochs; gradient on {PROBE:,} training "
         f"images. Linear network: {'–'.join(map(str, plain))}; five layers: {'–'.join(map(str, five))}.",
         [
@@ -203,8 +203,8 @@ def main(arguments: list[str] | None = None) -> None:
             flatter(shallow, "raw gradient"),
             *equal_way(shallow),
             percent(linear[LOW], f"the linear network's test accuracy is 91.9 to 92.9 % (rate {LOW})", 91.9, 92.9),
-            percent(shallow[LOW], f"test accuracy at rate {LOW} within 0.5 points of P1's 97.14 %", 96.64, 97.64),
-            percent(shallow[HIGH], f"test accuracy at rate {HIGH} within 0.5 points of P1's 97.89 %", 97.39, 98.39),
+            percent(shallow[LOW], f"test accuracy at rate {LOW} is within 0.5 points of P1's 97.14 %", 96.64, 97.64),
+            percent(shallow[HIGH], f"test accuracy at rate {HIGH} is within 0.5 points of P1's 97.89 %", 97.39, 98.39),
             flatter(deep, where="five layers: "),
             better(deep, "five layers: "),
             over_rates(deep, "five layers: "),
@@ -212,8 +212,8 @@ def main(arguments: list[str] | None = None) -> None:
             over_time(shallow, HIGH),
             over_time(deep, HIGH, "five layers: "),
         ],
-        "The readings at equal rate × steps ask whether the rate matters by itself, or by how far it takes the network "
-        "in the same number of epochs.",
+        "The readings at equal rate × steps test whether the rate matters by itself, or only because it moves the "
+        "network farther in the same number of epochs.",
     )
     rows = [
         {"network": name, "rate": rate, "seed": seed, **row}

@@ -1,18 +1,20 @@
-"""P1 on grokking in deep networks with batch normalisation: largely, the running statistics lag behind.
+"""P1 on grokking in deep networks with batch normalisation: it is largely the lag of the running statistics.
 
-Ten hidden layers × 128 ReLU with batch normalisation, on the first 1,000 training images in full batches, by Adam. The
-networks learn these images within twenty steps. In eval mode, with the running statistics (momentum 0.1, PyTorch's
-default), they are at chance by then and follow later; with the statistics of a batch there is nothing to wait for.
+The network has ten hidden layers × 128 ReLU with batch normalisation and is trained on the first 1,000 training images
+in full batches, by Adam. It learns these images within twenty steps. In eval mode, with the running statistics
+(momentum 0.1, PyTorch's default), it is still at chance by then and becomes right later. With the statistics of the
+batch there is no delay.
 
-P1's network for this claim is not known to us. Nine settings are trained, and all that were tried are reported: the one
-above, which was the first and gives the verdict, and others in which a thing or two is changed. Cross entropy,
-PyTorch's default initialisation, pixels between 0 and 1. Accuracies are those on the whole test set, which is one
-batch where batch statistics are asked for.
+We do not know P1's network for this claim. Nine settings are trained, and all that were tried are reported: the one
+above, which was the first and gives the verdict, and eight others that differ from it in one or two values. Cross
+entropy, PyTorch's default initialisation, pixels between 0 and 1. Accuracies are measured on the whole test set. For
+batch statistics the test set is one batch.
 
     MNIST_DIR=… python examples/reproduce/grokking_deep.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds take about five minutes of one core. `--paper-size` trains, instead of the setting above, 23 layers × 128 on
-all 60,000 images in batches of 30,000 (P1's setting for another claim). Without MNIST: scikit-learn's digits.
+Three seeds take about five minutes on one core. Instead of the setting above, `--paper-size` trains 23 layers × 128 on
+all 60,000 images in batches of 30,000 (P1's setting for another claim). Without MNIST the script uses scikit-learn's
+digits.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ AT = (0, 1, 2, 3, 5, 7, 10, 14, 19, 27, 37, 52, 72, 100)
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and how; ``batch`` None: all images at once."""
+    """One kind of training; ``batch`` None means full batches."""
 
     depth: int = 10
     adam: bool = True
@@ -45,7 +47,7 @@ class Setting:
     batch: int | None = None
 
     def __str__(self) -> str:
-        """As the legend and the readings say it."""
+        """The name in the legend and in the readings."""
         size = f"{self.depth} × 128, {'Adam' if self.adam else 'SGD'} {self.rate:g}"
         batch = "" if self.batch is None else f", batches of {self.batch:,}"
         return size + batch + ("" if self.momentum == 0.1 else f", statistics' momentum {self.momentum:g}")
@@ -65,7 +67,7 @@ OTHERS = (
 
 
 def trained(this: Task, setting: Setting, seed: int) -> list[Row]:
-    """One training; accuracies on the images trained on and on the test set, with both kinds of statistics."""
+    """One training; accuracies on training images and test set, with both kinds of statistics."""
     data = this.data.first(setting.samples)
     torch.manual_seed(seed)
     network = mlp(data.pixels, *[128] * setting.depth, 10, norm=True).to(data.x.device)
@@ -97,12 +99,12 @@ def trained(this: Task, setting: Setting, seed: int) -> list[Row]:
 
 
 def learnt(rows: list[Row]) -> Row:
-    """The first measurement at which training sees 99 % of its images right; the last where it never does."""
+    """The first measurement with 99 % of the training images right, by batch statistics; the last if there is none."""
     return next((row for row in rows if row["train, batch"] >= 0.99), rows[-1])
 
 
 def delays(runs: list[list[Row]], label: str = "") -> list[Part]:
-    """Is there a delay with running statistics, none with batch statistics, and how much of it is their gap?"""
+    """The statements that there is a delay with running statistics and none with batch statistics."""
     then, end = [learnt(rows) for rows in runs], [rows[-1] for rows in runs]
 
     def shares(kind: str) -> list[float]:
@@ -111,8 +113,8 @@ def delays(runs: list[list[Row]], label: str = "") -> list[Part]:
     late, early = shares("running"), shares("batch")
     return [
         Part(
-            f"{label}when training first sees 99 % of its images right, the test accuracy with running statistics is "
-            "at most half of its last value",
+            f"{label}when 99 % of the training images are first right with batch statistics, the test accuracy with "
+            "running statistics is at most half of its last value",
             late,
             [share <= 0.5 for share in late],
         ),
@@ -131,7 +133,7 @@ def closed(rows: list[Row]) -> float:
 
 
 def claim(runs: dict[Setting, list[list[Row]]], main: Setting, setting: str) -> Claim:
-    """The claim, its verdict by the main setting; all others are readings."""
+    """The claim; the main setting gives the verdict, and all others are readings."""
     own = runs[main]
     end = [abs(rows[-1]["test, batch"] - rows[-1]["test, running"]) for rows in own]
     seen = [learnt(rows) for rows in own]
@@ -143,28 +145,31 @@ def claim(runs: dict[Setting, list[list[Row]]], main: Setting, setting: str) -> 
     trains = [row["train, running"] for row in seen]
     readings.append(
         Part(
-            "when training first sees 99 % of its images right, accuracy on these very images with running statistics "
-            "is at least 0.9, as in grokking proper",
+            "when 99 % of the training images are first right with batch statistics, accuracy on the same images with "
+            "running statistics is at least 0.9, as in true grokking",
             trains,
             [share >= 0.9 for share in trains],
         )
     )
     if (fast := replace(main, momentum=0.5)) in runs:
         ratio = [closed(a) / closed(b) for a, b in zip(own, runs[fast], strict=True)]
-        told = "with the statistics' momentum 0.1 the gap closes (to 0.1) at least three times as late as with 0.5"
+        told = (
+            "with momentum 0.1 of the running statistics the gap closes (to 0.1) at least three times later than with "
+            "0.5"
+        )
         readings.append(Part(told, ratio, [r >= 3 for r in ratio], "{:.1f}"))
     step = ", ".join(f"{row['step']:.0f}" for row in seen)
     shown = [str(other) for other, found in runs.items() if all(part.verdict == "holds" for part in delays(found))]
     return Claim(
-        "Deep grokking is the running statistics' lag",
+        "Deep grokking is the lag of the running statistics",
         "P1",
-        "In deep networks with batch normalisation the test accuracy stays low for long in eval mode, and rises at "
-        "once with batch statistics: grokking is largely the gap between running and batch statistics.",
+        "In deep networks with batch normalisation the test accuracy stays low for a long time in eval mode, but rises "
+        "at once with batch statistics: grokking is largely the gap between running and batch statistics.",
         setting,
         parts,
         readings,
-        f"Training sees 99 % of its images right after {step} steps, seed by seed. "
-        f"Both halves of the claim are true of {len(shown)} of the {len(runs)} settings: {'; '.join(shown)}.",
+        f"With batch statistics, 99 % of the training images are right after {step} steps (seed by seed). "
+        f"Both halves of the claim hold for {len(shown)} of the {len(runs)} settings: {'; '.join(shown)}.",
     )
 
 
@@ -190,7 +195,7 @@ def picture(runs: dict[Setting, list[list[Row]]], main: Setting) -> Figure:
 
 
 def _line(axes: Axes, rows: list[Row], seeds: list[list[float]], colour: str, label: str) -> None:
-    """Mean over the seeds, and from the least to the largest."""
+    """Mean and range over the seeds."""
     steps = [row["step"] for row in rows]
     axes.plot(steps, [statistics.fmean(at) for at in zip(*seeds, strict=True)], color=colour, label=label)
     axes.fill_between(
@@ -205,7 +210,7 @@ def _line(axes: Axes, rows: list[Row], seeds: list[list[float]], colour: str, la
 
 
 def main() -> None:
-    """Train, measure, judge."""
+    """Train, measure, and give the verdict."""
     this = task("grokking_deep", __doc__ or "")
     chosen = PAPER if this.paper_size else MAIN
     others = () if this.paper_size else OTHERS[2:4] if this.quick else OTHERS

@@ -1,18 +1,18 @@
-"""P1 on grokking in a shallow network: the basins are narrow while it only memorises, and widen when it generalises.
+"""P1 on grokking in a shallow network: its basins are narrow while it memorises, and widen when it generalises.
 
-Omnigrok's setting (Liu et al., arXiv:2210.01117), which P1 takes over: the first 1,000 MNIST images, 784–200–200–10
-ReLU, all parameters eight times as large as PyTorch initialises them, squared error against one-hot labels, AdamW at
-1e-3 with weight decay 0.01, batches of 200. Radius, coverage and RPD gradients come from the images trained on,
-coverage of and accuracy on the whole test set, at 28 steps spaced evenly in their logarithm.
+P1 adopts Omnigrok's setting (Liu et al., arXiv:2210.01117): the first 1,000 MNIST images, 784–200–200–10 ReLU, all
+parameters eight times as large as PyTorch initialises them, squared error against one-hot labels, AdamW at 1e-3 with
+weight decay 0.01, batches of 200. Radius and RPD gradients are measured on the training images, test accuracy and
+coverage on the whole test set, at 28 steps spaced evenly in their logarithm.
 
 P1: the sample basin's radius is of order 10⁻² while only the training images are right, and above 10⁻¹ when the test
-images follow; coverage jumps at the same time; both layers' RPD gradients are small before.
+images are right too; coverage jumps at the same time; before that, both layers' RPD gradients are small.
 
     MNIST_DIR=… python examples/reproduce/grokking_shallow.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds with 50,000 steps take ten minutes of one core; `--paper-size` goes on to the 100,000 of Omnigrok. `--quick`
-makes the weights four times as large and the weight decay 0.3, to see the jump within 3,000 steps. Without MNIST:
-scikit-learn's digits, 300 of them.
+Three seeds with 50,000 steps take ten minutes on one core; `--paper-size` trains for Omnigrok's 100,000 steps.
+`--quick` scales the weights by four and uses weight decay 0.3, so that the jump comes within 3,000 steps. Without MNIST
+the script uses 300 of scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from netdyn import diagnose
 
 LAYERS = ("gradient 1", "gradient 2")
 STEEPEST = 6 * (1 - 1 / 10)
-"""The largest RPD gradient that ten classes of one size allow."""
+"""The largest RPD gradient that ten classes of equal size allow."""
 
 
 def squared(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def squared(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def spaced(steps: int) -> list[int]:
-    """0, and seven steps a decade from 10 on, to the last one.
+    """0, then seven steps per decade from 10 on, and the last step.
 
     >>> spaced(30)
     [0, 10, 14, 19, 27, 30]
@@ -51,7 +51,7 @@ def spaced(steps: int) -> list[int]:
 
 
 def trained(this: Task, scale: float, decay: float, steps: int, seed: int) -> list[Row]:
-    """One training, and what was measured on its way."""
+    """One training and its measurements."""
     data = this.data.first(300 if this.data.pixels < 784 else 1000)
     torch.manual_seed(seed)
     network = mlp(data.pixels, 200, 200, 10)
@@ -94,12 +94,12 @@ def trained(this: Task, scale: float, decay: float, steps: int, seed: int) -> li
 
 
 def memorised(rows: list[Row]) -> Row:
-    """The first measurement with 99 % of the training images right; the last where that never comes."""
+    """The first measurement with 99 % of the training images right, or the last one if there is none."""
     return next((row for row in rows if row["train"] >= 0.99), rows[-1])
 
 
 def halfway(rows: list[Row], name: str) -> float:
-    """The step, interpolated in its logarithm, at which half of the rise since memorising is done."""
+    """The step, interpolated in its logarithm, at which half of the rise since memorising is complete."""
     rows = rows[rows.index(memorised(rows)) :]
     goal = (rows[0][name] + rows[-1][name]) / 2
     for a, b in pairwise(rows):
@@ -109,7 +109,7 @@ def halfway(rows: list[Row], name: str) -> float:
 
 
 def claim(runs: list[list[Row]], setting: str) -> Claim:
-    """The verdict: at the first measurement with 99 % of the training images right, and at the end."""
+    """The claim, judged at the first measurement with 99 % of the training images right and at the end."""
     then, end = [memorised(rows) for rows in runs], [rows[-1] for rows in runs]
 
     def values(rows: list[Row], *names: str) -> list[float]:
@@ -132,14 +132,14 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
         Part("at the end it is above 0.1", after, [x > 0.1 for x in after]),
         Part("between the two, coverage rises by at least 0.3", rise("coverage"), [x >= 0.3 for x in rise("coverage")]),
         Part(
-            "coverage and test accuracy have half of their rise behind them at steps within a factor of 2 (octaves "
-            "between them)",
+            "coverage and test accuracy complete half of their rise at steps within a factor of 2 of each other "
+            "(difference in octaves)",
             lag,
             [x <= 1 for x in lag],
         ),
         Part(
             f"when 99 % of the training images are right no layer's RPD gradient exceeds {STEEPEST / 10:.2f}, a tenth "
-            "of the largest possible (the larger one, in amount)",
+            "of the largest possible (the larger one, in absolute value)",
             steep,
             [abs(x) <= STEEPEST / 10 for x in steep],
         ),
@@ -167,14 +167,14 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
         "Grokking is the widening of the sample basin",
         "P1",
         "In Omnigrok's setting the sample basin's radius is of order 10⁻² while only the training images are right, "
-        "and above 10⁻¹ when the test images follow; coverage jumps at the same time; both RPD gradients are small "
-        "before.",
+        "and above 10⁻¹ when the test images are right too; coverage jumps at the same time; before that, both RPD "
+        "gradients are small.",
         setting,
         parts,
         readings,
-        f"99 % of the training images are right at step {steps}; half of the rise of the test accuracy after that is "
-        f"done by step {half}. The test images lie {end[0]['distance']:.3f} (median, RMS a pixel) from the nearest "
-        "training image of their digit.",
+        f"99 % of the training images are right at step {steps}; half of the later rise of the test accuracy is "
+        f"complete at step {half}. The test images lie {end[0]['distance']:.3f} (median, RMS per pixel) from the "
+        "nearest training image of their digit.",
     )
 
 
@@ -194,7 +194,7 @@ def picture(runs: list[list[Row]]) -> Figure:
     radius.axhline(runs[0][-1]["distance"], color="grey", linewidth=0.8, linestyle=":")
     place = radius.get_yaxis_transform()
     radius.text(0.02, 1.05 * runs[0][-1]["distance"], "distance to test images", transform=place, color="grey")
-    radius.set(ylabel="radius of the sample basin, σ a pixel", yscale="log")
+    radius.set(ylabel="radius of the sample basin, σ per pixel", yscale="log")
     for name, colour in zip(LAYERS, ("#56B4E9", "#CC79A7"), strict=True):
         _line(gradients, runs, name, f"layer {name[-1]}", colour)
     gradients.set(ylabel=f"RPD gradient (at most {STEEPEST:.1f})")
@@ -204,7 +204,7 @@ def picture(runs: list[list[Row]]) -> Figure:
 
 
 def _line(axes: Axes, runs: Sequence[list[Row]], name: str, label: str, colour: str) -> None:
-    """Mean over the seeds, and from the least to the largest; a radius of 0 has no place in a logarithm."""
+    """Mean and range over the seeds; a radius of 0 cannot be drawn on a logarithmic axis."""
     rows = [[row for row in found if row["step"]] for found in runs]
     steps = [row["step"] for row in rows[0]]
     found = [[row[name] if row[name] or name != "radius" else math.nan for row in a] for a in zip(*rows, strict=True)]
@@ -214,7 +214,7 @@ def _line(axes: Axes, runs: Sequence[list[Row]], name: str, label: str, colour: 
 
 
 def main() -> None:
-    """Train, measure, judge."""
+    """Train, measure, and give the verdict."""
     this = task("grokking_shallow", __doc__ or "")
     scale, decay, steps = (4, 0.3, 3000) if this.quick else (8, 0.01, 100_000 if this.paper_size else 50_000)
     runs = [trained(this, scale, decay, steps, seed) for seed in this.seeds]

@@ -1,18 +1,19 @@
 """From which layer on is a deep network linear? Its accuracy when the activations from a layer upward are left out.
 
-P1 and P2 find that late layers of a trained network are linear, so that their activations can be left out without
-loss, and that early in training nearly all layers are. The *functional depth* is the first layer (from 0) from which on
-no activation is needed: the accuracy without them differs from the network's by no more than 0.02.
+P1 and P2 find that late layers of a trained network are linear, so that their activations can be left out without loss,
+and that early in training nearly all layers are linear. The *functional depth* is the first layer (counted from 0) from
+which on no activation is needed: the accuracy without them differs from the network's by no more than 0.02.
 
-Trains, for each seed, 10 layers × 256 ReLU with batch normalisation on 20,000 images for five epochs: plain SGD at the
-rate 0.1 in batches of 100, PyTorch's own initialisation. As a reading the same without batch normalisation at the rate
-0.01 from He's normal initialisation (from PyTorch's own it does not begin to learn in the time). At the end the
-activations are replaced by the identity in fact, and the accuracy on the test set is taken.
+For each seed this script trains 10 layers × 256 ReLU with batch normalisation on 20,000 images for five epochs: plain
+SGD at rate 0.1 in batches of 100, PyTorch's default initialisation. As another reading it trains the same network
+without batch normalisation, at rate 0.01 from He's normal initialisation (from PyTorch's default it does not start to
+learn in this time). At the end the activations are really replaced by the identity, and the accuracy on the test set is
+measured.
 
-Early on a network can be better without an activation than with it. By its definition the functional depth takes that
-for a difference like any other; as a reading the same is counted with losses only. Leaving activations out shifts what
-batch normalisations receive, while their running statistics stay: as another reading they take the statistics of the
-batch. Takes two minutes of one core; --quick ten seconds.
+Early in training a network can be better without an activation than with it. By definition the functional depth treats
+this as a difference; another reading counts only losses. Leaving out activations changes the input of the batch
+normalisations, but not their running statistics; another reading uses the statistics of the batch. The script takes two
+minutes on one core; --quick takes ten seconds.
 
 --paper-size: 10 layers × 512, all images, thirty epochs.
 """
@@ -37,7 +38,7 @@ from netdyn.functional import functional_depth
 PROBE = 1000
 LOSS = 0.02
 EARLY = 0.2
-"""Nearly everything is linear when the functional depth is no more than this share of the layers."""
+"""Nearly all layers are linear if the functional depth is no more than this share of the layers."""
 
 
 def left_out(network: nn.Sequential, layer: int) -> nn.Sequential:
@@ -50,14 +51,14 @@ def left_out(network: nn.Sequential, layer: int) -> nn.Sequential:
 
 
 def with_batch_statistics(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy with batch normalisation as in training; of a copy, since its running statistics change."""
+    """Accuracy with batch normalisation as in training, measured on a copy because its running statistics change."""
     network = copy.deepcopy(network).train()
     with torch.no_grad():
         return float((network(x).argmax(1) == y).double().mean())
 
 
 def measured(network: nn.Sequential, data: Data, last: bool) -> Row:
-    """Netdyn's numbers on the probe; at the end also what the activations left out in fact cost on the test set."""
+    """Netdyn's numbers on the probe; at the end also the test accuracy with activations really left out."""
     x, y = data.x[:PROBE], data.y[:PROBE]
     report = diagnose(network, x, y, measure=["linear"])
     count = len(report.layers)
@@ -75,7 +76,7 @@ def measured(network: nn.Sequential, data: Data, last: bool) -> Row:
 
 
 def other_depths(row: Row, chance: float) -> Row:
-    """The functional depth where only losses count, and with the batch's statistics, and both."""
+    """The functional depth when only losses count, with the batch's statistics, and with both."""
     found: Row = {}
     for kind in ("", "batch "):
         own, tails = row[f"{kind}accuracy"], tail(row, f"{kind}tail")
@@ -111,22 +112,22 @@ def run(norm: bool, width: int, epochs: int, seed: int, data: Data, todo: Task) 
 
 
 def name_of(norm: bool) -> str:
-    """How a network is called in table and figure."""
+    """The name of a network in table and figure."""
     return "batch normalisation" if norm else "no normalisation"
 
 
 def tail(row: Row, kind: str = "tail") -> list[float]:
-    """A number a layer, first layer first."""
+    """One number per layer, first layer first."""
     return [row[f"{kind} {at}"] for at in range(int(row["layers"]))]
 
 
 def with_all(row: Row, kind: str = "tail", whole: str = "accuracy") -> list[float]:
-    """The same, and at the end the network with all its activations."""
+    """The same, followed by the number for the network with all its activations."""
     return [*tail(row, kind), row[whole]]
 
 
 def parts_of(runs: list[list[Row]], kind: str = "") -> list[Part]:
-    """What is claimed, of one way of training; `kind` as in :func:`other_depths`."""
+    """The parts of the claim for one kind of training; `kind` as in :func:`other_depths`."""
     ends = [rows[-1] for rows in runs]
     depths = [end[f"{kind}depth"] for end in ends]
     counts = [end["layers"] for end in ends]
@@ -168,7 +169,7 @@ def parts_of(runs: list[list[Row]], kind: str = "") -> list[Part]:
 
 
 def readings_of(found: dict[bool, list[list[Row]]]) -> list[Part]:
-    """Without normalisation, with the batch's statistics, by correlation, and netdyn's formula against the fact."""
+    """Without normalisation, with the batch's statistics, by correlation, and the formula against real replacement."""
     ends = [rows[-1] for rows in found[True]]
     wrong = [
         max(abs(a - b) for a, b in zip(tail(end), tail(end, "probe pruned"), strict=True))
@@ -187,8 +188,8 @@ def readings_of(found: dict[bool, list[list[Row]]]) -> list[Part]:
         *(Part(f"{name}: {p.statement}", p.measured, p.holds, p.form) for name, parts in named for p in parts),
         Part("the last layer's linear share is at least 0.9 after training", last, [share >= 0.9 for share in last]),
         Part(
-            "netdyn's tail accuracies, from one formula, differ from those of the networks with identities in them, "
-            "on the same images, by at most 0.002 (all networks)",
+            "netdyn's tail accuracies, from one formula, differ by at most 0.002 from those of networks whose "
+            "activations are really replaced, on the same images (all networks)",
             wrong,
             [difference <= 0.002 for difference in wrong],
             "{:.4f}",
@@ -225,7 +226,7 @@ def band(axes: Axes, layers: range, values: np.ndarray, label: str, colour: str,
 
 
 def main() -> None:
-    """Train, and say how deep the networks work."""
+    """Train, and report the functional depths."""
     todo = task("linear_tail", __doc__)
     data, width, epochs = todo.data.first(20_000), 256, 5
     if todo.paper_size:
@@ -244,8 +245,8 @@ def main() -> None:
         f"{epochs} epochs; without normalisation: SGD at 0.01, He's initialisation.",
         parts_of(found[True]),
         readings_of(found),
-        "Early in training running statistics lag behind, and leaving activations out often raises the accuracy: then "
-        "the answer depends on the reading. After training it hardly does, with batch normalisation.",
+        "Early in training the running statistics lag behind, and leaving out activations often raises the accuracy; "
+        "the answer then depends on the reading. After training, with batch normalisation, it hardly does.",
     )
     rows = [
         {"setting": name_of(norm), "seed": seed, **row}

@@ -1,9 +1,9 @@
-"""Write what the scripts found into `docs/reproduction.md`, between the lines that say so.
+"""Write the results of the scripts into `docs/reproduction.md`, between the marks for them.
 
     python examples/reproduce/all.py --mnist DIR --out docs/reproduction
     python examples/reproduce/page.py
 
-Everything else on that page is written by hand.
+The rest of that page is written by hand.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MARK = re.compile(r"(<!-- (verdicts|results (\w+)) -->\n)(?:.*?\n)??(<!-- end --
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """What each script told, in the order of the page."""
+    """The results of each script, in the order of the page."""
     return {script: json.loads((RESULTS / f"{script}.json").read_text(encoding="utf-8")) for script in ORDER}
 
 
 def verdicts(found: dict[str, dict[str, Any]]) -> str:
-    """One row a claim."""
+    """One row per claim."""
     rows = [
         f"| [{claim['name']}](#{script}) | {claim['source']} | {claim['says']} | **{claim['verdict']}** |"
         for script, told in found.items()
@@ -37,8 +37,8 @@ def verdicts(found: dict[str, dict[str, Any]]) -> str:
     whole = sum(told["minutes"] for told in found.values())
     return "\n".join(
         [
-            *("", "| claim | paper | what it says | here |", "|---|---|---|---|", *rows, ""),
-            f"All scripts together took {whole:.0f} minutes of one processor; `all.py` runs two at a time.",
+            *("", "| claim | paper | what the paper says | verdict |", "|---|---|---|---|", *rows, ""),
+            f"All scripts together took {whole:.0f} minutes on one core; `all.py` runs two at a time.",
             "",
         ]
     )
@@ -50,11 +50,11 @@ def results_of(told: dict[str, Any]) -> str:
     for claim in told["claims"]:
         lines += ["", f"**{claim['name']}** ({claim['source']}): *{claim['verdict']}*", ""]
         lines += [f"{claim['says']}", "", f"Setting: {claim['setting']}", ""]
-        lines += ["| what is to be true | measured | verdict |", "|---|---:|---|"]
+        lines += ["| statement | measured | verdict |", "|---|---:|---|"]
         lines += [f"| {part['statement']} | {part['text']} | {part['verdict']} |" for part in claim["parts"]]
         if claim["readings"]:
-            lines += ["", "Other readings, which have no part in the verdict:", ""]
-            lines += ["| what is to be true | measured | verdict |", "|---|---:|---|"]
+            lines += ["", "Other readings, which do not affect the verdict:", ""]
+            lines += ["| statement | measured | verdict |", "|---|---:|---|"]
             lines += [f"| {part['statement']} | {part['text']} | {part['verdict']} |" for part in claim["readings"]]
         if claim["note"]:
             lines += ["", claim["note"]]
@@ -62,7 +62,7 @@ def results_of(told: dict[str, Any]) -> str:
     lines += ["", f"![{told['claims'][0]['name']}](reproduction/{script}.png)", ""]
     lines += [
         f"`{told['command']}` on {told['data']}: {told['seeds']} seeds, mean ± standard deviation, "
-        f"{told['minutes']:g} minutes of one processor; [every number](reproduction/{script}.csv).",
+        f"{told['minutes']:g} minutes on one core; [all numbers](reproduction/{script}.csv).",
         "",
     ]
     return "\n".join(lines)
@@ -79,7 +79,7 @@ def written(page: str, found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Rewrite the page."""
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
 
 

@@ -1,15 +1,15 @@
 """Three phases of learning: which layers of a deep network order the samples by their class, early and late.
 
 P1 follows the gradient of each layer's rank probability distribution (RPD) through training. In phase I early layers
-order more than late ones, in phase II late ones more; a network of 10 layers × 512 ReLU with batch normalisation goes
-from one to the other, some settings are in phase II from the start, and in one of 23 layers × 128, trained by Adam in
-batches of 30,000, the gradients of nearly all layers converge: phase III.
+order more than late ones; in phase II late layers order more. A network of 10 layers × 512 ReLU with batch
+normalisation goes from phase I to phase II. With some settings it is in phase II from the start. In a network of 23
+layers × 128, trained by Adam in batches of 30,000, the gradients of nearly all layers converge: phase III.
 
-Trains, for each seed, 10 × 512 on all of MNIST in batches of 100 by plain SGD: at the rate 0.01 from PyTorch's own
-initialisation for five epochs; then for one epoch with one thing changed each: the rate 0.1, the rate 1, batches of 10
-(as many steps), He's normal initialisation. For phase III 23 × 128 by Adam at its usual rate 0.001 on 4,000 images in
-batches of 2,000, for 300 steps, and as a reading at the rate 0.01. The rates are the plainest: the claims name none.
-About four and a half minutes of one core a seed; --quick fifteen seconds.
+For each seed this script trains 10 × 512 on all of MNIST in batches of 100 by plain SGD: for five epochs at rate 0.01
+from PyTorch's default initialisation, then for one epoch with one change each: rate 0.1, rate 1, batches of 10 (same
+number of steps), He's normal initialisation. For phase III it trains 23 × 128 by Adam at its usual rate 0.001 on 4,000
+images in batches of 2,000, for 300 steps, and as another reading at rate 0.01. The claims name no rates; these are
+plain choices. One seed takes about four and a half minutes on one core; --quick takes fifteen seconds.
 
 --paper-size: phase III on all images in batches of 30,000, and five epochs of every setting.
 """
@@ -36,7 +36,7 @@ from netdyn.functional import class_tuning, linear_substitution_map, local_field
 PROBE = 1000
 LARGEST = 6 * (1 - 1 / 10)  # of an RPD gradient, with ten classes
 ORDERED = LARGEST / 20
-"""The mean gradient from which on a network counts as ordering anything: the index of an untrained one is luck."""
+"""From this mean gradient on, a network counts as ordering its samples. The index of an untrained network is random."""
 CLOSE = 0.2
 """Gradients that differ from the layers' median by no more than this share of it count as converged."""
 
@@ -61,9 +61,9 @@ FASTER = replace(THIRD, name="23 × 128, Adam at 0.01", rate=0.01)
 
 
 def profile(network: nn.Module, data: Data, final: bool) -> Row:
-    """The layers' gradients and the phase they make, and the same of the pathway that is not centred over classes.
+    """The layers' gradients and their phase, and the same for the pathway that is not centred over classes.
 
-    At the last evaluation also the accuracy on the test set, which takes longer than all the rest.
+    The last evaluation also has the accuracy on the test set, which takes longer than everything else.
     """
     x, y = data.x[:PROBE], data.y[:PROBE]
     report = diagnose(network, x, y, measure=["modes"])
@@ -117,7 +117,7 @@ def untied(row: Row) -> float:
 
 
 def lowest(runs: list[list[Row]], until: int, name: str = "index", order: float = ORDERED) -> list[float]:
-    """For each seed the lowest index up to a step, of the evaluations at which there is order; NaN without one."""
+    """For each seed, the lowest index up to a step over the evaluations with order; NaN if there is none."""
     early = [[row[name] for row in rows if row["step"] <= until and row["mean"] >= order] for rows in runs]
     return [min(values, default=math.nan) for values in early]
 
@@ -149,7 +149,7 @@ def above(statement: str, values: list[float], bound: float) -> Part:
 
 
 def picture(found: dict[str, list[list[Row]]], start: str) -> Figure:
-    """Layers' gradients over the steps for three ways of training, and the index of all."""
+    """The layers' gradients over the steps for three settings, and the phase index for all settings."""
     figure = Figure((9.6, 5.4), layout="constrained")
     figure.suptitle("From early layers that order the samples (phase I) to late ones (phase II) to nearly all (III)")
     maps, lines = figure.subplots(2, 3, height_ratios=[3, 2])
@@ -172,7 +172,7 @@ def picture(found: dict[str, list[list[Row]]], start: str) -> Figure:
 
 
 def heat(axes: Axes, seeds: list[list[Row]], name: str, most: float) -> AxesImage:
-    """Mean over the seeds; a column an evaluation, the first layer at the bottom."""
+    """Mean over the seeds; one column per evaluation, the first layer at the bottom."""
     shown = np.mean([[gradients(row) for row in rows] for rows in seeds], axis=0).T
     top = len(shown) + 0.5
     extent = (-0.5, shown.shape[1] - 0.5, 0.5, top)
@@ -184,7 +184,7 @@ def heat(axes: Axes, seeds: list[list[Row]], name: str, most: float) -> AxesImag
 
 
 def main() -> None:
-    """Train, and say which phases were met."""
+    """Train, and report which phases occurred."""
     todo = task("phases", __doc__)
     data, base, others = todo.data, BASE, OTHERS
     epochs, steps = 5, 300
@@ -205,7 +205,7 @@ def main() -> None:
             found[kind.name].append(run(kind, seed, data, several if todo.paper_size else one, todo))
         for kind in (third, faster):
             found[kind.name].append(run(kind, seed, few, [steps], todo))
-    # Of the other settings the one that stays highest for every seed; one without any order is none.
+    # Of the other settings, the one whose index stays highest for every seed; one without any order does not count.
     floor = {
         kind.name: min(-2 if math.isnan(low) else low for low in lowest(found[kind.name], epoch)) for kind in others
     }
@@ -251,16 +251,16 @@ def first_two(found: dict[str, list[list[Row]]], epoch: int, start: str) -> Clai
             above(f"phase II from the start ({name})", lowest(runs, epoch), 0.0),
         ]
     note = (
-        "An index of 0 also comes of differences between layers that are too small to count; the reading that counts "
-        "them tells whether phase II was there from the start or no phase at all."
+        "An index of 0 can also result from differences between layers that are too small to count. The reading that "
+        "counts them shows whether there was phase II from the start or no phase at all."
     )
     return Claim(
         "Phases I and II",
         "P1",
-        "In a network of 10 layers × 512 early layers order the samples more at first (phase I), late layers later "
-        "(phase II); with some settings late layers do from the start.",
+        "In a network of 10 layers × 512, early layers order the samples more at first (phase I), and late layers do "
+        "later (phase II). With some settings late layers do from the start.",
         f"10 layers of ReLU with batch normalisation, SGD at 0.01, batches of 100, {base[0][-1]['step']} steps; and "
-        f"with one thing changed each ({', '.join(others)}), {others[start][0][-1]['step']} steps.",
+        f"the same with one change each ({', '.join(others)}), {others[start][0][-1]['step']} steps.",
         parts,
         readings,
         note,
@@ -290,15 +290,15 @@ def third_phase(found: dict[str, list[list[Row]]], samples: int, third: Kind) ->
         ],
         [
             below("the spread of all layers is at most half their mean", [e["spread"] / e["mean"] for e in ends], 0.5),
-            below("so it is with the pathway's raw signs", [e["raw spread"] / e["raw mean"] for e in ends], 0.5),
+            below("the same with the pathway's raw signs", [e["raw spread"] / e["raw mean"] for e in ends], 0.5),
             above(f"Adam at {FASTER.rate}: at the end {near}", [converged(end) for end in faster], 0.85),
             above(f"Adam at {FASTER.rate}: the mean is at least {large:.2f}", [end["mean"] for end in faster], large),
             above(f"the network of 10 layers, by SGD: at the end {near}", [converged(end) for end in others], 0.85),
         ],
         ""
         if third.batch == 30_000
-        else "P1's own size, batches of 30,000 of all images, is behind `--paper-size`: this "
-        "verdict is on the smaller training.",
+        else "This verdict is on a smaller training than P1's. `--paper-size` trains on all "
+        "images in batches of 30,000, as P1 does.",
     )
 
 

@@ -1,22 +1,21 @@
 """P1 on one wide hidden layer: with few samples a tanh network acts like a linear one, with many it does not.
 
-Two claims, from the same trainings of 784–2048–10:
+The same trainings of 784–2048–10 test two claims:
 
 1. On 600 training images the tanh network, the network without activation and the tanh network's L-map (its
    activation replaced by the identity after training) have the same accuracy and the same rank probability
-   distribution (RPD); on 60,000 images they part, and the tanh network is the better one.
+   distribution (RPD). On 60,000 images they differ, and the tanh network is the best one.
 2. The RPD is flat before training and steepest early in it; later it flattens for tanh and ReLU, but not for the linear
    network.
 
-Trained: cross entropy, plain SGD at rate 0.1, batches of 100, PyTorch's default initialisation, pixels between 0 and 1;
-all networks of a seed start from the same weights, and see the same batches. 6,000 steps each, so that few and many
-images differ in nothing else: 10 epochs of the many. P1's rate and length for this network are not known to us; these
-are plain choices.
-Three seeds take 20 minutes of one busy core.
+Training: cross entropy, plain SGD at rate 0.1, batches of 100, PyTorch's default initialisation, pixels between 0 and
+1. All networks of a seed start from the same weights and see the same batches. Each training has 6,000 steps, so that
+few and many images differ in nothing else; for the many images these are 10 epochs. We do not know P1's learning rate
+and number of steps for this network; these are plain choices. Three seeds take 20 minutes on one core.
 
     MNIST_DIR=… python examples/reproduce/shallow.py [--seeds N] [--quick] [--paper-size]
 
-`--paper-size` trains five times as long. Without MNIST: a tenth of scikit-learn's digits against all of them.
+`--paper-size` trains five times as long. Without MNIST, a tenth of scikit-learn's digits is compared with all of them.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ HIDDEN = ["0"]  # a linear network has no activation: its hidden layer's output 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network after its training, and what was measured on the way."""
+    """A network after its training, and the measurements made during training."""
 
     rows: list[Row]
     report: Report
@@ -58,7 +57,7 @@ class Trained:
 
 
 def measured(network: nn.Module, probe: Data) -> Row:
-    """Gradient on the probe; on the test set accuracy, and accuracy with the activation replaced by the identity."""
+    """Gradient on the probe; accuracy on the test set, with the activation and with the identity in its place."""
     modes = diagnose(network, probe.x, probe.y, measure=["modes"], layers=HIDDEN, progress=False)
     test = diagnose(network, probe.test_x, probe.test_y, measure=["linear"], layers=HIDDEN, progress=False)
     return {
@@ -71,7 +70,7 @@ def measured(network: nn.Module, probe: Data) -> Row:
 
 
 def trained(this: Task, name: str, samples: int, steps: int, seed: int) -> Trained:
-    """One network, trained on so many images."""
+    """One network, trained on a given number of images."""
     data, probe = this.data.chosen(samples, seed), this.data.first(PROBE)
     torch.manual_seed(seed)
     network = mlp(data.pixels, WIDTH, 10, activation=ACTIVATIONS[name])
@@ -166,10 +165,10 @@ def same_or_not(this: Task, few: dict[str, list[Trained]], many: dict[str, list[
         statement = f"{when}: in test accuracy the tanh network differs from {name} by no more than 1 point"
         readings.append(Part(statement, gap, [abs(g) <= 1 for g in gap], "{:+.2f} points"))
     return Claim(
-        "Few samples: linear; many: not",
+        "Few samples: linear; many: not linear",
         "P1",
         "784–2048–10: tanh network, linear network and the tanh network's L-map coincide in accuracy and RPD when "
-        "trained on 600 samples, and part on 60,000.",
+        "trained on 600 samples, and differ when trained on 60,000.",
         setting,
         parts,
         readings,
@@ -188,7 +187,9 @@ def over_training(many: dict[str, list[Trained]], few: dict[str, list[Trained]],
             left = [t.last("gradient") / max(t.gradients) for t in trainings]
             label = f"{name}{images}: the gradient"
             told.append(
-                Part(f"{label} starts below 0.1 of its maximum, in amount", start, [abs(s) <= 0.1 for s in start])
+                Part(
+                    f"{label} starts below 0.1 of its maximum, in absolute value", start, [abs(s) <= 0.1 for s in start]
+                )
             )
             if name == "linear":
                 told.append(Part(f"{label} ends at 0.95 of its maximum or more", left, [x >= 0.95 for x in left]))
@@ -224,7 +225,7 @@ def picture(few: dict[str, list[Trained]], many: dict[str, list[Trained]], count
     axes[0, 0].set_ylim(0.8, 1)
     axes[1, 0].set_ylabel("RPD gradient, hidden layer")
     axes[0, 1].legend(loc="lower right")
-    figure.suptitle("Few samples: tanh network, L-map and linear network coincide; many: they part")
+    figure.suptitle("Few samples: tanh network, L-map and linear network coincide; many: they differ")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Networks and their training: a plain loop over tensors that can be stopped and goes on where it was."""
+"""Networks and their training: a plain loop over tensors that can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 Row = dict[str, float]
 Loss = Callable[[Tensor, Tensor], Tensor]
 SAVE_EVERY = 60.0
-"""Seconds of training that a stopped script may lose."""
+"""A stopped script may lose this many seconds of training."""
 
 
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
-    """A fully connected network; with `norm` each activation reads a batch normalisation."""
+    """A fully connected network; with `norm`, a batch normalisation precedes each activation."""
     layers: list[nn.Module] = []
     for a, b in pairwise(widths[:-1]):
         layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if norm else []), activation()]
@@ -26,7 +26,7 @@ def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False)
 
 
 def he_normal(network: nn.Sequential) -> nn.Sequential:
-    """The network with its weights drawn anew: normal, of variance 2 / inputs (He), biases as they are.
+    """The network with new normal weights of variance 2 / inputs (He); biases are unchanged.
 
     >>> network = he_normal(mlp(400, 400, 1))
     >>> bool(abs(network[0].weight.std() - (2 / 400) ** 0.5) < 0.001)  # 8 standard errors
@@ -39,7 +39,7 @@ def he_normal(network: nn.Sequential) -> nn.Sequential:
 
 
 def in_epochs(epochs: Iterable[float], samples: int, batch: int) -> list[int]:
-    """Optimiser steps after which so many epochs are done, in order and each once.
+    """The optimiser steps at which these epochs are complete, in order and without duplicates.
 
     >>> in_epochs([0, 0.01, 0.5, 2], samples=1000, batch=100)
     [0, 1, 5, 20]
@@ -49,7 +49,7 @@ def in_epochs(epochs: Iterable[float], samples: int, batch: int) -> list[int]:
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of right answers, in eval mode."""
+    """Share of correct predictions, in eval mode."""
     was = network.training
     network.eval()
     with torch.no_grad():
@@ -73,11 +73,11 @@ def train(
     setting: str,
     loss: Loss = nn.functional.cross_entropy,
 ) -> list[Row]:
-    """Train to the last of the steps `at`, and gather what `measure(step)` gives at each of them (0: untrained).
+    """Train to the last of the steps `at`, and collect the result of `measure(step)` at each of them (0: untrained).
 
-    The order of the samples follows from `seed` and the number of the epoch alone, so that the network, the optimiser
-    and the rows so far are all that going on needs. They are kept in a file of the folder `progress`, named after
-    `setting` (which is to tell this training from every other) and the seed.
+    The order of the samples depends only on `seed` and the number of the epoch. Resuming therefore needs only the
+    network, the optimiser and the rows so far. They are saved in the folder `progress`, in a file named after `setting`
+    (which must be unique to this training) and the seed.
 
     Returns:
         The rows, each with its ``"step"``.
@@ -115,7 +115,7 @@ def train(
 
 
 def _save(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, step: int, rows: list[Row]) -> None:
-    """All or nothing: a script stopped while it writes leaves the file from before."""
+    """Save atomically: a script that is stopped while writing leaves the previous file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "rows": rows}
     torch.save(state, path.with_suffix(".new"))

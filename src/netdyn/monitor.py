@@ -21,7 +21,7 @@ from netdyn._utils.options import takes_options_of
 from netdyn._utils.trees import map_tensors
 from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
-from netdyn.engine.evaluate import evaluate, raise_it
+from netdyn.engine.evaluate import evaluate, is_out_of_memory, raise_it
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
@@ -196,7 +196,7 @@ class Monitor:
             self._send_scalars({"netdyn/overhead": overhead, "netdyn/skipped": float(self.skipped)}, step)
             return None
         draw = self._figures == "always" or (self._figures == "ends" and not self.evaluations)
-        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps())
+        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
         self.evaluations += 1
         self.skipped += report is None
         scalars = {} if report is None else report.scalars()
@@ -256,7 +256,7 @@ class Monitor:
                 self.val_probe = given_probe(self.given_val_probe, *options)
 
     def _evaluated(
-        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config
+        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config, per_class: bool
     ) -> tuple[Report | None, float]:
         """The report on the network as it is, and the seconds of training before; leaves everything as it was.
 
@@ -281,12 +281,19 @@ class Monitor:
                         on_failure=raise_it if self.strict else self._warn_of_failure,
                         train_batch_size=self.train_batch_size,
                         distributions=self._figures != "never",
+                        per_class=per_class,
+                        on_smaller_batches=self._remember_batch_size,
                     )
                 )
 
         done, seconds, trained, spent = self.guarded(work)
         self.budget.last, self.budget.spent = seconds, spent + seconds
         return found[0] if done else None, trained
+
+    def _remember_batch_size(self, size: int) -> None:
+        """Memory ran out: later evaluations begin with what has fitted."""
+        self.config = replace(self.config, batch_size=size)
+        checks.warn(f"netdyn: out of memory; from here on {size} samples per forward pass. Set `batch_size={size}`.")
 
     def _warn_of_failure(self, name: str, error: Exception) -> None:
         """Warn that a measure failed; the others come. Warnings of an evaluation are issued when it is over."""
@@ -361,9 +368,11 @@ class Monitor:
         self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
     ) -> None:
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        with_maps = model is not None and "maps" in self.config.measure and report.characteristic_maps is None
-        # Finding the maps costs less than an evaluation. Where nothing is drawn there is nothing to leave out.
-        cost = self.budget.drawing + self.budget.last * with_maps
+        only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
+        again = model is not None and self.probe is not None and only and report.characteristic_maps is None
+        # Finding the maps and the classes' basins costs less than an evaluation. Where nothing is drawn there is
+        # nothing to leave out.
+        cost = self.budget.drawing + self.budget.last * bool(again)
         drawn = self._draws() and available()
         if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
             self.inform(
@@ -371,10 +380,15 @@ class Monitor:
                 f"max_overhead={self.max_overhead}; `report.figures()` draws those of the last report."
             )
             return
-        if with_maps and model is not None and self.probe is not None:
-            found, _ = self._evaluated(model, network, replace(self.config, measure=("maps",)))
+        if again and model is not None:
+            found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
             if found is not None:
-                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+                report = replace(
+                    report,
+                    sample_basin=found.sample_basin or report.sample_basin,
+                    characteristic_maps=found.characteristic_maps,
+                    subnetwork=found.subnetwork,
+                )
         self.report = report
         self._draw(report, step)
 
@@ -435,10 +449,11 @@ class Monitor:
         """Continue an earlier run."""
         self.evaluations, self.skipped = state_dict["evaluations"], state_dict["skipped"]
         self.history.load(state_dict["history"])
+        self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return "Pass a smaller `batch_size` or `probe_size`. "
     return ""

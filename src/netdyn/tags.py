@@ -38,22 +38,17 @@ SCALARS = (
     Tag("basin/sample/radius", "σ per input component", "noise on the inputs at which accuracy falls to its target"),
     Tag("basin/sample/low", "σ per input component", "lower end of the radius's 95 % interval"),
     Tag("basin/sample/high", "σ per input component", "upper end of it"),
-    Tag("basin/sample/censored", "share, 0 to 1", "rays right at every noise level visited"),
-    Tag("basin/sample/reentry", "share, −1 to 1", "rays that come back, measured at the uncorrected radius"),
+    Tag("basin/sample/censored", "share, 0 to 1", "samples still right at the highest noise level"),
     Tag("basin/sample/class_radius/<k>", "σ per input component", "the radius over one class's samples"),
-    Tag("basin/coverage", "share, 0 to 1", "rays of the nearest training sample that reach past a validation sample"),
-    Tag("basin/coverage_distance", "σ per input component", "median distance of validation from training samples"),
+    Tag("coverage/own", "share, 0 to 1", "validation samples that the answer for the nearest training sample reaches"),
+    Tag("coverage/other", "share, 0 to 1", "the same with the nearest training sample of another class"),
+    Tag("coverage/distance", "σ per input component", "median distance of validation from training samples"),
     Tag("basin/weight/radius", "standard deviations of each weight tensor", "noise on the weights that does the same"),
     Tag(
         "basin/weight/low", "standard deviations of each weight tensor", "lower end of the radius's interval over rays"
     ),
     Tag("basin/weight/high", "standard deviations of each weight tensor", "upper end of it"),
-    Tag("basin/weight/censored", "share, 0 to 1", "rays right at every noise level visited"),
-    Tag(
-        "basin/weight/class_radius/<k>",
-        "standard deviations of each weight tensor",
-        "the radius over one class's samples",
-    ),
+    Tag("basin/weight/censored", "share, 0 to 1", "rays still above the target at the highest noise level"),
     Tag(
         "basin/weight/layer_radius/<tensor>",
         "standard deviations of the tensor",

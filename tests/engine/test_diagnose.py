@@ -1,4 +1,4 @@
-"""`diagnose` equals the functions that it gathers; what a report says, shows and leaves out."""
+"""`diagnose` equals the functions that it gathers; what it refuses, warns of and leaves out."""
 
 import json
 import math
@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-import netdyn.engine.attempts
-from netdyn import Report, diagnose
+from clouds import CLASSES, FEATURES, SAMPLES, network, probe, trained
+from netdyn import diagnose
+from netdyn.engine import evaluate
 from netdyn.engine.config import MEASURES
 from netdyn.functional import (
     class_tuning,
@@ -25,33 +26,8 @@ from netdyn.functional import (
     weight_basin,
 )
 from netdyn.modes.order import mode_shares
-from netdyn.tags import HISTOGRAMS, SCALARS
 
 CELL = math.log(1e4) / 128
-CLASSES, FEATURES, SAMPLES = 5, 8, 200
-
-
-def gaussian(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def probe(samples=SAMPLES, classes=CLASSES, seed=1):
-    """Clouds around one centre a class; all numbers are multiples of 1/4."""
-    target = torch.arange(samples) % classes
-    x = 1.5 * gaussian(classes, FEATURES, seed=seed)[target] + 0.5 * gaussian(samples, FEATURES, seed=seed + 1)
-    return (4 * x).round() / 4, target
-
-
-def network(classes=CLASSES, width=40, bias=True, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(FEATURES, width, bias),
-            nn.ReLU(),
-            nn.Linear(width, width, bias),
-            nn.ReLU(),
-            nn.Linear(width, classes),
-        )
 
 
 def rounded(net):
@@ -59,15 +35,6 @@ def rounded(net):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_((8 * parameter).round() / 8)
-    return net
-
-
-def trained(net, x, target, steps=60):
-    optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(net(x), target).backward()
-        optimiser.step()
     return net
 
 
@@ -153,133 +120,6 @@ def test_half_a_validation_probe_is_refused(learned, given, lacking):
         diagnose(*learned, measure=[], **{given: value})
 
 
-# Tags and values -----------------------------------------------------------------------------------------------------
-
-
-def patterns(table):
-    return [
-        re.compile(re.sub(r"<\w+>", "[^/]+", re.escape(tag.name).replace(r"\<", "<").replace(r"\>", ">")))
-        for tag in table
-    ]
-
-
-def test_every_scalar_has_one_place_in_the_table_and_a_finite_value(report):
-    values = report.scalars()
-    for tag, value in values.items():
-        assert sum(pattern.fullmatch(tag) is not None for pattern in patterns(SCALARS)) == 1, tag
-        assert isinstance(value, float)
-        assert math.isfinite(value)
-    # All that is in the table, but for what the callback adds.
-    missing = [tag.name for tag in SCALARS if not any(p.fullmatch(v) for p in patterns([tag]) for v in values)]
-    # This network has no batch normalisation.
-    assert set(missing) == {"batchnorm/gap", "netdyn/seconds", "netdyn/overhead", "netdyn/skipped"}
-
-
-def test_no_tag_is_both_leaf_and_folder(report):
-    tags = [*report.scalars(), *report.histograms()]
-    assert len(tags) == len(set(tags))
-    folders = {tag.rsplit("/", i)[0] for tag in tags for i in range(1, tag.count("/") + 1)}
-    assert folders.isdisjoint(tags)
-
-
-def test_scalars_are_the_reports_numbers(report):
-    values = report.scalars()
-    assert values["probe/accuracy"] == report.accuracy
-    assert values["modes/opt_fraction/2"] == report.layers[1].opt_fraction
-    assert values["linear/affine_defect/0"] == report.layers[0].affine_defect
-    basin = report.sample_basin
-    found = [values[f"basin/sample/{name}"] for name in ("radius", "low", "high", "censored", "reentry")]
-    assert found == [basin.radius, *basin.interval, basin.censored, basin.reentry]
-    assert [values[f"basin/sample/class_radius/{k}"] for k in range(5)] == basin.per_class.clamp(max=10).tolist()
-    assert {f"basin/weight/layer_radius/{name}" for name in ("0.weight", "2.weight", "4.weight")} <= set(values)
-    assert "basin/weight/reentry" not in values
-
-
-class Deaf(nn.Module):
-    """Always class 1, whatever its weights."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.eye(2))
-
-    def forward(self, x):
-        return 0 * (x[:, :2] @ self.weight) + torch.tensor([0.0, 1.0])
-
-
-@pytest.mark.filterwarnings("ignore:The largest noise level:UserWarning")
-@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning", "ignore:The probe holds:UserWarning")
-def test_infinite_radii_are_sent_as_the_highest_noise_level():
-    found = diagnose(
-        Deaf(), probe()[0], torch.ones(SAMPLES, dtype=torch.int64), measure=["sample_basin", "weight_basin"], high=7.0
-    )
-    assert found.sample_basin.radius == found.weight_basin.radius == math.inf
-    values = found.scalars()
-    for space in ("sample", "weight"):
-        assert [values[f"basin/{space}/{name}"] for name in ("radius", "low", "high", "censored")] == [7, 7, 7, 1]
-        assert values[f"basin/{space}/class_radius/1"] == 7
-        # Class 0 is absent: its radius is not a number, and not sent.
-        assert f"basin/{space}/class_radius/0" not in values
-        assert f"basin/{space}/radii" not in found.histograms()
-
-
-def test_shares_without_a_rule_are_not_sent():
-    x, target = probe(classes=2)
-    found = diagnose(network(classes=2, width=5), x, target, measure=["modes"])
-    assert [layer.rule for layer in found.layers] == ["none", "none"]
-    values = found.scalars()
-    assert "modes/opt_fraction/0" not in values
-    assert "modes/rpd_gradient/0" in values
-
-
-def test_histograms_are_finite_float32_and_not_empty(report):
-    values = report.histograms()
-    for tag, value in values.items():
-        assert sum(pattern.fullmatch(tag) is not None for pattern in patterns(HISTOGRAMS)) == 1, tag
-        assert value.dtype == torch.float32
-        assert value.isfinite().all()
-        assert len(value) > 0
-    finite = report.sample_basin.radii[report.sample_basin.radii.isfinite() & (report.sample_basin.radii > 0)]
-    torch.testing.assert_close(values["basin/sample/radii"], finite.log10().float())
-    assert len(values["modes/order_index/0"]) == 40
-
-
-def test_layer_of_constant_units_has_no_histogram():
-    net = network()
-    with torch.no_grad():
-        net[0].weight.zero_()
-    found = diagnose(net, *probe(), measure=["modes"])
-    assert found.layers[0].constant_fraction == 1
-    assert math.isnan(found.layers[0].opt_fraction)
-    assert "modes/order_index/0" not in found.histograms()
-
-
-# Forms ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:The largest noise level:UserWarning")
-@pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning", "ignore:The probe holds:UserWarning")
-def test_plain_form_goes_through_json_without_nan(report):
-    deaf = diagnose(
-        Deaf(), probe()[0], torch.ones(SAMPLES, dtype=torch.int64), measure=["sample_basin", "weight_basin"]
-    )
-    for one in (report, deaf):
-        plain = one.to_dict()
-        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-        assert json.loads(one.to_json()) == plain
-    plain = report.to_dict()
-    assert plain["layers"][0]["name"] == "0"
-    assert plain["layers"][0]["opt_fraction"] == report.layers[0].opt_fraction
-    assert plain["sample_basin"]["radius"] == report.sample_basin.radius
-    assert set(plain["weight_basin"]["per_layer"]) == {"0.weight", "2.weight", "4.weight"}
-    assert plain["findings"] == report.findings()
-    assert deaf.to_dict()["sample_basin"]["radius"] is None
-
-
-def test_report_pickles(report):
-    assert pickle.loads(pickle.dumps(report)).to_dict() == report.to_dict()
-    assert isinstance(report, Report)
-
-
 # Progress ------------------------------------------------------------------------------------------------------------
 
 
@@ -295,13 +135,16 @@ class Bar:
     def update(self, n=1):
         self.done += n
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         self.closed = True
 
 
 @pytest.fixture
 def bar(monkeypatch):
-    monkeypatch.setattr(netdyn.engine.attempts, "tqdm", Bar)
+    monkeypatch.setattr(evaluate, "tqdm", Bar)
     Bar.made.clear()
     return Bar.made
 
@@ -318,26 +161,11 @@ def test_bar_is_shown_as_asked_and_only_after_two_seconds(learned, bar, progress
     assert [(one.options["disable"], one.options["delay"], one.closed) for one in bar] == [(disable, 2, True)]
 
 
-@pytest.mark.parametrize(
-    ("measure", "total"),
-    [
-        (["modes", "sample_basin", "weight_basin"], 3),
-        (["modes"], 1),
-        (["modes", "linear"], 1),
-        (["linear"], 1),
-        (["weight_basin"], 1),
-        (["sample_basin", "modes"], 2),
-        (MEASURES, 5),
-        ([], 0),
-    ],
-    ids=str,
-)
-def test_bar_ends_full(learned, bar, measure, total):
+@pytest.mark.parametrize("measure", [MEASURES, ["modes"], ["linear"], ["weight_basin"], ["sample_basin", "modes"], []])
+def test_bar_ends_full(learned, bar, measure):
     diagnose(*learned, measure=measure, progress=True)
     diagnose(*learned, measure=measure, progress=True, val_inputs=learned[1], val_target=learned[2])
-    # With held-out samples there are their accuracy and the coverage.
-    more = total + 1 + ("sample_basin" in measure)
-    assert [(one.total, one.done, one.closed) for one in bar] == [(n, n, True) for n in (total, more)]
+    assert [(one.total, one.done, one.closed) for one in bar] == [(evaluate.ATTEMPTS, evaluate.ATTEMPTS, True)] * 2
 
 
 def test_bar_is_closed_when_something_fails(learned, bar):

@@ -1,5 +1,6 @@
 """One measure that fails costs only itself; targets that are numbers; of many classes a few."""
 
+import copy
 import json
 import math
 import re
@@ -7,18 +8,26 @@ import re
 import numpy as np
 import pytest
 import torch
-from netdyn.engine.memory import Memory
 from scipy.stats import mannwhitneyu, rankdata, spearmanr
 from torch import nn
 
 import networks
+from counting import PASSES, Counting, Written, counted
 from netdyn import diagnose
-from netdyn._utils.distributed import Processes
-from netdyn.engine import evaluate as examine
-from netdyn.engine.config import MEASURES, Settings
-from netdyn.functional import sample_basin, weight_basin
+from netdyn._utils.trees import evenly_spaced
+from netdyn.basins.curve import Grid
+from netdyn.basins.sample_basin import measure_sample_basin
+from netdyn.basins.weight_basin import measure_weight_basin
+from netdyn.basins.weight_noise import WeightNoise
+from netdyn.engine import evaluate
+from netdyn.engine.config import MEASURES, Config
+from netdyn.functional import characteristic_maps, sample_basin, weight_basin
 from netdyn.isolation.isolated import isolated
+from netdyn.linear import characteristic
 from netdyn.probes.probe import Probe
+from netdyn.probes.tasks import prepare
+from netdyn.tracing.fields import choose
+from netdyn.tracing.survey import discover
 
 CLASSES, FEATURES, SAMPLES = 5, 8, 120
 QUICK = {"weight_rays": 2, "rel_tol": 0.3}
@@ -50,20 +59,18 @@ def case():
     return net, x, target
 
 
-def examined(case, held_out=None, memory=None, **settings):
+def evaluated(case, val_probe=None, distributions=True, **options):
     """The report, and what failed on the way."""
     net, x, target = case
     failed = []
     with isolated(net):
-        report = examine.examine(
+        report = evaluate.evaluate(
             net,
             Probe(x, target),
-            Settings(**QUICK | settings),
-            Processes(),
-            False,
-            held_out=held_out and Probe(*held_out),
+            Config(**QUICK | options),
+            val_probe=val_probe and Probe(*val_probe),
             on_failure=lambda name, error: failed.append((name, type(error), str(error))),
-            memory=memory,
+            distributions=distributions,
         )
     return report, failed
 
@@ -77,51 +84,15 @@ def plain(report):
     return form
 
 
-# What is remembered ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}, {"accuracy": 0.8, "weight_rays": 5}])
-def test_rays_that_are_walked_ahead_end_where_they_do_anyway(case, settings):
-    ahead, after = Memory(rays_walked=True), Memory()
-    (walked, _), (waited, _) = examined(case, memory=ahead, **settings), examined(case, memory=after, **settings)
-    assert plain(walked) == plain(waited)
-    assert walked.weight_basin.radius > 0
-    assert ahead.rays_walked
-    assert after.rays_walked
-
-
-@pytest.mark.parametrize("settings", [{}, {"weight_layers": "each"}])
-def test_where_there_is_no_way_any_more_only_the_passes_are_lost(case, settings):
-    net, x, target = case
-    lost = net, x, (target + 2) % CLASSES
-    memory = Memory()
-    examined(case, memory=memory, **settings)
-    ahead, _ = examined(lost, memory=memory, **settings)
-    assert not memory.rays_walked
-    again, _ = examined(lost, memory=memory, **settings)
-    expected, _ = examined(lost, **settings)
-    assert expected.weight_basin.radius == 0
-    assert ahead.weight_basin.forwards > expected.weight_basin.forwards == again.weight_basin.forwards == 0
-    forms = [plain(report) for report in (expected, again, ahead)]
-    for form in forms:
-        del form["weight_basin"]["forwards"]
-        # The sample search begins where it was lost, which costs other passes.
-        del form["sample_basin"]["forwards"]
-    assert forms[0] == forms[1] == forms[2]
-
-
 # One failing measure -------------------------------------------------------------------------------------------------
 
-#: Measure → what is replaced so that it fails, and where its results stand in a report's plain form.
+#: Measure → the function that is replaced by one that fails, and where its results stand in a report's plain form.
 PLACES = {
-    "modes": ("netdyn.engine.reading.LayerReader.read", ("layers", "functional_depth", "phase", "findings")),
-    "sample_basin": (
-        "netdyn.engine.evaluate.begin_sample_basin",
-        ("sample_basin", "findings", "coverage", "coverage_distance"),
-    ),
-    "weight_basin": ("netdyn.engine.evaluate.begin_weight_basin", ("weight_basin", "findings")),
-    "maps": ("netdyn.engine.evaluate.input_maps", ()),
-    "batchnorm": ("netdyn.engine.evaluate.right_answers_gained", ("batchnorm_gap",)),
+    "modes": ("read_layers", ("layers", "functional_depth", "phase", "findings")),
+    "sample_basin": ("measure_sample_basin", ("sample_basin", "findings", "coverage", "coverage_distance")),
+    "weight_basin": ("measure_weight_basin", ("weight_basin", "findings")),
+    "maps": ("input_maps", ()),
+    "batchnorm": ("measure_gap", ("batchnorm_gap",)),
 }
 
 
@@ -136,10 +107,10 @@ def tears(*args, **options):
 @pytest.mark.parametrize("name", PLACES)
 def test_a_measure_that_fails_costs_only_itself(case, monkeypatch, name):
     place, lost = PLACES[name]
-    held_out = (case[1][:40], case[2][:40])
-    whole, nothing = examined(case, held_out)
-    monkeypatch.setattr(place, tears)
-    report, failed = examined(case, held_out)
+    val_probe = (case[1][:40], case[2][:40])
+    whole, nothing = evaluated(case, val_probe)
+    monkeypatch.setattr(evaluate, place, tears)
+    report, failed = evaluated(case, val_probe)
     assert nothing == []
     assert failed == [(name, Torn, "out of paper")]
     expected, found = plain(whole), plain(report)
@@ -150,17 +121,17 @@ def test_a_measure_that_fails_costs_only_itself(case, monkeypatch, name):
 
 
 def test_a_failed_reading_is_named_after_what_was_asked_for(case, monkeypatch):
-    monkeypatch.setattr(PLACES["modes"][0], tears)
-    assert examined(case, measure=("linear",))[1] == [("linear", Torn, "out of paper")]
-    assert examined(case, measure=("linear", "modes"))[1] == [("modes", Torn, "out of paper")]
+    monkeypatch.setattr(evaluate, "read_layers", tears)
+    assert evaluated(case, measure=("linear",))[1] == [("linear", Torn, "out of paper")]
+    assert evaluated(case, measure=("linear", "modes"))[1] == [("modes", Torn, "out of paper")]
 
 
 def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
     net, x, target = case
     for place, _ in PLACES.values():
-        monkeypatch.setattr(place, tears)
-    report, failed = examined(case, (x[:40], target[:40]))
-    assert [name for name, _, _ in failed] == ["modes", "batchnorm", "sample_basin", "weight_basin", "maps"]
+        monkeypatch.setattr(evaluate, place, tears)
+    report, failed = evaluated(case, (x[:40], target[:40]))
+    assert [name for name, _, _ in failed] == ["modes", "sample_basin", "weight_basin", "batchnorm", "maps"]
     right = net(x).argmax(dim=1) == target
     assert report.scalars() == {
         "probe/accuracy": pytest.approx(float(right.double().mean())),
@@ -168,9 +139,9 @@ def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
     }
 
 
-def test_a_held_out_probe_that_does_not_fit_costs_what_is_measured_on_it(case):
-    whole, _ = examined(case)
-    report, failed = examined(case, (gaussian(10, FEATURES + 1), torch.zeros(10, dtype=torch.int64)))
+def test_a_val_probe_that_does_not_fit_costs_what_is_measured_on_it(case):
+    whole, _ = evaluated(case)
+    report, failed = evaluated(case, (gaussian(10, FEATURES + 1), torch.zeros(10, dtype=torch.int64)))
     assert [(name, kind) for name, kind, _ in failed] == [("val_probe", RuntimeError)]
     assert report.val_accuracy is None
     assert math.isnan(report.batchnorm_gap)
@@ -186,7 +157,7 @@ def test_token_ids_cost_the_basin_of_the_samples_alone():
     first = nn.Sequential(nn.Embedding(30, 6), nn.Flatten(), nn.Linear(24, 24))
     net, ids = network(first=first), torch.randint(30, (SAMPLES, 4), generator=torch.Generator().manual_seed(0))
     target = torch.cat([net.eval()(ids)[:100].argmax(dim=1), torch.arange(20) % CLASSES])
-    report, failed = examined((net, ids, target))
+    report, failed = evaluated((net, ids, target))
     assert [(name, kind) for name, kind, _ in failed] == [("sample_basin", TypeError)]
     assert report.sample_basin is None
     others = [name for name in MEASURES if name != "sample_basin"]
@@ -203,16 +174,16 @@ def test_an_interrupt_is_no_failed_measure(case, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PLACES["weight_basin"][0], interrupted)
+    monkeypatch.setattr(evaluate, "measure_weight_basin", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        examined(case)
+        evaluated(case)
 
 
 # Forms ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_plain_form_goes_through_json_with_all_that_a_report_says(case):
-    report, _ = examined(case, (case[1][:40], case[2][:40]))
+    report, _ = evaluated(case, (case[1][:40], case[2][:40]))
     form = report.to_dict()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
     assert set(form) == {
@@ -237,9 +208,9 @@ def test_figures_are_those_that_there_are_numbers_for(case):
         "batchnorm": set(),
     }
     for measure, expected in names.items():
-        assert set(examined(case, measure=(measure,))[0].figures()) == expected
-    assert set(examined(case, measure=tuple(names))[0].figures()) == set().union(*names.values())
-    assert set(examined(case, measure=("modes",), distributions=False)[0].figures()) == set()
+        assert set(evaluated(case, measure=(measure,))[0].figures()) == expected
+    assert set(evaluated(case, measure=tuple(names))[0].figures()) == set().union(*names.values())
+    assert set(evaluated(case, measure=("modes",), distributions=False)[0].figures()) == set()
 
 
 # Numbers to be predicted ---------------------------------------------------------------------------------------------
@@ -483,3 +454,164 @@ def test_noise_on_an_embedding_is_that_of_the_function():
     assert torch.equal(report.sample_basin.radii, expected.radii)
     with pytest.raises(TypeError, match="noise_at"):
         diagnose(network, ids, target, measure=["sample_basin"])
+
+
+# What it costs, in counts --------------------------------------------------------------------------------------------
+#
+# Times are no test: they change with the machine.
+
+#: Samples of the passes that come first: two calls that show whether the network is random, then the survey.
+FIRST, SURVEY = [2, 2], [2, 3, 19]
+#: Samples that the layers' maps are means over.
+MAP = 64
+
+
+def plain_network(norm=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        middle = nn.BatchNorm1d(32) if norm else nn.Identity()
+        made = Counting(nn.Linear(20, 32), middle, nn.ReLU(), nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 10))
+    PASSES.clear()
+    return made
+
+
+def plain_probe():
+    return gaussian(200, 20), torch.arange(200) % 10
+
+
+def test_maps_use_what_reading_has_found(monkeypatch):
+    with (
+        counted(monkeypatch, evaluate, "discover") as surveys,
+        counted(monkeypatch, torch.autograd, "grad") as gradients,
+    ):
+        report = diagnose(plain_network(), *plain_probe(), measure=["modes", "linear", "maps"], progress=False)
+    # A run for the maps of the logits, the probe once more for the units' shares, and one for the units' maps.
+    assert [*FIRST, *SURVEY, MAP, 200, characteristic.FEW, 200, characteristic.FEW] == PASSES
+    assert not surveys
+    assert len(gradients) == 2 * 10 + len(report.subnetwork.units.unique())
+
+
+class Bent(nn.Module):
+    """What leads to the hidden layer depends on the sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.first, self.last = nn.LayerNorm(20), nn.Linear(20, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.last(self.first(self.norm(x)).relu())
+
+
+@pytest.mark.parametrize(
+    ("make", "gradients"), [(plain_network, 10), (lambda: networks.fill(Bent()), 1 + 10)], ids=["straight", "bent"]
+)
+def test_few_samples_are_asked_where_they_agree_and_all_where_they_do_not(make, gradients, monkeypatch):
+    model, (x, _) = make(), plain_probe()
+    choice = choose(model, discover(model, x), None)
+    with counted(monkeypatch, torch.autograd, "grad") as calls, isolated(model):
+        maps = characteristic.input_maps(model, x, choice)
+    assert len(calls) == gradients
+    monkeypatch.setattr(characteristic, "FEW", MAP)
+    with isolated(model):
+        whole = characteristic.input_maps(model, x, choice)
+    assert torch.allclose(maps, whole, atol=1e-6)
+
+
+def test_maps_that_depend_on_the_sample_are_means_over_all():
+    model, (x, _) = networks.fill(Bent()), plain_probe()
+    few, whole = characteristic_maps(model, x[:4]), characteristic_maps(model, x)
+    leaf = x[evenly_spaced(200, MAP)].requires_grad_()
+    straight = model.last(model.first(model.norm(leaf)))
+    expected = torch.stack([torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].mean(0) for row in straight.t()])
+    assert torch.allclose(whole, expected, atol=1e-3)
+    assert not torch.allclose(few, whole, atol=1e-3)
+
+
+def test_a_given_pathway_changes_nothing_in_the_subnetwork():
+    model, (x, y) = plain_network(), plain_probe()
+    together = diagnose(model, x, y, measure=["modes", "linear", "maps"], progress=False)
+    alone = diagnose(model, x, y, measure=["maps"], progress=False)
+    assert torch.equal(together.subnetwork.units, alone.subnetwork.units)
+    assert torch.allclose(together.subnetwork.maps, alone.subnetwork.maps)
+    assert torch.equal(together.characteristic_maps, alone.characteristic_maps)
+
+
+def test_a_sampled_pathway_is_not_taken_for_the_whole(monkeypatch):
+    with counted(monkeypatch, characteristic, "substitute") as maps:
+        report = diagnose(plain_network(), *plain_probe(), measure=["modes", "maps"], max_units=16, progress=False)
+    assert len(maps) == 1
+    assert int(report.subnetwork.units.max()) >= 16
+
+
+@pytest.mark.parametrize(("norm", "passes"), [(False, [2]), (True, [2, 200, 200])])
+def test_two_samples_show_that_nothing_is_normalised(norm, passes):
+    diagnose(plain_network(norm=norm), *plain_probe(), measure=["batchnorm"], progress=False)
+    assert [*FIRST, 200, *passes] == PASSES
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A multilayer perceptron that tells ten noisy centres apart."""
+    target = torch.arange(1024) % 10
+    x = gaussian(10, 196)[target] + gaussian(1024, 196, seed=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(196, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(20):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(x), target).backward()
+        optimiser.step()
+    return net.eval(), x, target
+
+
+def searched(case, search, **options):
+    """A search's result, and what was written outside of the network in tensors as large as a weight."""
+    network, x, target = case
+    network = copy.deepcopy(network)
+    with isolated(network), Written(network, least=196 * 64) as written:
+        evaluator = prepare(network, x, target, None, None)
+        evaluator.prints  # noqa: B018
+        written.count, written.operations = 0, []
+        return search(evaluator, Grid.over(1e-3, 1e1, 0.05), **options), written
+
+
+def test_a_search_of_samples_takes_at_most_nine_passes_and_writes_twice_the_probe_for_each(trained):
+    basin, written = searched(trained, measure_sample_basin, quiet=True)
+    assert basin.forwards <= 9
+    # For each pass sigma times noise, and the sample added to it. Besides: the copy for the clean pass, the samples
+    # that are right, and what is drawn for the search, the top and the looks next to the radius.
+    assert written.count <= (2 * basin.forwards + 6) * trained[1].numel(), written.operations
+
+
+def test_each_ray_in_weight_space_is_drawn_once_and_the_first_for_the_report(trained, monkeypatch):
+    drawn, draw = [], WeightNoise.draw
+    monkeypatch.setattr(WeightNoise, "draw", lambda self, ray: drawn.append(ray) or draw(self, ray))
+    basin, written = searched(trained, measure_weight_basin)
+    assert drawn == [*range(8), 0]
+    # Once clean, then for each ray the top and as many steps as the grid has levels.
+    assert basin.forwards == 1 + 8 * (1 + Grid.over(1e-3, 1e1, 0.05).levels)
+    # For each pass the copied probe, and sigma times noise and the weights added to it.
+    weights = 196 * 64
+    assert written.count <= basin.forwards * (trained[1].numel() + 2 * weights) + 30 * weights, written.operations
+
+
+class Gradient(nn.Module):
+    """Moves its input along a gradient, which it asks for on the very tensor that it is given."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x.requires_grad_()
+            (slope,) = torch.autograd.grad(self.network(x).logsumexp(dim=1).sum(), x)
+        return self.network(x - 0.1 * slope)
+
+
+def test_a_network_may_ask_for_gradients_on_its_input(trained):
+    network, x, target = trained
+    report = diagnose(Gradient(network), x, target, measure=["sample_basin", "weight_basin"], progress=False)
+    assert report.sample_basin.radius > 0
+    assert report.weight_basin.radius > 0

@@ -69,8 +69,12 @@ return cards;
 """
 
 
+#: Seconds that something may take to appear. It takes few; after so many, even on a busy machine, it does not come.
+PATIENCE = 180.0
+
+
 @contextmanager
-def tensorboard(logs: Path, journal: Path, patience: float = 60.0) -> Iterator[str]:
+def tensorboard(logs: Path, journal: Path) -> Iterator[str]:
     """TensorBoard over a folder of logs, on a port of the loopback device that is free; gives its address."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logs.name]
     # The fast loader is a process of its own that outlives a killed TensorBoard.
@@ -78,15 +82,15 @@ def tensorboard(logs: Path, journal: Path, patience: float = 60.0) -> Iterator[s
     with journal.open("w", encoding="utf-8") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=logs.parent)
     try:
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/", journal.read_text(encoding="utf-8"))):
             waiting = server.poll() is None and time.monotonic() < deadline
             assert waiting, journal.read_text(encoding="utf-8")
             time.sleep(0.1)
         yield found[0]
     finally:
-        server.terminate()
-        server.wait(30)
+        server.kill()  # it has nothing to save
+        server.wait()
 
 
 class Browser:
@@ -107,6 +111,9 @@ class Browser:
             options.add_argument(flag)
         # The driver is named, so that selenium looks for none, and downloads none.
         self.driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
+        # The usual ones are half a minute and more; a script that looks at a page waits for the page's own work.
+        self.driver.set_script_timeout(PATIENCE)
+        self.driver.set_page_load_timeout(PATIENCE)
         self.tab = ""
 
     def open(self, address: str, tab: str, **query: str) -> None:
@@ -126,9 +133,9 @@ class Browser:
         """What is to be seen on the cards of the open tab."""
         return self.driver.execute_script(LOOK, CARDS[self.tab])
 
-    def card(self, name: str, drawn: str, patience: float = 25.0) -> dict[str, Any]:
+    def card(self, name: str, drawn: str) -> dict[str, Any]:
         """Wait for the card of this name, and for something to be ``drawn`` on it ("lines", "pictures", …)."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         reload = time.monotonic() + 8
         while True:
             cards = self.cards()
@@ -147,9 +154,9 @@ class Browser:
         """Close the pane of settings beside the time series, so that the charts have its room."""
         self.driver.find_element("xpath", "//button[normalize-space()='Settings']").click()
 
-    def settled(self, drawn: str, patience: float = 25.0) -> None:
+    def settled(self, drawn: str) -> None:
         """Wait until every visible card has something drawn on it, and two looks in a row find the same."""
-        deadline, before = time.monotonic() + patience, None
+        deadline, before = time.monotonic() + PATIENCE, None
         while True:
             height = self.driver.execute_script("return innerHeight")
             cards = [card for card in self.cards() if card["top"] < height]

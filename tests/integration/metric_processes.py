@@ -1,26 +1,21 @@
-"""One process of two that share the metrics' data, run as a script; it prints what every metric computes.
-
-python metric_processes.py RANK WORLD RENDEZVOUS SPLIT
-"""
+"""The job of two processes that share the metrics' data, without Lightning: what every metric computes of all of it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from datetime import timedelta
-from pathlib import Path
-
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from integration.scenarios.base import CLASSES, network, points
 from netdyn import NeuronModes, RankDistribution, SampleBasin, WeightBasin
 from netdyn.functional import linear_substitution_map, local_fields
 
 #: Which of the 60 samples each process sees.
-SPLITS = {"even": [(0, 30), (30, 60)], "uneven": [(0, 7), (7, 60)], "all on one": [(0, 60), (60, 60)], "one": [(0, 60)]}
+SPLITS = {"even": [(0, 30), (30, 60)], "uneven": [(0, 7), (7, 60)], "all on one": [(0, 60), (60, 60)]}
+
+
+def share(split: str) -> dict[str, object]:
+    """What this process of two computes, which has seen its part of the samples."""
+    return computed(SPLITS[split][dist.get_rank()])
 
 
 def computed(part: tuple[int, int]) -> dict[str, object]:
@@ -50,18 +45,3 @@ def computed(part: tuple[int, int]) -> dict[str, object]:
         values[name] = repr(float(basin.compute()))
         values[f"{name} by class"] = repr(basin.result().per_class.tolist())
     return values
-
-
-def main(rank: int, world: int, rendezvous: str, split: str) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world, timeout=timedelta(seconds=15)
-        )
-    print(json.dumps(computed(SPLITS[split][rank])))
-    if world > 1:
-        dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -1,5 +1,6 @@
-"""One training on several processes, run as a script; every process leaves a record of what it saw in a folder.
+"""One training on several processes; every process leaves a record of what it saw in a folder.
 
+A job of a pair (``pair.py``), which is there already, or a script, which lets Lightning start the processes:
 python processes.py FOLDER '{"strategy": "ddp", "monitored": true, ...}'
 """
 
@@ -10,11 +11,11 @@ import logging
 import os
 import sys
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -22,16 +23,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from integration.pair import PATIENCE
 from integration.scenarios.base import Classifier, dataset, loader
-from integration.untouched import OURS, Recorder, digest, generators
-from netdyn import DynamicsMonitor
-from netdyn._utils.doubts import Doubts
-from netdyn.basins.brackets import Brackets
-from netdyn.engine import evaluate as examine
-from netdyn.engine.layers import LayerReader
-
-#: After so long a process gives up waiting for another one: starting up counts too, on a machine that has other work.
-PATIENCE = timedelta(seconds=40)
+from integration.untouched import OURS, Recorder, differences, digest, generators
+from netdyn import DynamicsMonitor, diagnose
+from netdyn.probes.loaders import input_and_target, read_probe
 
 
 class Net(Classifier):
@@ -63,7 +59,7 @@ class Net(Classifier):
 PLACES = {"reading": (LayerReader, "read", True), "remembering": (Brackets, "keep_samples", False)}
 
 
-def fail_once(place: str) -> None:
+def fail_once(patch: pytest.MonkeyPatch, place: str) -> None:
     """Let some work of ours raise the first time, after all that it has exchanged with others."""
     owner, name, done = PLACES[place]
     real, calls = getattr(owner, name), []
@@ -75,10 +71,10 @@ def fail_once(place: str) -> None:
             raise RuntimeError("out of ink")
         return found
 
-    setattr(owner, name, work)
+    patch.setattr(owner, name, work)
 
 
-def mistrust() -> None:
+def mistrust(patch: pytest.MonkeyPatch) -> None:
     """Let what was assumed of the layers be wrong the first two times."""
     real, calls = Doubts.justified, []
 
@@ -86,10 +82,10 @@ def mistrust() -> None:
         calls.append(doubts)
         return real(doubts) and len(calls) > 2
 
-    Doubts.justified = justified  # type: ignore[method-assign]
+    patch.setattr(Doubts, "justified", justified)
 
 
-def misjudge() -> None:
+def misjudge(patch: pytest.MonkeyPatch) -> None:
     """Let the look at what is wrong with a probe fail the first time."""
     real, calls = examine.warn_of_unsound, []
 
@@ -99,7 +95,7 @@ def misjudge() -> None:
             raise RuntimeError("out of light")
         real(*given)
 
-    examine.warn_of_unsound = look
+    patch.setattr(examine, "warn_of_unsound", look)
 
 
 class Keeper(Callback):
@@ -137,7 +133,8 @@ class Keeper(Callback):
         torch.save(record, self.folder / f"{trainer.global_rank}.pt")
 
 
-def main(folder: Path, options: dict[str, Any]) -> None:
+def train(folder: Path, options: dict[str, Any]) -> None:
+    """Train on as many processes as there are or Lightning starts."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -151,11 +148,6 @@ def main(folder: Path, options: dict[str, Any]) -> None:
             timeout=PATIENCE,
             save_distributed_checkpoint=False,
         )
-    if "breaks" in options and os.environ.get("LOCAL_RANK") == "1":
-        fail_once(options["breaks"])
-    if os.environ.get("LOCAL_RANK") == "1":
-        for name in {"mistrust", "misjudge"} & options.keys():
-            globals()[name]()
     L.seed_everything(3, workers=True, verbose=False)
     settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
     monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None
@@ -164,7 +156,7 @@ def main(folder: Path, options: dict[str, Any]) -> None:
     trainer = L.Trainer(
         max_epochs=4,
         accelerator="cpu",
-        devices=options.get("devices", 2),
+        devices=2,
         strategy=strategy,
         logger=False,
         callbacks=callbacks,
@@ -174,8 +166,68 @@ def main(folder: Path, options: dict[str, Any]) -> None:
         default_root_dir=str(folder),
     )
     module = Net(options["strategy"] == "fsdp2", options.get("fails_on"), options.get("fails_in"))
-    trainer.fit(module, loader(dataset(70)), loader(dataset(20, seed=1), shuffle=False))
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("LOCAL_RANK") == "1":
+            if "breaks" in options:
+                fail_once(patch, options["breaks"])
+            for name in {"mistrust", "misjudge"} & options.keys():
+                globals()[name](patch)
+        trainer.fit(module, loader(dataset(70)), loader(dataset(20, seed=1), shuffle=False))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What the two processes have left there."""
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+# What holds of the records -------------------------------------------------------------------------------------------
+
+TRAINING = ("weights", "steps", "optimizers", "generators", "modes", "hooks")
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: record[name] for name in TRAINING}
+    kept["weights"] = {name: value.tolist() for name, value in record["weights"].items()}
+    return kept
+
+
+def single_process(weights: dict[str, torch.Tensor], size: int = 49) -> dict[str, float]:
+    """What one process alone measures of a network with these weights, on the probe that the monitor picks."""
+    module = Classifier()
+    module.load_state_dict(weights)
+    probes = [
+        read_probe(torch.utils.data.DataLoader(data), size, 0, lambda batch: batch, input_and_target)
+        for data in (dataset(70), dataset(20, seed=1))
+    ]
+    report = diagnose(
+        module,
+        probes[0].inputs,
+        probes[0].target,
+        val_inputs=probes[1].inputs,
+        val_target=probes[1].target,
+        sample_rays=2,
+        weight_rays=3,
+        rel_tol=0.2,
+    )
+    return report.scalars()
+
+
+def assert_as_one(without: list[dict[str, Any]], with_monitor: list[dict[str, Any]]) -> None:
+    """Training is untouched by the monitor, and every process has the numbers that one alone would have."""
+    for rank, (plain, watched) in enumerate(zip(without, with_monitor, strict=True)):
+        found = differences(comparable(plain), comparable(watched))
+        assert not found, f"training was changed on process {rank}:\n" + "\n".join(found[:10])
+        assert watched["evaluations"] == 5
+        assert watched["skipped"] == 0
+    assert with_monitor[0]["scalars"] == with_monitor[1]["scalars"]
+    assert with_monitor[0]["callback metrics"] == with_monitor[1]["callback metrics"]
+
+    expected = single_process(with_monitor[0]["weights"])
+    assert with_monitor[0]["scalars"].keys() == expected.keys()
+    for tag, value in expected.items():
+        # Another batch size may round a last digit of a logit, and of what is computed from it.
+        assert with_monitor[0]["scalars"][tag] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    train(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -21,7 +21,6 @@ def run(tmp_path_factory):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
-        timeout=100,
         check=True,
     )
     return done, folder

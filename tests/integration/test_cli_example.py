@@ -26,7 +26,6 @@ def cli(folder: Path, config: Path, *options: str) -> str:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

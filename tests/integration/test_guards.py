@@ -694,6 +694,7 @@ class Weighing(Callback):
             self.resident.append(int(pages.read_text().split()[1]) * 4096 if pages.exists() else 0)
 
 
+@pytest.mark.slow
 def test_two_hundred_evaluations_do_not_grow_memory(monkeypatch):
     # What heat maps show grows by a few numbers an evaluation, up to this length.
     monkeypatch.setattr(history, "LONGEST", 2)

@@ -146,6 +146,7 @@ def record(folder: Path, monitor: DynamicsMonitor | None) -> dict[str, Any]:
     return {"steps": recorder.steps, "module": module_state(trainer.lightning_module), "generators": generators()}
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_figures_drawn_all_the_time(tmp_path):
     without = record(tmp_path / "without", None)
     again = record(tmp_path / "with", DynamicsMonitor(**QUICK, figures="always", every_n_train_steps=1))

@@ -1,93 +1,40 @@
-"""Several processes: all get the single process's numbers, training is untouched, and nobody waits for ever."""
+"""Two processes: both get the single process's numbers, training is untouched, and neither waits for ever.
+
+All tests that need the pair are in this file, so that one worker has them all and starts one pair.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from integration import metric_processes, processes
+from integration.pair import JobFailed, Pair
+from integration.processes import assert_as_one, single_process
 from integration.scenarios.base import Classifier, dataset
-from integration.untouched import differences
 from netdyn import diagnose
-from netdyn.probes.loaders import input_and_target, read_probe
-
-SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def train(folder: Path, **options: Any) -> list[dict[str, Any]]:
-    """Run the script; the records of all processes. Its process groups give up after 40 seconds of waiting."""
+def train(pair: Pair, folder: Path, **options: Any) -> list[dict[str, Any]]:
+    """Train on both processes of the pair; their records."""
     folder.mkdir(parents=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder), json.dumps(options)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
-    if options.get("may_fail"):
-        return [{"returncode": done.returncode, "stderr": done.stderr}]
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(options.get("devices", 2))]
+    pair.run(processes.train, folder, {"monitored": True} | options)
+    return processes.records(folder)
 
 
-TRAINING = ("weights", "steps", "optimizers", "generators", "modes", "hooks")
-
-
-def comparable(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: record[name] for name in TRAINING}
-    kept["weights"] = {name: value.tolist() for name, value in record["weights"].items()}
-    return kept
-
-
-STRATEGIES = {
-    "ddp": {"strategy": "ddp"},
-    "ddp_spawn": {"strategy": "ddp_spawn"},
-    "ddp_fork": {"strategy": "ddp_fork"},
-    "FSDP2": {"strategy": "fsdp2"},
-}
-
-
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_training_is_untouched_and_every_process_has_the_single_processs_numbers(name: str, tmp_path: Path):
-    without = train(tmp_path / "without", monitored=False, **STRATEGIES[name])
-    with_monitor = train(tmp_path / "with", monitored=True, **STRATEGIES[name], monitor={"strict": True})
-    for rank, (plain, watched) in enumerate(zip(without, with_monitor, strict=True)):
-        found = differences(comparable(plain), comparable(watched))
-        assert not found, f"training was changed on process {rank}:\n" + "\n".join(found[:10])
-        assert watched["evaluations"] == 5
-        assert watched["skipped"] == 0
-    assert with_monitor[0]["scalars"] == with_monitor[1]["scalars"]
-    assert with_monitor[0]["callback metrics"] == with_monitor[1]["callback metrics"]
-
-    expected = single_process(with_monitor[0]["weights"])
-    assert with_monitor[0]["scalars"].keys() == expected.keys()
-    for tag, value in expected.items():
-        # Another batch size may round a last digit of a logit, and of what is computed from it.
-        assert with_monitor[0]["scalars"][tag] == pytest.approx(value, rel=1e-5, abs=1e-6), tag
-
-
-def single_process(weights: dict[str, torch.Tensor], size: int = 49) -> dict[str, float]:
-    """What one process alone measures of a network with these weights, on the probe that the monitor picks."""
-    module = Classifier()
-    module.load_state_dict(weights)
-    probes = [
-        read_probe(torch.utils.data.DataLoader(data), size, 0, lambda batch: batch, input_and_target)
-        for data in (dataset(70), dataset(20, seed=1))
-    ]
-    report = diagnose(
-        module,
-        probes[0].inputs,
-        probes[0].target,
-        val_inputs=probes[1].inputs,
-        val_target=probes[1].target,
-        sample_rays=2,
-        weight_rays=3,
-        rel_tol=0.2,
-    )
-    return report.scalars()
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_training_is_untouched_and_every_process_has_the_single_processs_numbers(
+    strategy: str, pair: Pair, tmp_path: Path
+):
+    without = train(pair, tmp_path / "without", strategy=strategy, monitored=False)
+    with_monitor = train(pair, tmp_path / "with", strategy=strategy, monitor={"strict": True})
+    assert_as_one(without, with_monitor)
 
 
 def test_synchronised_batch_normalisation_is_measured_as_the_plain_one():
@@ -98,36 +45,41 @@ def test_synchronised_batch_normalisation_is_measured_as_the_plain_one():
     assert diagnose(synchronised, x, y).scalars() == diagnose(plain, x, y).scalars()
 
 
-def test_a_process_without_samples_or_rays_does_its_part(tmp_path: Path):
+def test_a_process_without_samples_or_rays_does_its_part(pair: Pair, tmp_path: Path):
     size = 1  # the second process gets it; the first one has nothing to do
-    records = train(
-        tmp_path / "run",
-        strategy="ddp",
-        monitored=True,
-        monitor={"strict": True, "probe_size": size, "weight_rays": 1, "measure": ["sample_basin", "weight_basin"]},
-    )
+    settings = {"strict": True, "probe_size": size, "weight_rays": 1, "measure": ["sample_basin", "weight_basin"]}
+    records = train(pair, tmp_path / "run", strategy="ddp", monitor=settings)
     assert records[0]["evaluations"] == 5
     assert records[0]["scalars"] == records[1]["scalars"]
     assert "basin/weight/radius" in records[0]["scalars"]
 
 
-def test_an_error_on_one_process_is_told_on_all_and_training_goes_on(tmp_path: Path):
-    records = train(tmp_path / "run", strategy="ddp", monitored=True, fails_on=1)
+def test_an_error_on_one_process_is_told_on_all_and_training_goes_on(pair: Pair, tmp_path: Path):
+    records = train(pair, tmp_path / "run", strategy="ddp", fails_on=1)
     assert [record["skipped"] for record in records] == [4, 4]  # all evaluations but the one at the start
     assert any("ProcessError: Process" in text and "out of paper" in text for text in records[0]["told"])
     assert any("RuntimeError: out of paper" in text for text in records[1]["told"])
 
 
-def test_an_error_on_one_process_ends_all_where_asked_for(tmp_path: Path):
-    outcome = train(
-        tmp_path / "run", strategy="ddp", monitored=True, fails_on=1, may_fail=True, monitor={"strict": True}
-    )[0]
-    assert outcome["returncode"] != 0
-    assert "out of paper" in outcome["stderr"]
+def test_an_error_on_one_process_ends_both_where_asked_for(pair: Pair, tmp_path: Path):
+    with pytest.raises(JobFailed) as failed:
+        train(pair, tmp_path / "run", strategy="ddp", fails_on=1, monitor={"strict": True})
+    assert_both_end(failed.value)
 
 
-def test_a_measure_that_fails_on_one_process_is_missing_on_all_and_the_others_come(tmp_path: Path):
-    records = train(tmp_path / "run", strategy="ddp", monitored=True, fails_on=1, fails_in="maps")
+def assert_both_end(failed: JobFailed) -> None:
+    """One by its error, the other because it was told; neither because it was left alone or has waited too long."""
+    other, own = failed.tracebacks
+    assert own.rstrip().endswith("RuntimeError: out of paper")
+    assert "Error: Process 1" in other
+    assert "out of paper" in other
+    for text in failed.tracebacks:
+        assert "imeout" not in text
+        assert "Connection closed" not in text
+
+
+def test_a_measure_that_fails_on_one_process_is_missing_on_all_and_the_others_come(pair: Pair, tmp_path: Path):
+    records = train(pair, tmp_path / "run", strategy="ddp", fails_on=1, fails_in="maps")
     assert [record["skipped"] for record in records] == [0, 0]
     assert [record["evaluations"] for record in records] == [5, 5]
     assert records[0]["scalars"] == records[1]["scalars"]
@@ -143,9 +95,11 @@ def test_a_measure_that_fails_on_one_process_is_missing_on_all_and_the_others_co
 
 
 @pytest.mark.parametrize(("breaks", "measure"), [("reading", "modes"), ("remembering", "sample_basin")])
-def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path, breaks: str, measure: str):
+def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(
+    pair: Pair, tmp_path: Path, breaks: str, measure: str
+):
     """The other one has read the layers, or remembers where rays were lost, and this one has not, and does not."""
-    records = train(tmp_path / "run", strategy="ddp", monitored=True, breaks=breaks)
+    records = train(pair, tmp_path / "run", strategy="ddp", breaks=breaks)
     assert [record["evaluations"] for record in records] == [5, 5]
     assert [record["skipped"] for record in records] == [0, 0]
     assert records[0]["scalars"] == records[1]["scalars"]
@@ -158,15 +112,15 @@ def test_a_process_that_fails_when_all_is_exchanged_stays_in_step(tmp_path: Path
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_layers_are_read_anew_on_all_processes_where_one_finds_them_changed(tmp_path: Path, strategy: str):
-    records = train(tmp_path / "run", strategy=strategy, monitored=True, mistrust=True, monitor={"strict": True})
+def test_layers_are_read_anew_on_all_processes_where_one_finds_them_changed(pair: Pair, tmp_path: Path, strategy: str):
+    records = train(pair, tmp_path / "run", strategy=strategy, mistrust=True, monitor={"strict": True})
     assert [record["evaluations"] for record in records] == [5, 5]
     assert records[0]["scalars"] == records[1]["scalars"]
     assert records[0]["scalars"] == pytest.approx(single_process(records[0]["weights"]), rel=1e-5, abs=1e-6)
 
 
-def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_all(tmp_path: Path):
-    records = train(tmp_path / "run", strategy="ddp", monitored=True, misjudge=True)
+def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_all(pair: Pair, tmp_path: Path):
+    records = train(pair, tmp_path / "run", strategy="ddp", misjudge=True)
     assert [record["skipped"] for record in records] == [1, 1]
     assert records[0]["scalars"] == records[1]["scalars"]
     said = [" ".join(record["told"]) for record in records]
@@ -174,17 +128,59 @@ def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_a
     assert ["ProcessError" in text for text in said] == [True, False]
 
 
-def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tmp_path: Path):
-    # Nobody waits for the other: a process group would complain in the end.
-    outcome = train(
-        tmp_path / "run",
-        strategy="ddp",
-        monitored=True,
-        fails_on=1,
-        fails_in="maps",
-        may_fail=True,
-        monitor={"strict": True},
-    )[0]
-    assert outcome["returncode"] != 0
-    assert "out of paper" in outcome["stderr"]
-    assert "imeout" not in outcome["stderr"]
+def test_a_measure_that_fails_on_one_process_ends_both_at_once_where_asked_for(pair: Pair, tmp_path: Path):
+    with pytest.raises(JobFailed) as failed:
+        train(pair, tmp_path / "run", strategy="ddp", fails_on=1, fails_in="maps", monitor={"strict": True})
+    assert_both_end(failed.value)
+
+
+# Metrics, without Lightning ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one process computes of all samples, on one thread like those of the pair."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = metric_processes.computed((0, 60))
+    torch.set_num_threads(threads)
+    return found
+
+
+@pytest.mark.parametrize("split", metric_processes.SPLITS)
+def test_both_processes_compute_the_single_processs_values(split: str, alone: dict[str, Any], pair: Pair):
+    first, second = pair.run(metric_processes.share, split)
+    assert first == second
+    assert first.keys() == alone.keys()
+    for name, value in alone.items():
+        assert first[name] == value, name
+
+
+# The pair itself -----------------------------------------------------------------------------------------------------
+
+
+def test_processes_stay_from_job_to_job(pair: Pair):
+    assert pair.run(os.getpid) == pair.run(os.getpid)
+
+
+def test_every_job_finds_the_generators_in_the_same_state(pair: Pair):
+    first, second = pair.run(torch.rand, 3), pair.run(torch.rand, 3)
+    assert all(torch.equal(first[0], other) for other in (first[1], *second))
+
+
+def test_an_error_comes_with_the_tracebacks_of_both_and_the_next_job_has_a_fresh_pair(pair: Pair):
+    before = pair.run(os.getpid)
+    with pytest.raises(JobFailed) as failed:
+        pair.run(divmod, 1, 0)
+    for text in failed.value.tracebacks:
+        assert text.startswith("Traceback")
+        assert text.splitlines()[-1].startswith("ZeroDivisionError")
+    assert not set(before) & set(pair.run(os.getpid))
+
+
+def test_a_process_that_dies_is_told_with_its_exit_code(pair: Pair):
+    with pytest.raises(JobFailed) as failed:
+        pair.run(os._exit, 3)
+    assert failed.value.tracebacks == ["the process ended with exit code 3"] * 2

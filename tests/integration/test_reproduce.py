@@ -57,6 +57,7 @@ def run(script: str, folder: Path, *options: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", scripts())
 def test_a_script_prints_its_verdicts_and_writes_figure_and_numbers(script, tmp_path):
     said = run(script, tmp_path, "--quick")

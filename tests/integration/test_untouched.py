@@ -23,8 +23,14 @@ SCENARIOS = {
     for name, build in part.SCENARIOS.items()
 }
 
+#: Code for the CPU is generated and compiled.
+SLOW = {"modules-compiled_inductor", "modules-compiled_in_place_inductor"}
 
-@pytest.mark.parametrize("build", SCENARIOS.values(), ids=SCENARIOS.keys())
+
+@pytest.mark.parametrize(
+    "build",
+    [pytest.param(build, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, build in SCENARIOS.items()],
+)
 def test_training_is_untouched(build, tmp_path):
     assert_untouched(build, tmp_path)
 

@@ -1,4 +1,4 @@
-"""Which loggers have a SummaryWriter, the exact calls that it gets, and the event file read back."""
+"""The exact calls that a SummaryWriter gets, and the event file read back."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,10 +18,12 @@ from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
 from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, MarginChartContent
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as LayoutMessage
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
 from netdyn.engine.config import MEASURES as EVERYTHING
-from netdyn.loggers.tensorboard import _last_layout, add_about, add_figures, add_histograms, add_layout, layout, writers
+from netdyn.loggers.find import destination
+from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, last_layout, layout, opened
 from netdyn.report.figures.canvas import pixels
 from netdyn.report.figures.maps import heat_map
 from netdyn.tags import SCALARS
@@ -37,64 +39,38 @@ class Writer:
         self.calls.append((tag, type(values).__name__, values.tolist(), global_step, options))
 
 
-class Plain:
-    """A logger with an experiment that nobody but its owner may touch."""
-
-    @property
-    def experiment(self):
-        raise AssertionError("the experiment of another logger was touched")
-
-
-def named(name, *bases, writer=None):
-    return type(name, bases, {"experiment": writer or Writer()})()
-
-
-class Derived(TensorBoardLogger):
-    """A user's own logger."""
-
-
-def test_other_loggers_have_no_writer_and_are_left_alone():
-    assert writers([Plain(), named("MyTensorBoardLogger")]) == []
-
-
-def test_no_logger_no_writer():
-    assert writers([]) == []
-
-
-def test_a_tensorboard_logger_is_told_by_its_classs_name():
-    twin = named("TensorBoardLogger")
-    assert writers([Plain(), twin]) == [(twin.experiment, "")]
-
-
-def test_a_class_derived_from_a_tensorboard_logger_is_one():
-    below = named("Mine", type("TensorBoardLogger", (), {}))
-    assert writers([below]) == [(below.experiment, "")]
-
-
-@pytest.mark.parametrize("kind", [TensorBoardLogger, Derived])
-def test_lightnings_loggers_are_told_apart(kind, tmp_path):
-    ours, other = kind(tmp_path), CSVLogger(tmp_path)
-    assert writers([other, ours]) == [(ours.experiment, "")]
-
-
-@pytest.mark.parametrize(("prefix", "before"), [("", ""), ("mine", "mine-"), ("a-b", "a-b-")])
-def test_a_writer_comes_with_what_its_logger_puts_before_a_tag(prefix, before, tmp_path):
-    ((_, found),) = writers([TensorBoardLogger(tmp_path, prefix=prefix)])
-    assert found == before
-
-
-def test_every_writer_gets_every_histogram_at_the_step():
-    first, second = Writer(), Writer()
-    loggers = [named("TensorBoardLogger", writer=first), Plain(), named("TensorBoardLogger", writer=second)]
-    add_histograms(loggers, {"a/b": torch.tensor([1.0, 2.0]), "c/d": torch.tensor([3.0])}, 7)
-    assert first.calls == [("a/b", "ndarray", [1.0, 2.0], 7, {}), ("c/d", "ndarray", [3.0], 7, {})]
-    assert second.calls == first.calls
+def test_a_writer_gets_every_histogram_at_the_step():
+    writer = Writer()
+    TensorBoard(writer).histograms({"a/b": torch.tensor([1.0, 2.0]), "c/d": torch.tensor([3.0])}, 7)
+    assert writer.calls == [("a/b", "ndarray", [1.0, 2.0], 7, {}), ("c/d", "ndarray", [3.0], 7, {})]
 
 
 def test_nothing_to_show_nothing_written():
     writer = Writer()
-    add_histograms([named("TensorBoardLogger", writer=writer)], {}, 7)
+    TensorBoard(writer).histograms({}, 7)
     assert writer.calls == []
+
+
+@pytest.mark.parametrize(("prefix", "before"), [("", ""), ("mine", "mine-"), ("a-b", "a-b-")])
+def test_a_lightning_logger_puts_its_prefix_before_a_tag(prefix, before, tmp_path):
+    logger = TensorBoardLogger(tmp_path, prefix=prefix)
+    assert LightningTensorBoard(logger).prefix == before
+    assert LightningTensorBoard(logger).writer is logger.experiment
+
+
+def test_the_writer_of_a_folder_is_closed_and_a_given_one_is_not(tmp_path):
+    own = opened(tmp_path / "own")
+    given = TensorBoard(SummaryWriter(str(tmp_path / "given")))
+    for receiver in (own, given):
+        receiver.scalars({"a": 1.0}, 3)
+        receiver.close()
+    assert own.writer.file_writer is None
+    assert given.writer.file_writer is not None
+    given.writer.close()
+    for name in ("own", "given"):
+        events = EventAccumulator(str(tmp_path / name))
+        events.Reload()
+        assert [(event.step, event.value) for event in events.Scalars("a")] == [(3, 1.0)]
 
 
 def read_back(folder):
@@ -107,7 +83,7 @@ def test_histograms_are_read_back_from_the_event_file(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="run", version=0)
     values = torch.linspace(-1, 1, 201)
     for step in (0, 3, 10):
-        add_histograms([logger], {"modes/order_index/net.0": values * (step + 1)}, step)
+        destination(logger).histograms({"modes/order_index/net.0": values * (step + 1)}, step)
     logger.finalize("success")
     histograms = read_back(tmp_path / "run" / "version_0")["modes/order_index/net.0"]
     assert [event.step for event in histograms] == [0, 3, 10]
@@ -120,7 +96,7 @@ def test_histograms_are_read_back_from_the_event_file(tmp_path):
 @pytest.mark.parametrize("values", [[0.25], [0.0] * 50, [-1.0] * 9 + [1.0], [1e-40, 2.0], [-38.0, 38.0]])
 def test_values_of_the_kinds_we_send_can_be_written(tmp_path, values):
     logger = TensorBoardLogger(tmp_path, name="run", version=0)
-    add_histograms([logger], {"a/b": torch.tensor(values)}, 1)
+    destination(logger).histograms({"a/b": torch.tensor(values)}, 1)
     logger.finalize("success")
     (event,) = read_back(tmp_path / "run" / "version_0")["a/b"]
     assert event.histogram_value.num == len(values)
@@ -129,7 +105,7 @@ def test_values_of_the_kinds_we_send_can_be_written(tmp_path, values):
 def test_the_prefix_of_a_logger_stands_before_histograms_too(tmp_path):
     """Lightning puts it before scalars, with a hyphen; one run's tags belong together."""
     logger = TensorBoardLogger(tmp_path, name="run", version=0, prefix="mine")
-    add_histograms([logger], {"a/b": torch.ones(3)}, 1)
+    destination(logger).histograms({"a/b": torch.ones(3)}, 1)
     logger.log_metrics({"a/c": 1.0}, 1)
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "version_0"))
@@ -154,27 +130,21 @@ def figure(value=0.5):
     return heat_map(torch.tensor([[value, 1.0]]), ["a"], [0, 1], "share", (0.0, 1.0))
 
 
-def test_every_writer_gets_every_figure_as_an_image_at_the_step():
-    first, second = ImageWriter(), ImageWriter()
-    loggers = [named("TensorBoardLogger", writer=first), Plain(), named("TensorBoardLogger", writer=second)]
-    add_figures(loggers, {"modes/map": figure(), "linear/map": figure(0.2)}, 7)
-    for writer in (first, second):
-        assert [(tag, step, form) for tag, _, step, form in writer.calls] == [
-            ("modes/map", 7, "HWC"),
-            ("linear/map", 7, "HWC"),
-        ]
-        assert torch.equal(writer.calls[0][1], pixels(figure()))
-        assert torch.equal(writer.calls[1][1], pixels(figure(0.2)))
-
-
-def test_without_a_writer_no_figure_is_drawn():
-    add_figures([Plain()], {"modes/map": None}, 7)
+def test_a_writer_gets_every_figure_as_an_image_at_the_step():
+    writer = ImageWriter()
+    TensorBoard(writer).figures({"modes/map": figure(), "linear/map": figure(0.2)}, 7)
+    assert [(tag, step, form) for tag, _, step, form in writer.calls] == [
+        ("modes/map", 7, "HWC"),
+        ("linear/map", 7, "HWC"),
+    ]
+    assert torch.equal(writer.calls[0][1], pixels(figure()))
+    assert torch.equal(writer.calls[1][1], pixels(figure(0.2)))
 
 
 def test_figures_are_read_back_from_the_event_file(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="run", version=0, prefix="mine")
     for step in (0, 3):
-        add_figures([logger], {"modes/map": figure(step / 3)}, step)
+        destination(logger).figures({"modes/map": figure(step / 3)}, step)
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 0})
     events.Reload()
@@ -221,7 +191,7 @@ def layouts_written(folder):
 
 def test_tensorboard_shows_our_charts(tmp_path):
     logger = tensorboard_logger(tmp_path)
-    add_layout([logger, Plain()], EVERYTHING)
+    destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     assert shown(tmp_path) == {
         ("netdyn basins", "sample basin"): (
@@ -278,7 +248,7 @@ def test_prefixes_stand_before_tags_and_name_the_category(before):
 
 def test_loggers_prefix_and_ours_are_joined(tmp_path):
     logger = tensorboard_logger(tmp_path, prefix="mine")
-    add_layout([logger], ("sample_basin",), "ema/")
+    destination(logger).arrange(("sample_basin",), "ema/")
     logger.finalize("success")
     (series,) = shown(tmp_path)["netdyn basins (mine-ema)", "sample basin"][1]
     assert series == [f"mine-ema/basin/sample/{end}" for end in ("radius", "low", "high")]
@@ -290,7 +260,7 @@ THEIRS_SHOWN = {("mine", "losses"): ("Multiline", ["loss/.*"]), ("mine", "band")
 def test_the_users_layout_is_kept_when_it_came_first(tmp_path):
     logger = tensorboard_logger(tmp_path)
     logger.experiment.add_custom_scalars(THEIRS)
-    add_layout([logger], EVERYTHING)
+    destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     charts = shown(tmp_path)
     assert list(charts)[:2] == list(THEIRS_SHOWN)
@@ -300,11 +270,11 @@ def test_the_users_layout_is_kept_when_it_came_first(tmp_path):
 
 def test_a_layout_that_comes_later_is_never_replaced_and_ours_join_it_at_the_next_call(tmp_path):
     logger = tensorboard_logger(tmp_path)
-    add_layout([logger], EVERYTHING)
+    destination(logger).arrange(EVERYTHING, "")
     logger.experiment.add_custom_scalars(THEIRS)
     logger.experiment.flush()
     assert shown(tmp_path) == THEIRS_SHOWN
-    add_layout([logger], EVERYTHING)
+    destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     charts = shown(tmp_path)
     assert len(charts) == 11
@@ -314,7 +284,7 @@ def test_a_layout_that_comes_later_is_never_replaced_and_ours_join_it_at_the_nex
 def test_what_is_there_is_not_written_again(tmp_path):
     logger = tensorboard_logger(tmp_path)
     for _ in range(3):
-        add_layout([logger], EVERYTHING)
+        destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     assert layouts_written(tmp_path / "run" / "version_0") == 1
 
@@ -325,8 +295,8 @@ def test_a_resumed_run_finds_the_layout_in_its_earlier_file(tmp_path):
     first.finalize("success")
     time.sleep(1.1)  # event files are named after the second
     second = tensorboard_logger(tmp_path)
-    add_layout([second], EVERYTHING)
-    add_layout([second], EVERYTHING)
+    destination(second).arrange(EVERYTHING, "")
+    destination(second).arrange(EVERYTHING, "")
     second.finalize("success")
     assert len(list((tmp_path / "run" / "version_0").glob("*tfevents*"))) == 2
     assert THEIRS_SHOWN.items() <= shown(tmp_path).items()
@@ -335,16 +305,16 @@ def test_a_resumed_run_finds_the_layout_in_its_earlier_file(tmp_path):
 
 def test_what_is_measured_may_change_on_the_way(tmp_path):
     logger = tensorboard_logger(tmp_path)
-    add_layout([logger], EVERYTHING)
-    add_layout([logger], ("sample_basin",))
+    destination(logger).arrange(EVERYTHING, "")
+    destination(logger).arrange(("sample_basin",), "")
     logger.finalize("success")
     assert ("netdyn basins", "weight basin") not in shown(tmp_path)
 
 
 def test_two_monitors_stand_beside_each_other(tmp_path):
     logger = tensorboard_logger(tmp_path)
-    add_layout([logger], ("sample_basin",))
-    add_layout([logger], ("sample_basin",), "ema/")
+    destination(logger).arrange(("sample_basin",), "")
+    destination(logger).arrange(("sample_basin",), "ema/")
     logger.finalize("success")
     assert {("netdyn basins", "sample basin"), ("netdyn basins (ema)", "sample basin")} <= shown(tmp_path).keys()
 
@@ -358,7 +328,7 @@ def test_charts_with_several_margins_keep_them_all(tmp_path):
     summary = custom_scalars({})
     summary.value[0].tensor.string_val[0] = message.SerializeToString()
     logger.experiment._get_file_writer().add_summary(summary)
-    add_layout([logger], EVERYTHING)
+    destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     charts = shown(tmp_path)
     assert charts["mine", "bands"] == ("Margin", [["a", "a-", "a+"]])
@@ -377,14 +347,14 @@ def test_layouts_are_found_among_large_and_unfinished_records(tmp_path):
     whole = file.read_bytes()
     for cut in (0, 1, 5, 100, 10000):
         file.write_bytes(whole[: len(whole) - cut])
-        assert _last_layout(file.parent) == THEIRS
+        assert last_layout(file.parent) == THEIRS
     logger.finalize("success")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"\xff" * 40, b"custom_scalars__config__" * 9])
 def test_files_that_are_no_event_files_hold_no_layout(tmp_path, content):
     (tmp_path / "events.out.tfevents.0").write_bytes(content)
-    assert _last_layout(tmp_path) == {}
+    assert last_layout(tmp_path) == {}
 
 
 @pytest.mark.parametrize("log_dir", [None, "s3://bucket/run", "nowhere"])
@@ -398,12 +368,12 @@ def test_nothing_is_written_where_nothing_can_be_read_back(log_dir):
 
     writer = Remote()
     writer.log_dir = log_dir
-    add_layout([named("TensorBoardLogger", writer=writer)], EVERYTHING)
+    TensorBoard(writer).arrange(EVERYTHING, "")
 
 
 def test_the_table_of_tags_is_a_text_in_the_event_file(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="run", version=0)
-    add_about([logger, Plain()], SCALARS, "mine/")
+    destination(logger).about(SCALARS, "mine/")
     logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "run" / "version_0"))
     events.Reload()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
 
-from netdyn.engine.layers import LayerReport
+from netdyn import LayerReport
 from netdyn.report import history
 from netdyn.report.history import MAPS, SIGNED, History
 from netdyn.tags import FIGURES

@@ -1,4 +1,4 @@
-"""How much of the validation data lies within the basins of the training data."""
+"""How far the network's answer for a training sample reaches: past validation samples of its class, or of another."""
 
 from __future__ import annotations
 
@@ -6,56 +6,71 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, samples_first, tensors
+from netdyn._utils.random import Contents
+from netdyn._utils.trees import Inputs, blocks, samples_first, tensors
+from netdyn.basins.input_noise import Noise
 from netdyn.basins.interval import median
-from netdyn.basins.result import BasinResult
+from netdyn.basins.sample_basin import Rays
+from netdyn.isolation.isolated import isolated
+from netdyn.probes.criteria import Criterion
+from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.tasks import prepare
 
 #: Distances held at a time.
 BLOCK = 4_000_000
+#: Most validation samples asked about: an error of a share of 0.022 at most.
+SAMPLES = 512
 
 
 class Covered(NamedTuple):
-    """Coverage, and how far it had to reach.
+    """How far answers reach, and how far they had to.
 
     Attributes:
-        share: Mean over validation samples of the share of rays of the nearest training sample of their class that are
-            lost farther out than the validation sample lies. NaN if there is none.
-        distance: Median of these distances, RMS per component; the denser the probe, the smaller it is.
-        nearest: That training sample of each validation sample, −1 where its class is absent, int64 ``[validation]``.
+        own: Share of validation samples v whose nearest training sample μ of the same class is still right at
+            x_μ + d(v, μ)·ε. NaN if there is none.
+        other: The same with the nearest training sample of another class, whose answer should not reach so far.
+        distance: Median of d(v, μ) for the same class, RMS per component; the denser the probe, the smaller it is.
     """
 
-    share: float
+    own: float
+    other: float
     distance: float
-    nearest: Tensor
 
 
 def coverage(
-    basin: BasinResult | Tensor,
+    model: nn.Module,
     inputs: Inputs,
     target: Tensor,
     val_inputs: Inputs,
     val_target: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    criterion: Criterion | None = None,
 ) -> Covered:
-    """How much of the validation data lies within the basins of the training data.
+    """How much of the validation data the answers for the training data reach, by class.
 
     For each validation sample v the nearest training sample μ of its class is found; d(v, μ) is the root mean square of
-    the difference of their components, the unit of σ. The coverage is the mean over v of the share of μ's rays with
-    T > d(v, μ).
+    the difference of their components, the unit of σ. Under noise of that level, is the network still right about μ?
+    The same is asked with the nearest sample of another class. A network that has merely memorised covers both alike:
+    the difference is the reading.
 
     Args:
-        basin: A sample basin of the training probe, or its ``radii`` ``[rays, samples]``.
-        inputs: The training probe that it was measured on: a tensor, or a sequence or mapping of tensors, samples
-            first. Distances count what is floating. For noise on modules' outputs hand over these.
+        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        inputs: The training probe: a tensor, or a sequence or mapping of tensors, samples first. Distances and noise
+            are those of what is floating.
         target: Its class labels ``[samples]``.
-        val_inputs: The validation samples, of the same shapes.
+        val_inputs: The validation samples, of the same shapes; of more than 512 a fixed choice is asked about.
         val_target: Their class labels; samples of a class without training sample are left out.
+        seed: Seed of the noise.
+        batch_size: Samples per forward pass; None: the whole training probe's number at once.
+        criterion: As in :func:`netdyn.functional.sample_basin`.
 
     Returns:
-        ``share``, ``distance`` (the median of d, which falls with the size of the probe) and ``nearest``
-        ``[validation samples]``. Distances are held in blocks of at most 4 million.
+        The two shares, and the median distance. Distances are held in blocks of at most 4 million.
 
     Raises:
         TypeError: If labels are not whole numbers, or nothing in ``inputs`` is floating.
@@ -66,22 +81,54 @@ def coverage(
         convention.
 
     Example:
-        >>> import torch
-        >>> points, labels = torch.tensor([[0.0], [10.0]]), torch.tensor([0, 1])
-        >>> radii = torch.tensor([[0.5, 3.0], [2.0, 3.0]])
-        >>> found = coverage(radii, points, labels, torch.tensor([[1.0], [12.0]]), labels)
-        >>> found.share, found.distance
-        (0.75, 1.5)
+        >>> net = nn.Linear(1, 2)  # class 1 above 0
+        >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
+        <All keys matched successfully>
+        >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+        >>> found = coverage(net, x, torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.25], [1.5]]), torch.tensor([0, 1]))
+        >>> found.distance
+        0.375
     """
-    radii = basin.radii if isinstance(basin, BasinResult) else basin
-    points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
-    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
-    target = checks.class_labels(target, classes, len(points)).cpu()
+    checks.whole("seed", seed, minimum=0)
+    with isolated(model):
+        return measure_coverage(prepare(model, inputs, target, criterion, batch_size), val_inputs, val_target, seed)
+
+
+def measure_coverage(evaluator: Evaluator, val_inputs: Inputs, val_target: Tensor, seed: int) -> Covered:
+    """The coverage of a network that is isolated already, see :func:`coverage`."""
+    points, val_points = _points("inputs", evaluator.inputs), _points("val_inputs", val_inputs)
+    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (evaluator.target, val_target))
+    target = checks.class_labels(evaluator.target, classes, len(points)).cpu()
     val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
-    if checks.matrix("basin", radii, "[rays, samples]").shape[1] != len(points):
-        raise ValueError(f"`basin` must be of the {len(points)} samples in `inputs`, got {radii.shape[1]}.")
-    return covered(radii, points, target, val_points, val_target)
+    chosen = Contents.of(val_inputs).first(SAMPLES)
+    val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
+    noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, None, seed)
+    shares: list[float] = []
+    distance = math.nan
+    for same in (True, False):
+        nearest, distances = _nearest_of_classes(points, target, val_points, val_target, same)
+        distance = median(distances) if same and len(distances) else distance
+        shares.append(_right_at_distance(evaluator, noise, nearest, distances))
+    return Covered(shares[0], shares[1], distance)
+
+
+def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma: Tensor) -> float:
+    """Share of some samples, which may come more than once, that are right under noise of a level of their own."""
+    processes = evaluator.processes
+    part = slice(0, len(index)) if processes.lockstep else processes.part(len(index))
+    alone = evaluator.only(torch.arange(evaluator.samples))
+
+    def work() -> tuple[list[bool], float]:
+        rays, found = Rays(alone, noise), list[bool]()
+        for rows in blocks(len(index[part]), evaluator.batch_size or evaluator.samples):
+            found += rays.rows_right(index[part][rows], sigma[part][rows]).tolist()
+        return found, alone.passed
+
+    parts = [work()] if processes.lockstep else processes.gather(work)
+    evaluator.passed += sum(passed for _, passed in parts)
+    found = [right for own, _ in parts for right in own]
+    return sum(found) / len(found) if found else math.nan
 
 
 def _points(name: str, inputs: Inputs) -> Tensor:
@@ -93,19 +140,20 @@ def _points(name: str, inputs: Inputs) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def covered(radii: Tensor, points: Tensor, target: Tensor, val_points: Tensor, val_target: Tensor) -> Covered:
-    """Coverage, see :func:`netdyn.functional.coverage`; points ``[samples, components]``."""
+def _nearest_of_classes(
+    points: Tensor, target: Tensor, val_points: Tensor, val_target: Tensor, same: bool
+) -> tuple[Tensor, Tensor]:
+    """For each validation sample the nearest training sample of the same, or of another, class, and its distance.
+
+    Samples for which there is none are left out.
+    """
     nearest = torch.full((len(val_target),), -1, dtype=torch.int64)
     distance = torch.full((len(val_target),), math.nan, dtype=torch.float64)
     for k in torch.unique(val_target).tolist():
-        own, of_class = (target == k).nonzero()[:, 0], (val_target == k).nonzero()[:, 0]
+        own, of_class = ((target == k) == same).nonzero()[:, 0], (val_target == k).nonzero()[:, 0]
         if len(own):
             nearest[of_class], distance[of_class] = _nearest(points, own, val_points, of_class)
-    found = nearest >= 0
-    if not bool(found.any()):
-        return Covered(math.nan, math.nan, nearest)
-    inside = radii.double().cpu()[:, nearest[found]] > distance[found]
-    return Covered(float(inside.double().mean()), median(distance[found]), nearest)
+    return nearest[nearest >= 0], distance[nearest >= 0]
 
 
 def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

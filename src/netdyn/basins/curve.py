@@ -73,6 +73,11 @@ class Curve:
     share: Tensor
     classes: tuple[Curve | None, ...] = ()
 
+    @classmethod
+    def level(cls, share: float, sigma: float) -> Curve:
+        """The same share everywhere."""
+        return cls(share, torch.tensor([sigma], dtype=torch.float64), torch.tensor([share], dtype=torch.float64))
+
     def at(self, sigma: Tensor | float) -> Tensor:
         """The share at ``sigma``, float64 of the same shape."""
         levels, at = self.sigma.numpy(), torch.as_tensor(sigma, dtype=torch.float64).numpy()
@@ -104,22 +109,38 @@ def survival(cells: Tensor, grid: Grid) -> Curve:
     return Curve(clean=float(share[0]), sigma=grid.edges()[: grid.cells], share=share)
 
 
-def isotonic(values: Tensor) -> Tensor:
-    """The falling sequence nearest to ``values`` in squares (pool adjacent violators)."""
-    if bool((values.diff() <= 0).all()):
-        return values.double()
-    pools: list[list[float]] = []
-    for value in values.tolist():
-        pools.append([value, 1])
+def isotonic(values: Sequence[float], weights: Sequence[float] | None = None) -> list[tuple[float, int]]:
+    """The falling sequence nearest to ``values`` in (weighted) squares, as pools: their means and lengths.
+
+    Source:
+        Pool adjacent violators.
+
+    >>> isotonic([1.0, 0.2, 0.4, 0.0])
+    [(1.0, 1), (0.30000000000000004, 2), (0.0, 1)]
+    """
+    pools: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights or [1.0] * len(values), strict=True):
+        pools.append((value, weight, 1))
         while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
-            mean, size = pools.pop()
-            pools[-1] = [(pools[-1][0] * pools[-1][1] + mean * size) / (pools[-1][1] + size), pools[-1][1] + size]
-    return torch.tensor([mean for mean, size in pools for _ in range(int(size))], dtype=torch.float64)
+            mean, own, size = pools.pop()
+            before, other, length = pools.pop()
+            pools.append(((before * other + mean * own) / (other + own), other + own, length + size))
+    return [(mean, size) for mean, _, size in pools]
 
 
-def falling_curve(clean: float, sigma: Sequence[float], share: Sequence[float]) -> Curve:
-    """A curve through shares measured at any σ, in any order: isotonic regression, equal σ averaged first."""
-    levels, index = torch.unique(torch.tensor([*sigma] or [1.0], dtype=torch.float64), return_inverse=True)
-    met = torch.tensor([*share] or [clean], dtype=torch.float64)
-    mean = torch.zeros_like(levels).index_add_(0, index, met) / torch.bincount(index, minlength=len(levels))
-    return Curve(clean=clean, sigma=levels, share=isotonic(mean).clamp(max=clean))
+def falling_curve(
+    clean: float, sigma: Sequence[float], share: Sequence[float], weights: Sequence[float] | None = None
+) -> Curve:
+    """A curve through shares measured at any σ, in any order: isotonic regression, with a knot per pool."""
+    if not len(sigma):
+        return Curve(clean, torch.tensor([1.0], dtype=torch.float64), torch.tensor([clean], dtype=torch.float64))
+    order = sorted(range(len(sigma)), key=sigma.__getitem__)
+    logs = [math.log(sigma[i]) for i in order]
+    own = [1.0] * len(order) if weights is None else [weights[i] for i in order]
+    knots, first = [], 0
+    for mean, size in isotonic([share[i] for i in order], own):
+        pool = slice(first, first + size)
+        knots.append((sum(w * x for w, x in zip(own[pool], logs[pool], strict=True)) / sum(own[pool]), mean))
+        first += size
+    levels = torch.tensor([math.exp(x) for x, _ in knots], dtype=torch.float64)
+    return Curve(clean, levels, torch.tensor([mean for _, mean in knots], dtype=torch.float64).clamp(max=clean))

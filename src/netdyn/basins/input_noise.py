@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.random import Keys, keys, normals
-from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, samples_first, take, tensors
+from netdyn._utils.random import keys, normals
+from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, take, tensors
 
 Rows = list[Tensor | None]
 
@@ -95,16 +95,24 @@ class Noise:
                 )
         return cls(seed, tuple(on_inputs), by_sample, _sites(model, inputs, by_sample, on_modules))
 
-    def draw(self, inputs: Inputs, digests: Sequence[bytes], rays: Sequence[int]) -> Rows:
+    def components(self, inputs: Inputs) -> int:
+        """Numbers that one row of noise consists of."""
+        shapes = [tensor.shape[1:] for tensor, here in zip(tensors(inputs), self.inputs, strict=True) if here]
+        return sum(math.prod(shape) for shape in [*shapes, *(site.shape for site in self.sites)])
+
+    def draw(self, inputs: Inputs, digests: Tensor, rays: Tensor) -> Rows:
         """The noise of some rows: the digests of their samples, and their rays; any ``inputs`` of their shapes."""
-        rows: Rows = []
-        on_inputs = standard_noise(inputs, digests, self.seed, rays, self.inputs)
-        map_tensors(lambda tensor, drawn: rows.append(drawn), inputs, on_inputs)
-        device = tensors(inputs)[0].device
-        for site in self.sites:
-            key = keys(digests, self.seed, rays, f"{site.name}:{site.run}")
-            rows.append(noise_rows(key, site.shape, device))
-        return rows
+
+        def rows(place: str, shape: Sequence[int], device: torch.device) -> Tensor:
+            key = keys(digests.to(device), self.seed, rays, place)
+            return normals(key, math.prod(shape)).reshape(len(key), *shape)
+
+        leaves = tensors(inputs)
+        on_inputs = [
+            rows(str(place), leaf.shape[1:], leaf.device) if here else None
+            for place, (leaf, here) in enumerate(zip(leaves, self.inputs, strict=True))
+        ]
+        return on_inputs + [rows(f"{site.name}:{site.run}", site.shape, leaves[0].device) for site in self.sites]
 
     def outputs(
         self,
@@ -221,35 +229,6 @@ def _nothing_floating(model: nn.Module) -> str:
         "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is to disturb "
         f"instead, for instance noise_at=[{named!r}]."
     )
-
-
-def standard_noise(
-    inputs: Inputs,
-    digests: Sequence[bytes],
-    seed: int,
-    ray: int | Sequence[int],
-    by_sample: Sequence[bool] | None = None,
-) -> Inputs:
-    """Standard normal noise for every floating tensor, a function of (seed, ray, the sample's content) alone.
-
-    It is calculated on the CPU, so that neither the order of the samples, nor how they are batched, nor the device
-    changes it. Other tensors, and those that ``by_sample`` leaves out, have None in their place. ``inputs`` give the
-    shapes. There is one row for each of the ``digests``; ``ray`` is one for all rows, or one for each.
-    """
-    turn = iter(enumerate(samples_first(inputs) if by_sample is None else by_sample))
-
-    def drawn(tensor: Tensor) -> Tensor | None:
-        place, own = next(turn)
-        if not (own and tensor.is_floating_point()):
-            return None
-        return noise_rows(keys(digests, seed, ray, str(place)), tensor.shape[1:], tensor.device)
-
-    return map_tensors(drawn, inputs)
-
-
-def noise_rows(key: Keys, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Standard normal rows of some shape, float32 ``[rows, *shape]``, from their keys ``[rows, 2]``."""
-    return torch.from_numpy(normals(key, math.prod(shape))).reshape(len(key), *shape).to(device)
 
 
 def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:

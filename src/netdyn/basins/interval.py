@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 #: Confidence level of the intervals.
@@ -75,3 +76,62 @@ def median(values: Tensor) -> float:
     """The median with the mean of the two middle values, also where one of them is infinite."""
     x = values.double().sort().values
     return float((x[(len(x) - 1) // 2] + x[len(x) // 2]) / 2)
+
+
+def clustered_error(values: Tensor, cluster: Tensor) -> tuple[float, int]:
+    """Standard error of a mean whose values come in clusters, and the number of clusters C.
+
+    With G_c the sum of the deviations from the mean in cluster c, se² = C/(C − 1)·ΣG_c²/n². Where every value is a
+    cluster of its own this is the usual error.
+
+    Args:
+        values: ``[n]``.
+        cluster: Number of each value's cluster, int64 ``[n]``.
+
+    >>> clustered_error(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0, 1, 0, 1]))
+    (0.5, 2)
+    """
+    clusters = len(torch.unique(cluster))
+    if clusters < 2:
+        return math.inf, clusters
+    apart = (values - values.mean()).double()
+    sums = torch.zeros(int(cluster.max()) + 1, dtype=torch.float64).index_add_(0, cluster, apart)
+    return math.sqrt(clusters / (clusters - 1) * float(sums.square().sum())) / len(values), clusters
+
+
+def shared_error(right: Tensor, cluster: Tensor) -> float:
+    """Standard error that the choice of the probe's samples adds to an accuracy on every ray alike.
+
+    Of a sample's outcomes on several rays the part that they share is its own: Var_s(E_ray f_rs), found without bias
+    from pairs of rays, Σ_s[(Σ_r g_rs)² − Σ_r g_rs²]/Σ_s m_s(m_s − 1) with g_rs = f_rs − mean_s f_rs and m_s the number
+    of rays that asked sample s. The error is its root over √S; copies of a sample count as one.
+
+    Args:
+        right: Outcomes ``[rays, samples]`` in [0, 1], NaN where a ray did not ask a sample.
+        cluster: Number of each sample's content, int64 ``[samples]``.
+
+    Source:
+        netdyn's convention.
+    """
+    asked = ~right.isnan()
+    apart = (right - right.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
+    times = asked.sum(dim=0).double()
+    pairs = float((times * (times - 1)).sum())
+    if not pairs:
+        return 0.0
+    shared = float((apart.sum(dim=0).square() - apart.square().sum(dim=0)).sum()) / pairs
+    copies = torch.bincount(cluster).double()
+    return math.sqrt(max(shared, 0.0) * float(copies.square().sum())) / len(cluster)
+
+
+def widened(interval: tuple[float, float], centre: float, error: float, samples: int) -> tuple[float, float]:
+    """An interval with another source of error added to it: in log σ, each half becomes √(half² + (t·error)²)."""
+    extra = student_quantile((1 + LEVEL) / 2, samples - 1) * error if samples > 1 else 0.0
+
+    def moved(end: float) -> float:
+        if not 0 < end < math.inf or not 0 < centre < math.inf:
+            return end
+        half = math.log(end / centre)
+        return centre * math.exp(math.copysign(math.hypot(half, extra), half))
+
+    return moved(interval[0]), moved(interval[1])

@@ -4,42 +4,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from netdyn.basins.curve import Curve
 
+#: Quantiles of a curve that stand for the noise levels at which its samples are lost.
+QUANTILES = 256
+
 
 @dataclass(frozen=True)
 class BasinResult:
-    """How wide a basin is, with its interval and the rays behind it.
+    """How wide a basin is, with its interval and what stands behind it.
 
     σ is a noise level: per input component in the input's own units (sample basin), or in units of each weight tensor's
     population standard deviation (weight basin).
 
     Attributes:
-        radii: T of every ray: ``[rays, samples]`` (sample basin) or ``[rays]`` (weight basin). 0 where wrong without
-            noise, inf where censored.
         radius: The σ at which accuracy has fallen to ``accuracy``; 0 if it starts below, inf if it stays above.
         interval: Confidence interval of ``radius``.
         level: Confidence level of the interval, 0.95 unless too few rays allow less.
         accuracy: The accuracy that defines the radius (absolute, also with ``relative=True``).
         clean: Accuracy without noise.
-        floor: Accuracy that noise cannot push below: the larger of 1/K and the accuracy at ``high`` (NaN if not
-            measured).
-        censored: Share of rays that are right at every σ visited.
-        reentry: Measured accuracy at the uncorrected radius minus ``accuracy``: the share of rays that come back.
-        realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
-            basin with a finite radius): 1, unless low precision rounds it.
-        per_class: Radius of each class ``[classes]``, NaN where the class is absent.
-        per_sample: Radius of each sample ``[samples]`` (sample basin with at least 8 rays).
+        floor: Accuracy that noise cannot push below: the larger of 1/K and, for a sample basin, the accuracy at
+            ``high``.
+        censored: Share still right at ``high``: of the samples (sample basin), or of the rays whose accuracy stays
+            above the target (weight basin).
+        high: The highest noise level.
+        forwards: Forward passes per sample.
+        curve: The curve behind :meth:`accuracy_at`.
+        radii: The σ at which each ray is first lost: ``[rays, samples]`` (sample basin with ``per_ray``, else None) or
+            ``[rays]`` (weight basin). 0 where wrong without noise, inf where still right at ``high``.
+        per_class: Radius of each class ``[classes]``, NaN where the class is absent; None if not asked for.
+        class_intervals: Interval of each class's radius ``[classes, 2]``, likewise.
+        per_sample: Radius of each sample ``[samples]`` (sample basin with ``per_ray`` and at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
         noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
-        high: The highest noise level of the search.
-        forwards: Forward passes a sample.
-        curve: The curve behind :meth:`accuracy_at`.
+        realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
+            basin with a finite radius): 1, unless low precision rounds it.
     """
 
-    radii: Tensor = field(repr=False)
     radius: float
     interval: tuple[float, float]
     level: float
@@ -47,11 +51,12 @@ class BasinResult:
     clean: float
     floor: float
     censored: float
-    reentry: float
-    per_class: Tensor
     high: float
     forwards: float
     curve: Curve = field(repr=False)
+    radii: Tensor | None = field(default=None, repr=False)
+    per_class: Tensor | None = None
+    class_intervals: Tensor | None = None
     per_sample: Tensor | None = None
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
@@ -65,7 +70,14 @@ class BasinResult:
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
         """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
 
-        For a sample basin this is the share of rays not yet lost, which lies a little below the accuracy measured at
-        ``sigma``, because a ray that is lost can come back.
+        The falling curve nearest to what was measured: exact near the radius, where most was asked.
         """
         return self.curve.at(sigma)
+
+    def spread(self) -> Tensor:
+        """Noise levels at which answers turn wrong, for a histogram: the rays' own, else quantiles of the curve."""
+        if self.radii is not None:
+            return self.radii.flatten()
+        shares = torch.linspace(0, self.clean, QUANTILES + 2, dtype=torch.float64)[1:-1].flip(0)
+        found = torch.tensor([self.curve.crossing(float(share)) for share in shares], dtype=torch.float64)
+        return found[(found > 0) & found.isfinite()]

@@ -1,24 +1,25 @@
-"""How much noise on the samples it takes until the network is wrong: rays in sample space.
+"""How much noise on the samples it takes until the network is wrong.
 
-Bisection in log σ, every ray of every sample with a bracket of its own.
+Layout: noise levels ``[rays, samples]`` hold log σ, NaN where a ray of a sample is not asked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
+from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs, as_slice, blocks, take
-from netdyn.basins.curve import LOST_CLEAN, Grid, survival
+from netdyn.basins.crossing import Crossing
+from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
 from netdyn.basins.interval import LEVEL
-from netdyn.basins.reentry import Rungs, correct
+from netdyn.basins.ladder import ABOUT, ladder_rays, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
@@ -28,6 +29,10 @@ from netdyn.probes.tasks import TOLERANCE, prepare
 
 #: Rays from which on a radius of its own is given for every sample.
 PER_SAMPLE_RAYS = 8
+#: Interval of what does not exist.
+_NONE = (math.nan, math.nan)
+#: Most bytes of noise that are kept from one noise level to the next.
+KEPT = 64 << 20
 
 
 def sample_basin(
@@ -38,6 +43,8 @@ def sample_basin(
     accuracy: float | None = None,
     relative: bool = False,
     rays: int = 1,
+    per_ray: bool = False,
+    per_class: bool = False,
     low: float = 1e-3,
     high: float = 1e1,
     rel_tol: float = 0.05,
@@ -47,11 +54,12 @@ def sample_basin(
     tolerance: float = TOLERANCE,
     noise_at: Sequence[str] | None = None,
 ) -> BasinResult:
-    """How much noise the inputs bear before the network's predictions stop being right.
+    """How much noise the inputs tolerate before the network's predictions stop being right.
 
-    Along a ray x + σ·ε, ε ~ N(0, I), bisection in log σ finds the noise level T at which the prediction stops being
-    right. The radius is the σ at which accuracy has fallen to ``accuracy``: the quantile of T, corrected for rays that
-    are right again beyond T by measuring accuracy at one or two noise levels of the search next to it.
+    Under x + σ·ε, ε ~ N(0, I), accuracy A(σ) falls from the clean one. The radius is the σ at which it has fallen to
+    ``accuracy``. One pass with every sample at a noise level of its own shows roughly where that is; then all samples
+    are asked at two levels beside it, on the same ray, and logit A is interpolated. Where the target lies on one side
+    of both, or an end of the interval far away, further levels are asked.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -59,11 +67,15 @@ def sample_basin(
         target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
         relative: Count ``accuracy`` from the floor that noise leaves (0) to the accuracy without noise (1).
-        rays: Rays a sample. With 8 or more every sample gets a radius of its own.
+        rays: Rays per sample.
+        per_ray: Find for each ray of each sample the σ at which it is first lost, by bisection (``radii``, and with 8
+            rays or more ``per_sample``); about 8 passes per ray more.
+        per_class: Find the radius of each class too, with its interval; two to four passes more.
         low: Smallest noise level, per input component in the units in which the model receives its input.
         high: Largest noise level.
-        rel_tol: Cells of the search end no wider than (1 + rel_tol)².
-        seed: Seed of the noise, which depends on it, the ray and the sample's content alone.
+        rel_tol: With ``per_ray``: the bisection's cells are no wider than a factor of (1 + rel_tol)².
+        seed: Seed of the noise, which is a function of it, the ray, the sample's content and its occurrence among
+            samples of equal content.
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
             sign, for a single logit), finite outputs only.
@@ -85,7 +97,7 @@ def sample_basin(
             ``[samples, classes]``.
 
     Source:
-        P1, attraction basin in sample space. Ray search, correction and interval are netdyn's conventions.
+        P1, attraction basin in sample space. Levels, interpolation and interval are netdyn's conventions.
 
     Example:
         >>> import torch
@@ -97,210 +109,288 @@ def sample_basin(
         >>> basin.interval[0] < basin.radius < basin.interval[1]
         True
     """
-    grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
+    check_basin(accuracy, rays, low, high, seed)
+    checks.positive("rel_tol", rel_tol)
     checks.positive("tolerance", tolerance)
     with isolated(model):
-        evaluator = prepare(model, inputs, target, criterion, batch_size, tolerance)
         return measure_sample_basin(
-            evaluator, grid, accuracy=accuracy, relative=relative, rays=rays, seed=seed, noise_at=noise_at
+            prepare(model, inputs, target, criterion, batch_size, tolerance),
+            low,
+            high,
+            accuracy=accuracy,
+            relative=relative,
+            rays=rays,
+            cells=Grid.over(low, high, rel_tol) if per_ray else None,
+            per_class=per_class,
+            seed=seed,
+            noise_at=noise_at,
         )
 
 
-def noise_of(evaluator: Evaluator, names: Sequence[str] | None, seed: int) -> Noise:
-    """The noise on a probe, see :meth:`netdyn.basins.input_noise.Noise.at`."""
-    return Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, names, seed)
+class Rays:
+    """A network under noise: right or not on any ray of any sample, at any noise level.
 
+    On several processes each runs its part of the samples, and all get all answers.
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows to be run under noise, each a ray of a sample.
-
-    Attributes:
+    Args:
         evaluator: The network and the probe.
         noise: Where the noise falls.
-        inputs: The samples, without noise; not to be written over.
-        target: Their targets ``[rows]``.
-        drawn: Their noise.
     """
 
-    evaluator: Evaluator
-    noise: Noise
-    inputs: Inputs
-    target: Tensor
-    drawn: Rows
+    def __init__(self, evaluator: Evaluator, noise: Noise) -> None:
+        self.evaluator, self.noise = evaluator, noise
+        self._part, self._counted = evaluator.processes.own_samples(torch.arange(evaluator.samples))
+        self._own = evaluator.only(self._part)
+        self._kept: dict[int, Rows] = {}
 
-    @classmethod
-    def of(cls, evaluator: Evaluator, noise: Noise, rays: Tensor, index: Tensor) -> Batch:
-        """Some rows: their rays and their samples, int64 on the CPU."""
-        digests, part = evaluator.digests, as_slice(index)
-        drawn = noise.draw(evaluator.inputs, [digests[i] for i in index.tolist()], rays.tolist())
-        return cls(evaluator, noise, take(evaluator.inputs, part, evaluator.by_sample), evaluator.targets(part), drawn)
+    def right(self, levels: Tensor) -> Tensor:
+        """Which rays are right at ``levels [rays, samples]``, bool likewise; False where not asked."""
+        return self.outcomes(levels)[0] > 0
 
-    def outputs(self, sigma: Tensor) -> Any:
-        """The network's outputs under noise of level ``sigma [rows]``."""
-        level = sigma.float().to(self.target.device)
-        return self.noise.outputs(self.evaluator.model, self.inputs, self.drawn, level, self.evaluator.outputs)
+    def outcomes(self, levels: Tensor) -> Tensor:
+        """Right (1) or not (0), and the class predicted (−1 for none): int64 ``[2, rays, samples]``."""
+        processes = self.evaluator.processes
+        if processes.lockstep:
+            # All processes must run the network equally often: every ray is asked, somewhere.
+            levels = torch.where(levels.isnan(), levels.nan_to_num(-math.inf).max(), levels)
+        own = self._own
+        before = own.passed
 
-    def right(self, sigma: Tensor) -> Tensor:
-        """Which rows are right under noise of level ``sigma [rows]``, bool ``[rows]``."""
-        return apply_criterion(self.evaluator.criterion, self.outputs(sigma), self.target)
+        def work() -> tuple[Tensor, float]:
+            found = self._asked(levels[:, self._part])[..., : self._counted]
+            return found, (own.passed - before) * self._counted / max(len(self._part), 1)
 
+        results = processes.gather(work)
+        self.evaluator.passed += sum(passed for _, passed in results)
+        return torch.cat([found for found, _ in results], dim=-1)
 
-def sample_cells(evaluator: Evaluator, noise: Noise, grid: Grid, rays: int) -> Tensor:
-    """Bisect every ray of every sample, all right without noise: cells int64 ``[rays, samples]``.
+    def rows_right(self, index: Tensor, sigma: Tensor) -> Tensor:
+        """Whether some samples, which may come more than once, are right on their first ray at levels of their own."""
+        outputs, target = self._outputs(torch.zeros_like(index), index, sigma)
+        return apply_criterion(self._own.criterion, outputs, target).cpu()
 
-    Every ray takes the same number of questions. The cells are on the network's device.
-    """
-    samples, device = evaluator.samples, evaluator.target.device
-    edges, cells = grid.edges().float().to(device), [torch.zeros(0, dtype=torch.int64, device=device)]
-    for part in blocks(rays * samples, evaluator.batch_size or samples):
-        row = torch.arange(part.start, part.stop)
-        batch = Batch.of(evaluator, noise, row // samples, row % samples)
-        low = torch.zeros(len(row), dtype=torch.int64, device=device)
-        high = torch.full_like(low, grid.cells)
-        for _ in range(grid.levels):
-            middle = (low + high) // 2
-            right = batch.right(edges.index_select(0, middle))
-            low, high = torch.where(right, middle, low), torch.where(right, high, middle)
-        cells.append(low)
-    return torch.cat(cells).reshape(rays, samples)
+    def _asked(self, levels: Tensor) -> Tensor:
+        own = self._own
+        found = torch.zeros(2, *levels.shape, dtype=torch.int64)
+        found[1] = -1
+        asked = (~levels.isnan()).nonzero()
+        for part in blocks(len(asked), own.batch_size or own.samples):
+            rays, index = asked[part].t()
+            outputs, target = self._outputs(rays, index, levels[rays, index].exp())
+            found[0][rays, index] = apply_criterion(own.criterion, outputs, target).long().cpu()
+            if own.num_classes > 1:
+                found[1][rays, index] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
+        return found
 
+    def _outputs(self, rays: Tensor, index: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of some rows, each a ray of a sample, and their targets."""
+        own, part = self._own, as_slice(index)
+        target, inputs = own.targets(part), take(own.inputs, part, own.by_sample)
+        rows = self._rows(rays, index)
+        return self.noise.outputs(own.model, inputs, rows, sigma.float().to(target.device), own.outputs), target
 
-def right_at(evaluator: Evaluator, noise: Noise, sigma: Tensor) -> Tensor:
-    """Which rays are right at their noise levels ``sigma [rays, samples]``, NaN for not to be asked; bool likewise."""
-    right = torch.zeros(sigma.shape, dtype=torch.bool)
-    asked = (~sigma.isnan()).nonzero()
-    for part in blocks(len(asked), evaluator.batch_size or evaluator.samples):
-        rays, index = asked[part].t()
-        if len(rays):
-            right[rays, index] = Batch.of(evaluator, noise, rays, index).right(sigma[rays, index]).cpu()
-    return right
+    def _rows(self, rays: Tensor, index: Tensor) -> Rows:
+        """Noise of some rows; that of a whole ray is kept where it is small, since all levels ask for it."""
+        own, ray = self._own, int(rays[0])
+        if bool((rays == ray).all()) and 4 * self.noise.components(own.inputs) * own.samples <= KEPT:
+            if ray not in self._kept:
+                self._kept = {ray: self._drawn(torch.full((own.samples,), ray), torch.arange(own.samples))}
+            part = as_slice(index)
+            return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]
+        return self._drawn(rays, index)
 
-
-def at_top(evaluator: Evaluator, noise: Noise, grid: Grid) -> Tensor:
-    """Outcomes at the top noise level, int64 ``[2, samples]``: right or not on one ray, and the class (−1: none).
-
-    They are on the network's device.
-    """
-    outcome = torch.full((2, evaluator.samples), -1, dtype=torch.int64, device=evaluator.target.device)
-    for part in blocks(evaluator.samples, evaluator.batch_size):
-        index = torch.arange(evaluator.samples)[part]
-        batch = Batch.of(evaluator, noise, torch.zeros_like(index), index)
-        outputs = batch.outputs(torch.full((len(index),), grid.high))
-        outcome[0, part] = apply_criterion(evaluator.criterion, outputs, batch.target).long()
-        if evaluator.num_classes > 1:
-            outcome[1, part] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs)
-    return outcome
+    def _drawn(self, rays: Tensor, index: Tensor) -> Rows:
+        contents = self._own.contents.chosen(index)
+        return self.noise.draw(self._own.inputs, contents.digests, rays)
 
 
 def measure_sample_basin(
     evaluator: Evaluator,
-    grid: Grid,
+    low: float,
+    high: float,
     *,
     accuracy: float | None = None,
     relative: bool = False,
     rays: int = 1,
+    cells: Grid | None = None,
+    per_class: bool = False,
     seed: int = 0,
     noise_at: Sequence[str] | None = None,
     clean: Tensor | None = None,
     quiet: bool = False,
 ) -> BasinResult:
-    """Ray search in sample space, see :func:`netdyn.functional.sample_basin`.
+    """The basin of a network that is isolated already, see :func:`netdyn.functional.sample_basin`.
 
-    ``clean`` says which samples are right without noise, if that is known; ``quiet`` leaves out the warnings of floor
-    and range.
+    Args:
+        evaluator: The network and the probe.
+        low: Smallest noise level.
+        high: Largest noise level.
+        accuracy: The accuracy that defines the radius.
+        relative: Count it from the floor to the accuracy without noise.
+        rays: Rays per sample.
+        cells: Cells to which every ray is bisected; None: no radius per ray.
+        per_class: Find the radius of each class too.
+        seed: Seed of the noise.
+        noise_at: Where the noise falls.
+        clean: Which samples are right without noise, if that is known.
+        quiet: Leave out the warnings of floor and range.
     """
-    noise = noise_of(evaluator, noise_at, seed)
     own = replace(evaluator, passed=0)
-    clean = own.divided(lambda mine, part: mine.all_right()) if clean is None else clean
-    alive = clean.cpu().nonzero()[:, 0]
-    cells = torch.full((rays, own.samples), LOST_CLEAN)
-    cells[:, alive] = own.divided(lambda mine, part: sample_cells(mine, noise, grid, rays), alive).cpu()
-    # A sixteenth of the samples tells the floor well enough for a warning; a relative radius is measured from it.
-    # Those with the smallest digests are asked, so that the probe's order does not matter.
-    wanted = own.samples if relative else max(64, own.samples // 16)
-    some = torch.tensor(sorted(range(own.samples), key=own.digests.__getitem__)[:wanted])
-    result = summarize_samples(
-        cells,
-        grid,
-        own.labels,
-        own.num_classes,
-        accuracy=accuracy,
-        relative=relative,
-        top=own.divided(lambda mine, part: at_top(mine, noise, grid), some),
-        right_at=lambda sigma: _shared_right_at(own, noise, sigma),
-        forwards=lambda: own.forwards,
-        quiet=quiet,
-    )
-    evaluator.passed += own.passed
-    return result
+    clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
+    clean_accuracy = float(clean.double().mean())
+    ask = Rays(own, Noise.at(own.model, own.inputs, own.by_sample, noise_at, seed))
+    at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
+    floor = max(chance(own.num_classes), at_high)
+    absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)
+    labels, everyone = own.labels.cpu(), torch.ones(own.samples, dtype=torch.bool)
+    members = [labels == k for k in range(own.num_classes)] if own.num_classes > 1 and per_class else []
 
-
-def _shared_right_at(evaluator: Evaluator, noise: Noise, sigma: Tensor) -> Tensor:
-    """:func:`right_at` by all processes together."""
-    if evaluator.processes.lockstep:
-        # All must run the network equally often: everybody's rays are asked, somewhere.
-        sigma = torch.where(sigma.isnan(), float(sigma.nan_to_num().max()), sigma)
-    index = (~sigma.isnan()).any(dim=0).nonzero()[:, 0]
-    right = torch.zeros(sigma.shape, dtype=torch.bool)
-    right[:, index] = evaluator.divided(lambda own, part: right_at(own, noise, sigma[:, part]), index)
-    return right
-
-
-def summarize_samples(
-    cells: Tensor,
-    grid: Grid,
-    labels: Tensor,
-    num_classes: int,
-    *,
-    accuracy: float | None,
-    relative: bool,
-    top: Tensor,
-    right_at: Callable[[Tensor], Tensor],
-    forwards: Callable[[], float],
-    quiet: bool = False,
-) -> BasinResult:
-    """From cells ``[rays, samples]`` to the result.
-
-    ``top`` is what :func:`at_top` gives for some of the samples; ``right_at`` asks rays at the noise levels that the
-    correction needs.
-    """
-    cells, labels, top = cells.cpu(), labels.cpu(), top.cpu()
-    edges = grid.edges()
-    clean = float((cells[0] != LOST_CLEAN).double().mean())
-    at_high = float(top[0].double().mean())
-    floor = max(chance(num_classes), at_high)
-    absolute = target_accuracy(accuracy, relative, clean, floor, num_classes)
-    rungs = Rungs(
-        cells,
-        grid,
-        look=lambda asked: right_at(torch.where(asked >= 0, edges[asked.clamp(min=0)], math.nan)),
-    )
-    members = [labels == k for k in range(num_classes)] if num_classes > 1 else []
-    found = correct(rungs, absolute, members)
-    if not (quiet or warn_of_range(found.radius, absolute, grid, at_high) or relative):
+    ladder = _Ladder(ask, labels, clean_accuracy, low, high, seed)
+    if clean_accuracy > absolute:
+        ladder.climb(absolute)
+    cluster = own.contents.clusters
+    whole = Crossing(absolute, clean_accuracy, ladder.curve(everyone).crossing(absolute), low, high, cluster)
+    _search(ask, rays, [everyone], [whole])
+    classes: list[Crossing] = []
+    if members:
+        ladder.complete()
+        present = [of for of in members if bool(of.any())]
+        for of in present:
+            own_clean = float(clean[of].double().mean())
+            guess = ladder.curve(of, own_clean).crossing(absolute)
+            classes.append(Crossing(absolute, own_clean, guess, low, high, cluster[of]))
+        _search(ask, rays, present, classes)
+    found = iter(classes)
+    of_classes = [next(found) if bool(of.any()) else None for of in members]
+    radius, interval = whole.radius, whole.interval
+    if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
         warn_of_floor(absolute, floor)
-    per_sample = None
-    if len(cells) >= PER_SAMPLE_RAYS:
-        per_sample = torch.tensor([survival(rays, grid).crossing(absolute) for rays in cells.t()], dtype=torch.float64)
-    votes = torch.bincount(top[1], minlength=num_classes).double() / top.shape[1] if num_classes > 1 else None
+    radii = None if cells is None else _bisected(ask, clean, cells, rays)
+    evaluator.passed += own.passed
     return BasinResult(
-        radii=grid.radii(cells),
-        radius=found.radius,
-        interval=found.interval,
+        radii=None if cells is None or radii is None else cells.radii(radii),
+        radius=radius,
+        interval=interval,
         level=LEVEL,
         accuracy=absolute,
-        clean=clean,
+        clean=clean_accuracy,
         floor=floor,
-        censored=float((cells == grid.cells - 1).double().mean()),
-        reentry=found.reentry,
-        per_class=found.groups,
-        per_sample=per_sample,
+        censored=at_high,
+        per_class=_numbers([math.nan if c is None else c.radius for c in of_classes]) if members else None,
+        class_intervals=_numbers([_NONE if c is None else c.interval for c in of_classes]) if members else None,
+        per_sample=None if cells is None or radii is None else _per_sample(radii, cells, absolute),
         noise_classes=votes,
-        high=grid.high,
-        forwards=forwards(),
+        high=high,
+        forwards=own.forwards,
         curve=replace(
-            survival(cells, grid),
-            classes=tuple(survival(cells[:, own], grid) if bool(own.any()) else None for own in members),
+            ladder.curve(everyone, clean_accuracy, whole),
+            classes=tuple(
+                None if c is None else ladder.curve(of, c.clean, c) for of, c in zip(members, of_classes, strict=True)
+            ),
         ),
     )
+
+
+def _numbers(values: Sequence[float | tuple[float, ...]]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]:
+    """Accuracy at the top noise level on one ray, and the share of each class among the predictions there.
+
+    A part of the samples shows it well enough for a warning; those with the smallest digests are asked, so that the
+    probe's order does not matter.
+    """
+    own = ask.evaluator
+    some = own.contents.first(wanted)
+    levels = torch.full((1, own.samples), math.nan, dtype=torch.float64)
+    levels[:, some] = math.log(high)
+    right, classes = ask.outcomes(levels)[:, 0, some]
+    votes = torch.bincount(classes, minlength=own.num_classes).double() / len(some) if own.num_classes > 1 else None
+    return float(right.double().mean()), votes
+
+
+def _search(ask: Rays, rays: int, groups: Sequence[Tensor], searches: Sequence[Crossing]) -> None:
+    """Ask each group of samples, bool ``[samples]``, at the levels that its search wants, all groups in one pass."""
+    samples = ask.evaluator.samples
+    while True:
+        wanted = [
+            (group, s, level)
+            for group, s in zip(groups, searches, strict=True)
+            if (level := s.next_level()) is not None
+        ]
+        if not wanted:
+            return
+        levels = torch.full((rays, samples), math.nan, dtype=torch.float64)
+        for group, _, level in wanted:
+            levels[:, group] = level
+        right = ask.right(levels).double().mean(dim=0)
+        for group, search, level in wanted:
+            search.add(level, right[group])
+
+
+class _Ladder:
+    """The questions that show where accuracy falls, and the curve through their answers."""
+
+    def __init__(self, ask: Rays, labels: Tensor, clean: float, low: float, high: float, seed: int) -> None:
+        self.ask, self.clean, self.ends = ask, clean, (math.log(low), math.log(high))
+        rays = ladder_rays(len(labels))
+        digests = ask.evaluator.contents.digests
+        self.labels = labels.repeat(rays)
+        self.chance = torch.cat([uniforms(keys(digests, seed, ray, "ladder")) for ray in range(rays)])
+        portion = torch.cat([uniforms(keys(digests, seed, ray, "portion")) for ray in range(rays)])[:, 0]
+        self.levels = torch.full((rays, len(labels)), math.nan, dtype=torch.float64)
+        self.right = torch.zeros(rays, len(labels), dtype=torch.bool)
+        self.portions = portions(portion, self.labels)
+
+    def climb(self, target: float) -> None:
+        """Ask over the whole range, and then about the crossing that this has shown."""
+        wide, near, _ = self.portions
+        self._ask(wide, *self.ends)
+        crossing = self.curve(torch.ones_like(self.labels[: self.levels.shape[1]], dtype=torch.bool)).crossing(target)
+        bottom, top = self.ends
+        middle = min(max(math.log(max(crossing, 1e-300)), bottom + ABOUT), max(top - ABOUT, bottom))
+        self._ask(near, max(middle - ABOUT, bottom), min(middle + ABOUT, top))
+
+    def complete(self) -> None:
+        """Ask what has not been asked over the whole range."""
+        asked = ~self.levels.flatten().isnan()
+        self._ask(torch.cat([own[~asked[own]] for own in self.portions]), *self.ends)
+
+    def curve(self, of: Tensor, clean: float | None = None, search: Crossing | None = None) -> Curve:
+        """Accuracy against σ over some samples, bool ``[samples]``: through the answers here, and those of a search."""
+        clean = self.clean if clean is None else clean
+        asked = ~self.levels[:, of].isnan()
+        sigma = self.levels[:, of][asked].exp().tolist()
+        share, weights = self.right[:, of][asked].double().tolist(), [1.0] * len(sigma)
+        for level, found in ({} if search is None else search.right).items():
+            sigma.append(math.exp(level))
+            share.append(float(found.mean()))
+            weights.append(float(len(found)))
+        return falling_curve(clean, sigma, share, weights)
+
+    def _ask(self, questions: Tensor, low: float, high: float) -> None:
+        wanted = torch.full_like(self.levels, math.nan)
+        wanted.view(-1)[questions] = latin_levels(self.chance[questions], self.labels[questions], low, high)
+        asked = ~wanted.isnan()
+        self.right = torch.where(asked, self.ask.right(wanted), self.right)
+        self.levels = torch.where(asked, wanted, self.levels)
+
+
+def _bisected(ask: Rays, clean: Tensor, grid: Grid, rays: int) -> Tensor:
+    """The cell in which each ray of each sample is lost, by bisection in log σ: int64 ``[rays, samples]``."""
+    edges = grid.edges().log()
+    low = torch.zeros(rays, len(clean), dtype=torch.int64)
+    high = torch.full_like(low, grid.cells)
+    for _ in range(grid.levels):
+        middle = (low + high) // 2
+        right = ask.right(edges[middle].masked_fill(~clean, math.nan))
+        low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+    return low.masked_fill(~clean, LOST_CLEAN)
+
+
+def _per_sample(cells: Tensor, grid: Grid, accuracy: float) -> Tensor | None:
+    """Radius of each sample, where there are rays enough."""
+    if len(cells) < PER_SAMPLE_RAYS:
+        return None
+    return torch.tensor([survival(own, grid).crossing(accuracy) for own in cells.t()], dtype=torch.float64)

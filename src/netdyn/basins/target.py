@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from netdyn._utils import checks
-from netdyn.basins.curve import Grid
 
 #: A radius is not to be trusted where its accuracy is nearer than this to what noise alone leaves.
 FLOOR_MARGIN = 0.05
@@ -16,8 +15,8 @@ def default_accuracy(num_classes: int) -> float:
     return 0.75 if num_classes == 2 else 0.5
 
 
-def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_tol: float, seed: int) -> Grid:
-    """The noise grid, if the arguments of a basin are sound.
+def check_basin(accuracy: float | None, rays: int, low: float, high: float, seed: int) -> None:
+    """Check what both basins are asked with.
 
     Raises:
         TypeError: If a number of the wrong kind came.
@@ -27,7 +26,7 @@ def check_basin(accuracy: float | None, rays: int, low: float, high: float, rel_
         checks.fraction("accuracy", accuracy)
     checks.whole("rays", rays)
     checks.whole("seed", seed, minimum=0)
-    return Grid.over(*checks.noise_range(low, high), checks.positive("rel_tol", rel_tol))
+    checks.noise_range(low, high)
 
 
 def chance(num_classes: int) -> float:
@@ -59,22 +58,19 @@ def _usable(floor: float) -> str:
     return f"accuracy={usable:g}, or " if usable >= floor + FLOOR_MARGIN else ""
 
 
-def warn_of_range(radius: float, accuracy: float, grid: Grid, top: float) -> bool:
-    """Warn if the radius lies outside the noise levels searched; whether it does."""
+def warn_of_range(radius: float, accuracy: float, low: float, high: float, top: float) -> bool:
+    """Warn if the radius lies outside the noise levels; whether it does."""
     if radius == math.inf:
         checks.warn(
-            f"The largest noise level, `high` = {grid.high:g}, leaves an accuracy of {top:.2f}, and `accuracy` is "
+            f"The largest noise level, `high` = {high:g}, leaves an accuracy of {top:.2f}, and `accuracy` is "
             f"{accuracy:.2f}: the radius lies beyond it. Set a larger `high` if noise of that level is small beside "
             f"the inputs, else use {_usable(top)}relative=True."
         )
-    elif 0 < radius < float(grid.edges()[1]):
-        warn_of_low(grid)
-    return not float(grid.edges()[1]) <= radius < math.inf and radius != 0
+    elif 0 < radius < low:
+        warn_of_low(low)
+    return radius != 0 and not low <= radius < math.inf
 
 
-def warn_of_low(grid: Grid) -> None:
-    """Warn that a radius lies below the noise levels searched."""
-    checks.warn(
-        f"The radius lies below the smallest noise level asked, {float(grid.edges()[1]):.3g}. Set a smaller `low`, got "
-        f"{grid.low:g}."
-    )
+def warn_of_low(low: float) -> None:
+    """Warn that a radius lies below the noise levels."""
+    checks.warn(f"The radius lies below the smallest noise level, `low` = {low:g}. Set a smaller `low`.")

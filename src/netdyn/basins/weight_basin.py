@@ -1,30 +1,38 @@
-"""How much noise on the weights it takes until the network is wrong: rays in weight space.
-
-Bisection in log σ, every ray by the same number of passes.
-"""
+"""How much noise on the weights it takes until the network is wrong."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median as middle
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
+from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
-from netdyn.basins.curve import Curve, Grid, falling_curve
-from netdyn.basins.interval import median, median_interval
+from netdyn.basins.crossing import logit
+from netdyn.basins.curve import Curve, falling_curve
+from netdyn.basins.interval import median, median_interval, shared_error, widened
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
 from netdyn.basins.weight_noise import WeightNoise, realised_noise
 from netdyn.isolation.isolated import isolated
-from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
+
+#: Noise levels asked on each ray, and further ones on the first.
+LEVELS, FIRST = 3, 3
+#: How far beyond its estimate a crossing is asked, in log σ, so that it lies between two levels.
+BEYOND = 0.09
+#: Fall of logit A per unit of log σ that is assumed before any ray has shown it.
+SLOPE = 4.0
+#: Noise levels per ray that show the curves of the classes.
+LADDER = 2
 
 
 def weight_basin(
@@ -34,22 +42,24 @@ def weight_basin(
     *,
     accuracy: float | None = None,
     relative: bool = False,
-    rays: int = 8,
+    rays: int = 16,
+    samples: int = 128,
     normalization: Literal["layer", "global"] = "layer",
     layers: Sequence[str] | Literal["each"] | None = None,
     low: float = 1e-3,
     high: float = 1e1,
-    rel_tol: float = 0.05,
+    per_class: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     criterion: Criterion | None = None,
     tolerance: float = TOLERANCE,
 ) -> BasinResult:
-    """How much noise the weights bear before the network's predictions stop being right.
+    """How much noise the weights tolerate before the network's predictions stop being right.
 
-    Along a ray W + σ·s·E, E ~ N(0, I), bisection in log σ finds the noise level at which the accuracy on the probe
-    crosses ``accuracy``. The radius is the median over rays, its interval the one of Hettmansperger and Sheather (with
-    fewer than 6 rays their extremes, with the level that these have).
+    Along a ray W + σ·s·E, E ~ N(0, I), the accuracy on a choice of the samples falls. Three noise levels per ray, six
+    on the first, find the σ at which it crosses ``accuracy``: each ray begins at the median of those before it. The
+    radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than 6 rays their
+    extremes, with the level that these have), widened by what the choice of the probe's samples adds.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
@@ -58,13 +68,14 @@ def weight_basin(
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
         relative: Count ``accuracy`` from chance (0) to the accuracy without noise (1).
         rays: Number of rays.
+        samples: Samples per ray, another stratified choice for each.
         normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
             entries of the disturbed tensors together.
         layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
-            ``"each"``: all of them, and then each one alone (``per_layer``; layers × rays × 8 more passes).
+            ``"each"``: all of them, and then each one alone (``per_layer``; as many passes more for each).
         low: Smallest noise level, in units of s.
         high: Largest noise level.
-        rel_tol: Cells of the search end no wider than (1 + rel_tol)².
+        per_class: Find the radius of each class too; four passes more.
         seed: Seed of the noise, which depends on it, the ray and the parameter's name alone.
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
         criterion: As in :func:`netdyn.functional.sample_basin`.
@@ -82,7 +93,7 @@ def weight_basin(
             ``[samples, classes]``.
 
     Source:
-        P1, attraction basin in weight space. Scale, ray search and interval are netdyn's conventions.
+        P1, attraction basin in weight space. Scale, levels and interval are netdyn's conventions.
 
     Example:
         >>> import torch
@@ -94,132 +105,295 @@ def weight_basin(
         >>> basin.radius > 0.5, list(basin.radii.shape)
         (True, [16])
     """
-    grid = check_basin(accuracy, rays, low, high, rel_tol, seed)
+    check_basin(accuracy, rays, low, high, seed)
+    checks.whole("samples", samples)
     checks.choice("normalization", normalization, ("layer", "global"))
     checks.positive("tolerance", tolerance)
     with isolated(model):
         return measure_weight_basin(
             prepare(model, inputs, target, criterion, batch_size, tolerance),
-            grid,
+            low,
+            high,
             accuracy=accuracy,
             relative=relative,
             rays=rays,
+            samples=samples,
             normalization=normalization,
             layers=layers,
+            per_class=per_class,
             seed=seed,
         )
 
 
-class Trail:
-    """Right answers of each class, met on the way out: without noise, and at the noise levels visited on each ray."""
-
-    def __init__(self, size: Tensor, clean: Tensor) -> None:
-        self.size, self.clean = size, clean
-        self.rays: list[dict[float, Tensor]] = []
-
-    @classmethod
-    def start(cls, evaluator: Evaluator, clean: Tensor) -> Trail:
-        """A trail at σ = 0, where ``clean`` says which samples are right."""
-        labels, right = evaluator.labels.cpu(), clean.cpu()
-        size, met = (torch.bincount(some, minlength=evaluator.num_classes).double() for some in (labels, labels[right]))
-        return cls(size, met)
-
-    def accuracy(self, counts: Tensor) -> float:
-        """Accuracy over all samples."""
-        return float(counts.sum() / self.size.sum())
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Accuracy without noise."""
-        return self.accuracy(self.clean)
-
-    @property
-    def floor(self) -> float:
-        """The larger of chance and the mean accuracy at the highest level visited."""
-        top = [self.accuracy(ray[max(ray)]) for ray in self.rays if ray]
-        return max(chance(len(self.size)), sum(top) / len(top) if top else 0.0)
-
-    def ray_curve(self, ray: dict[float, Tensor], classes: slice = slice(None)) -> Curve:
-        """Accuracy over some classes along one ray: isotonic, interpolated between the levels visited."""
-        size = float(self.size[classes].sum())
-        met = [float(counts[classes].sum()) / size for counts in ray.values()]
-        return falling_curve(float(self.clean[classes].sum()) / size, list(ray), met)
-
-    def curve(self, classes: slice = slice(None)) -> Curve:
-        """Mean over rays of their curves.
-
-        Each ray is interpolated before the mean is taken: the levels it visited lie about its own crossing, so that
-        pooling visits would weigh fragile rays more where σ is small, and robust ones where it is large.
-        """
-        curves = [self.ray_curve(ray, classes) for ray in self.rays if ray] or [self.ray_curve({}, classes)]
-        sigma = torch.unique(torch.cat([curve.sigma for curve in curves]))
-        return Curve(curves[0].clean, sigma, torch.stack([curve.at(sigma) for curve in curves]).mean(dim=0))
-
-    def class_curves(self) -> tuple[Curve | None, ...]:
-        """Curve of each class, None where it is absent; empty where there are no classes."""
-        classes = range(len(self.size)) if len(self.size) > 1 else ()
-        return tuple(self.curve(slice(k, k + 1)) if self.size[k] else None for k in classes)
+Ask = Callable[[int, float], Tensor]
+"""``ask(ray, log σ)`` → which of the ray's own samples are right, bool ``[samples of the ray]``."""
 
 
-def class_counts(evaluator: Evaluator, right: Tensor) -> Tensor:
-    """Right answers of each class, int64 ``[classes]``, on the device of the labels."""
-    # Flags as indices, and `bincount`, would each wait for the device.
-    labels = evaluator.labels
-    counts = torch.zeros(evaluator.num_classes, dtype=torch.int64, device=labels.device)
-    return counts.index_add_(0, labels, right.to(labels.device, torch.int64))
+class Ray:
+    """What was measured on one ray.
+
+    Args:
+        target: The accuracy that defines the radius.
+
+    Attributes:
+        right: At each log σ asked, which of the ray's samples are right.
+        shares: Accuracy at each level, in ascending order, made to fall: no share exceeds that at a smaller level.
+    """
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.right: dict[float, Tensor] = {}
+        self.shares: dict[float, float] = {}
+
+    def add(self, level: float, right: Tensor) -> None:
+        """Take what was measured at a level."""
+        self.right[level] = right
+        found, least = {}, 1.0
+        for own in sorted(self.right):
+            least = found[own] = min(int(self.right[own].sum()) / len(right), least)
+        self.shares = found
+
+    def around(self) -> tuple[float | None, float | None]:
+        """The levels between which accuracy crosses the target; None where it does not on that side."""
+        below = [level for level, share in self.shares.items() if share > self.target]
+        above = [level for level, share in self.shares.items() if share <= self.target]
+        return (below[-1] if below else None), (above[0] if above else None)
+
+    def logit(self, level: float) -> float:
+        """Logit of the accuracy at a level, above that of the target."""
+        return logit(self.shares[level], len(self.right[level])) - logit(self.target)
+
+    def slope(self) -> float | None:
+        """Fall of logit A per unit of log σ around the crossing; None where that is not known."""
+        below, above = self.around()
+        if below is None or above is None:
+            return None
+        fall = (self.logit(below) - self.logit(above)) / (above - below)
+        return fall if fall > 0 else None
+
+    def crossing(self, slope: float, bottom: float, top: float) -> float:
+        """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
+        below, above = self.around()
+        if below is None and above is None:
+            return math.nan
+        if below is not None and above is not None:
+            y = self.logit(below), self.logit(above)
+            part = y[0] / (y[0] - y[1]) if y[0] > y[1] else 0.5
+            return below + min(max(part, 0.0), 1.0) * (above - below)
+        if above is None and below is not None:
+            return math.inf if below >= top - 1e-9 else below + max(self.logit(below), 0.0) / slope
+        assert above is not None
+        return max(above + min(self.logit(above), 0.0) / slope, bottom - 3)
+
+    def outcomes(self, radius: float) -> Tensor:
+        """Each sample's share of right answers at the radius, straight between the two levels around it."""
+        below, above = self.around()
+        if below is None or above is None:
+            return self.right[next(level for level in (below, above) if level is not None)].double()
+        part = min(max((radius - below) / (above - below), 0.0), 1.0)
+        return (1 - part) * self.right[below].double() + part * self.right[above].double()
+
+
+def walk_rays(ask: Ask, rays: int, target: float, low: float, high: float) -> list[Ray]:
+    """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others."""
+    found: list[Ray] = []
+    bottom, top = math.log(low), math.log(high)
+    for number in range(rays):
+        slope = _slope(found)
+        finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
+        ray = Ray(target)
+        for turn in range(LEVELS + (0 if found else FIRST)):
+            below, above = ray.around()
+            if below is None and above is None:
+                level = middle(finite) if finite else (bottom + top) / 2
+            elif not found and turn < FIRST:
+                level = ((bottom if below is None else below) + (top if above is None else above)) / 2
+            else:
+                level = ray.crossing(slope, bottom, top)
+                level += BEYOND if above is None else -BEYOND if below is None else 0.0
+            level = min(max(level, bottom), top)
+            if level in ray.right:
+                break
+            ray.add(level, ask(number, level))
+        found.append(ray)
+    return found
+
+
+def _slope(rays: Sequence[Ray]) -> float:
+    """Median slope of the rays so far."""
+    known = [slope for ray in rays if (slope := ray.slope()) is not None]
+    return middle(known) if known else SLOPE
 
 
 def measure_weight_basin(
     evaluator: Evaluator,
-    grid: Grid,
+    low: float,
+    high: float,
     *,
     accuracy: float | None = None,
     relative: bool = False,
-    rays: int = 8,
+    rays: int = 16,
+    samples: int = 128,
     normalization: str = "layer",
     layers: Sequence[str] | str | None = None,
+    per_class: bool = False,
     seed: int = 0,
     clean: Tensor | None = None,
 ) -> BasinResult:
-    """Ray search in weight space, see :func:`netdyn.functional.weight_basin`.
+    """The basin of a network that is isolated already, see :func:`netdyn.functional.weight_basin`.
 
     ``clean`` says which samples are right without noise, if that is known. Where these are too few there is no basin,
-    and no ray is walked.
+    and no level is asked.
     """
     own, each = replace(evaluator, passed=0), layers == "each"
-    clean = own.all_right() if clean is None else clean
+    clean = (own.all_right() if clean is None else clean).cpu()
     noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
-    trail = Trail.start(own, clean)
-    absolute = weight_accuracy(trail.clean_accuracy, accuracy, relative, evaluator.num_classes)
-    exists = trail.clean_accuracy > absolute
-    radii, per_layer = torch.zeros(rays, dtype=torch.float64), None
-    if exists:
-        radii = walk_rays(own, noise, rays, grid, absolute).radii(trail, absolute)
-    if each:
-        # One tensor at a time: a fragile layer is one whose own radius is small.
-        per_layer = dict.fromkeys(noise.weights, 0.0)
-        for name in noise.weights if exists else ():
-            visits = walk_rays(own, noise.only(name), rays, grid, absolute)
-            per_layer[name] = median(visits.radii(Trail.start(own, clean), absolute))
+    clean_accuracy = float(clean.double().mean())
+    target = weight_accuracy(clean_accuracy, accuracy, relative, evaluator.num_classes)
+    choices = [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)]
+    found: list[Ray] = []
+    per_layer = dict.fromkeys(noise.weights, 0.0) if each else None
+    if clean_accuracy > target:
+        ask = _Asker(own, noise, choices)
+        found = walk_rays(ask, rays, target, low, high)
+        if per_layer is not None:
+            # One tensor at a time: a fragile layer is one whose own radius is small.
+            for name in per_layer:
+                alone = walk_rays(_Asker(own, noise.only(name), choices), rays, target, low, high)
+                per_layer[name] = median(_radii(alone, low, high))
+    radii = _radii(found, low, high) if found else torch.zeros(rays, dtype=torch.float64)
     if unmoved := noise.unmoved:
         warn_unmoved(unmoved)
     if not relative:
         # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
-        warn_of_floor(absolute, chance(evaluator.num_classes))
+        warn_of_floor(target, chance(evaluator.num_classes))
     if len(unmoved) < len(noise.weights):
-        warn_of_weight_range(radii, grid)
-    realised = realised_noise(noise, median(radii)) if 0 < median(radii) < math.inf else {}
+        _warn_of_range(radii, low, high)
+    radius = median(radii)
+    interval, level = _interval(found, radii, choices, own, target)
+    curve = _curve(clean_accuracy, found)
+    classes = None
+    if per_class and own.num_classes > 1:
+        classes = _class_curves(own, clean, found, choices, None if not found else ask, low, high)
+        curve = replace(curve, classes=classes)
     evaluator.passed += own.passed
-    return summarize_weights(radii, grid, trail, absolute, own.forwards, per_layer, realised)
+    return BasinResult(
+        radius=radius,
+        interval=interval,
+        level=level,
+        accuracy=target,
+        clean=clean_accuracy,
+        floor=chance(own.num_classes),
+        censored=float(radii.isinf().double().mean()),
+        high=high,
+        forwards=own.forwards,
+        curve=curve,
+        radii=radii,
+        per_class=None
+        if classes is None
+        else torch.tensor([math.nan if c is None else c.crossing(target) for c in classes], dtype=torch.float64),
+        per_layer=per_layer,
+        realised=realised_noise(noise, radius) if 0 < radius < math.inf else {},
+    )
 
 
-def warn_of_weight_range(radii: Tensor, grid: Grid) -> None:
-    """Warn if the radius lies below the noise levels searched, or all rays above."""
-    if 0 < median(radii) < float(grid.edges()[1]):
-        warn_of_low(grid)
+class _Asker:
+    """Runs the network with noise on its weights; on several processes each runs its part of a ray's samples."""
+
+    def __init__(self, evaluator: Evaluator, noise: WeightNoise, choices: Sequence[Tensor]) -> None:
+        self.evaluator, self.noise, self.choices = evaluator, noise, choices
+        self._ray, self._direction, self._own = -1, dict[str, Tensor](), evaluator
+
+    def __call__(self, ray: int, level: float) -> Tensor:
+        if ray != self._ray:
+            self._ray, self._direction = ray, self.noise.draw(ray)
+            self._own = self.evaluator.only(self.choices[ray])
+            self._own.processes = self.evaluator.processes
+        network, before = self.noise.network(self._direction, math.exp(level)), self._own.passed
+        if self._own.processes.size > 1:
+            right = self._own.divided(lambda own, part: own.all_right(network))
+        else:
+            right = self._own.all_right(network)
+        self.evaluator.passed += self._own.passed - before
+        return right.cpu()
+
+
+def _choice(evaluator: Evaluator, ray: int, samples: int, seed: int) -> Tensor:
+    """A ray's own samples, in ascending order: every so many-th of all, by class and within a class at random."""
+    if samples == evaluator.samples:
+        return torch.arange(samples)
+    numbers = uniforms(keys(evaluator.contents.digests, seed, ray, "weights"))
+    order = torch.argsort(numbers[:, 0])
+    order = order[torch.argsort(evaluator.labels.cpu()[order], stable=True)]
+    start = torch.rand(1, generator=torch.Generator().manual_seed(seed + ray), dtype=torch.float64)
+    places = ((torch.arange(samples) + start) * evaluator.samples / samples).long()
+    return order[places].sort().values
+
+
+def _radii(rays: Sequence[Ray], low: float, high: float) -> Tensor:
+    slope = _slope(rays)
+    return torch.tensor(
+        [math.exp(ray.crossing(slope, math.log(low), math.log(high))) for ray in rays], dtype=torch.float64
+    )
+
+
+def _interval(
+    rays: Sequence[Ray], radii: Tensor, choices: Sequence[Tensor], evaluator: Evaluator, target: float
+) -> tuple[tuple[float, float], float]:
+    """The interval over rays, widened by the choice of the probe's samples, and its level."""
+    low, high, level = median_interval(radii)
+    known = [
+        (ray, choice, r) for ray, choice, r in zip(rays, choices, radii.tolist(), strict=False) if 0 < r < math.inf
+    ]
+    if not known:
+        return (low, high), level
+    right = torch.full((len(known), evaluator.samples), math.nan, dtype=torch.float64)
+    for row, (ray, choice, radius) in enumerate(known):
+        right[row, choice] = ray.outcomes(math.log(radius))
+    error = shared_error(right, evaluator.contents.clusters) / (target * (1 - target) * _slope(rays))
+    return widened((low, high), median(radii), error, evaluator.samples), level
+
+
+def _curve(clean: float, rays: Sequence[Ray]) -> Curve:
+    """Accuracy against σ over all rays."""
+    met = [(math.exp(level), share) for ray in rays for level, share in ray.shares.items()]
+    return falling_curve(clean, [sigma for sigma, _ in met], [share for _, share in met])
+
+
+def _class_curves(
+    evaluator: Evaluator,
+    clean: Tensor,
+    rays: Sequence[Ray],
+    choices: Sequence[Tensor],
+    ask: _Asker | None,
+    low: float,
+    high: float,
+) -> tuple[Curve | None, ...]:
+    """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
+    labels, turns = evaluator.labels.cpu(), LADDER * len(rays)
+    met = [(math.exp(level), choices[i], right) for i, ray in enumerate(rays) for level, right in ray.right.items()]
+    for turn in range(turns if ask is not None else 0):
+        assert ask is not None
+        ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
+        met.append((math.exp(level), choices[ray], ask(ray, level)))
+    curves: list[Curve | None] = []
+    for k in range(evaluator.num_classes):
+        of = [(sigma, right[labels[choice] == k].double()) for sigma, choice, right in met]
+        of = [(sigma, right) for sigma, right in of if len(right)]
+        own = clean[labels == k].double()
+        shares = [float(right.mean()) for _, right in of]
+        weights = [float(len(right)) for _, right in of]
+        curves.append(falling_curve(float(own.mean()), [s for s, _ in of], shares, weights) if len(own) else None)
+    return tuple(curves)
+
+
+def _warn_of_range(radii: Tensor, low: float, high: float) -> None:
+    """Warn if the radius lies below the noise levels, or all rays above."""
+    if 0 < median(radii) < low:
+        warn_of_low(low)
     elif bool(radii.isinf().all()):
         checks.warn(
-            f"The largest noise level, `high` = {grid.high:g}, takes the network on no ray below `accuracy`: the "
+            f"The largest noise level, `high` = {high:g}, takes the network on no ray below `accuracy`: the "
             "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
         )
 
@@ -235,131 +409,3 @@ def warn_unmoved(unmoved: Sequence[str]) -> None:
 def weight_accuracy(clean: float, accuracy: float | None, relative: bool, num_classes: int) -> float:
     """The absolute accuracy that defines the radius; a relative one counts from chance to the ``clean`` one."""
     return target_accuracy(accuracy, relative, clean, chance(num_classes), num_classes)
-
-
-@dataclass(frozen=True)
-class Visits:
-    """What was met on rays in weight space: all of it on the network's device until :meth:`radii` reads it.
-
-    Attributes:
-        grid: Noise levels.
-        steps: The edges of the grid visited on each ray ``[rays, visits]``: the top, and those of the bisection.
-        counts: Right answers of each class there ``[rays, visits, classes]``.
-    """
-
-    grid: Grid
-    steps: Tensor
-    counts: Tensor
-
-    def radii(self, trail: Trail, accuracy: float) -> Tensor:
-        """Radii ``[rays]``; what was met is added to the trail."""
-        edges, radii = self.grid.edges().tolist(), []
-        for steps, counts in zip(self.steps.tolist(), self.counts.cpu().double(), strict=True):
-            met = dict(zip(steps, counts, strict=True))
-            trail.rays.append({edges[step]: right for step, right in met.items()})
-            radii.append(self._radius(met, edges, trail, accuracy))
-        return torch.tensor(radii, dtype=torch.float64)
-
-    def _radius(self, met: dict[int, Tensor], edges: list[float], trail: Trail, accuracy: float) -> float:
-        """The σ at which accuracy crosses along one ray, interpolated in log σ between the edges that enclose it."""
-        inside = {step: trail.accuracy(counts) for step, counts in met.items() if step < self.grid.cells}
-        high = min((step for step, found in inside.items() if found <= accuracy), default=self.grid.cells)
-        if high == self.grid.cells:
-            return math.inf
-        low = max((step for step, found in inside.items() if found > accuracy), default=0)
-        # The lowest edge is not visited: the accuracy there is taken to be the clean one.
-        above, below = inside.get(low, trail.clean_accuracy), inside[high]
-        part = (above - accuracy) / (above - below)
-        return math.exp(math.log(edges[low]) + part * math.log(edges[high] / edges[low]))
-
-
-def walk_rays(evaluator: Evaluator, noise: WeightNoise, rays: int, grid: Grid, accuracy: float) -> Visits:
-    """Bisect rays for the σ at which probe accuracy crosses; every process walks its part of them.
-
-    Each takes the same number of passes, and no answer is read: the next noise level is chosen where the network runs.
-    The top level is visited too, for the curves of the classes.
-    """
-    # In lockstep nobody can evaluator alone: all take every ray, and share the samples at each step.
-    alone = evaluator.processes.lockstep or evaluator.processes.size == 1
-    part = range(rays) if alone else range(rays)[evaluator.processes.part(rays)]
-    bound = most_right(evaluator.samples, accuracy)
-
-    def work() -> tuple[Tensor, Tensor, float]:
-        before, device, visits = evaluator.passed, evaluator.labels.device, 1 + grid.levels
-        steps = torch.zeros(len(part), visits, dtype=torch.int64, device=device)
-        counts = torch.zeros(len(part), visits, evaluator.num_classes, dtype=torch.int64, device=device)
-        for place, ray in enumerate(part):
-            steps[place], counts[place] = _walk_ray(evaluator, noise, ray, grid, bound)
-        passed, evaluator.passed = evaluator.passed - before, before
-        return (steps, counts, passed) if alone else (steps.cpu(), counts.cpu(), passed)
-
-    parts = [work()] if alone else evaluator.processes.gather(work)
-    evaluator.passed += sum(passed for *_, passed in parts)
-    return Visits(grid, torch.cat([steps for steps, _, _ in parts]), torch.cat([counts for _, counts, _ in parts]))
-
-
-def _walk_ray(evaluator: Evaluator, noise: WeightNoise, ray: int, grid: Grid, bound: int) -> tuple[Tensor, Tensor]:
-    """The edges visited on one ray ``[visits]``, and the right answers of each class there ``[visits, classes]``."""
-    device = evaluator.labels.device
-    edges = grid.edges().to(device, statistic_dtype(device))
-    direction = noise.draw(ray)
-
-    def visit(step: Tensor) -> Tensor:
-        network = noise.network(direction, edges.index_select(0, step)[0])
-        lockstep = evaluator.processes.lockstep
-        right = (
-            evaluator.divided(lambda own, part: own.all_right(network)) if lockstep else evaluator.all_right(network)
-        )
-        return class_counts(evaluator, right)
-
-    low = torch.zeros(1, dtype=torch.int64, device=device)
-    high = torch.full_like(low, grid.cells)
-    steps, counts = [high], [visit(high)]
-    for _ in range(grid.levels):
-        steps.append((low + high) // 2)
-        counts.append(visit(steps[-1]))
-        right = counts[-1].sum() > bound
-        low, high = torch.where(right, steps[-1], low), torch.where(right, high, steps[-1])
-    return torch.cat(steps), torch.stack(counts)
-
-
-def most_right(samples: int, accuracy: float) -> int:
-    """The largest number of right answers whose share is not above an accuracy: whole numbers decide alike everywhere.
-
-    >>> most_right(10, 0.7), most_right(10, 0.69)
-    (7, 6)
-    """
-    near = int(samples * accuracy)
-    return max(right for right in range(max(near - 1, 0), near + 2) if right / samples <= accuracy)
-
-
-def summarize_weights(
-    radii: Tensor,
-    grid: Grid,
-    trail: Trail,
-    accuracy: float,
-    forwards: float,
-    per_layer: dict[str, float] | None = None,
-    realised: dict[str, float] | None = None,
-) -> BasinResult:
-    """From radii on rays and the accuracies met on the way to the result."""
-    low, high, level = median_interval(radii)
-    curves = trail.class_curves()
-    per_class = [math.nan if curve is None else curve.crossing(accuracy) for curve in curves]
-    return BasinResult(
-        radii=radii.double(),
-        radius=median(radii),
-        interval=(low, high),
-        level=level,
-        accuracy=accuracy,
-        clean=trail.clean_accuracy,
-        floor=trail.floor,
-        censored=float(radii.isinf().double().mean()),
-        reentry=0.0,
-        per_class=torch.tensor(per_class, dtype=torch.float64),
-        per_layer=per_layer,
-        high=grid.high,
-        forwards=forwards,
-        curve=replace(trail.curve(), classes=curves),
-        realised=realised,
-    )

@@ -73,12 +73,16 @@ class WeightNoise:
         return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction s·E, seeded by (seed, ray, the tensor's name)."""
-        generator = torch.Generator()
-        direction = {}
+        """One direction s·E, drawn where the weights are and seeded by (seed, ray, the tensor's name).
+
+        It is the same on every process, and another one on another kind of device.
+        """
+        direction, generators = {}, dict[torch.device, torch.Generator]()
         for name, weight in self.weights.items():
-            seeded(generator, self.seed, ray, name)
-            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            if weight.device not in generators:
+                generators[weight.device] = torch.Generator(weight.device)
+            generator = seeded(generators[weight.device], self.seed, ray, name)
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device=weight.device)
             direction[name] = local_part(drawn, weight.detach())
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction

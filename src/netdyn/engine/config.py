@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from netdyn._utils import checks
-from netdyn.basins.curve import Grid
 from netdyn.basins.target import check_basin
 from netdyn.probes.tasks import TOLERANCE
 
@@ -29,15 +28,15 @@ class Config:
         alpha: Share of OPT units that an untrained network is allowed to show.
         accuracy: The accuracy that defines a basin's radius, in (0, 1). None: 0.5, or 0.75 for two classes.
         relative: Count ``accuracy`` from the accuracy that noise leaves (0) to the accuracy without noise (1).
-        sample_rays: Rays per sample in sample space. With 8 or more every sample gets a radius of its own.
+        sample_rays: Rays per sample in sample space.
         weight_rays: Rays in weight space.
+        weight_samples: Samples per ray in weight space, another stratified choice for each.
         weight_layers: Names or globs of the parameters to disturb, or ``"each"``: all of them, and then each one alone.
             None: all parameters with two or more dimensions.
         normalization: Unit of the noise on weights: each tensor's own standard deviation (``"layer"``), or that of all
             tensors together (``"global"``).
         low: Smallest noise level.
         high: Largest noise level.
-        rel_tol: A radius is searched until its cell is no wider than a factor of (1 + rel_tol)².
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: the predicted class is the target, or a
             predicted number is within ``tolerance``.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
@@ -61,12 +60,12 @@ class Config:
     accuracy: float | None = None
     relative: bool = False
     sample_rays: int = 1
-    weight_rays: int = 8
+    weight_rays: int = 16
+    weight_samples: int = 128
     weight_layers: Literal["each"] | list[str] | None = None
     normalization: Literal["layer", "global"] = "layer"
     low: float = 1e-3
     high: float = 10.0
-    rel_tol: float = 0.05
     criterion: Callable[[Any, Any], Any] | None = None
     tolerance: float = TOLERANCE
     noise_at: list[str] | None = None
@@ -79,6 +78,8 @@ class Config:
         checks.names("measure", self.measure)
         for name in self.measure:
             checks.choice("measure", name, MEASURES)
+        # A list and a tuple of the same measures are the same options, also in the key of a checkpoint.
+        object.__setattr__(self, "measure", tuple(self.measure))
         checks.names("layers", self.layers)
         checks.names("weight_layers", self.weight_layers, words=("each",))
         checks.names("noise_at", self.noise_at)
@@ -90,14 +91,10 @@ class Config:
         checks.positive("tolerance", self.tolerance)
         checks.whole("sample_rays", self.sample_rays)
         checks.whole("weight_rays", self.weight_rays)
+        checks.whole("weight_samples", self.weight_samples)
         checks.choice("normalization", self.normalization, ("layer", "global"))
         if self.batch_size is not None:
             checks.whole("batch_size", self.batch_size)
         if self.num_classes is not None:
             checks.whole("num_classes", self.num_classes)
-        _ = self.grid
-
-    @property
-    def grid(self) -> Grid:
-        """The noise levels."""
-        return check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.rel_tol, self.seed)
+        check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.seed)

@@ -88,7 +88,7 @@ class TensorBoard(Destination):
         if not any(folder.glob("*tfevents*")):
             return
         writer.flush()
-        before = _last_layout(folder)
+        before = last_layout(folder)
         after = before | layout(measure, self.prefix + prefix)
         if after != before:
             writer.add_custom_scalars(after)
@@ -162,7 +162,7 @@ def layout(measure: Collection[str], before: str = "") -> Layout:
     return {f"netdyn {title}{whose}": charts for title, charts in categories.items() if charts}
 
 
-def _last_layout(folder: Path) -> Layout:
+def last_layout(folder: Path) -> Layout:
     """The layout that TensorBoard shows for a run; empty if there is none."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as Message

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.random import sample_digests
+from netdyn._utils.random import Contents
 from netdyn.metrics.base import StateMetric
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit
@@ -95,10 +95,7 @@ class _FieldMetric(StateMetric):
         """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
-        digests = sample_digests([fields, target])
-        kept = torch.tensor(
-            sorted(range(len(target)), key=digests.__getitem__)[: self.max_samples], device=fields.device
-        )
+        kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
         return fields[kept], target[kept]
 
     def _samples(self) -> tuple[Tensor, Tensor]:

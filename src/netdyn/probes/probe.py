@@ -8,26 +8,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from netdyn._utils.random import sample_digests
+from netdyn._utils.random import Contents
 from netdyn._utils.trees import Inputs, map_tensors
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed set of samples.
+    """A fixed set of samples: inputs as the model takes them, and targets ``[samples]``.
 
-    Attributes:
-        inputs: The inputs, as the model takes them.
-        target: Their targets ``[samples, …]``.
+    Digests of the samples are made once, since a probe stays as it is.
     """
 
     inputs: Inputs
     target: Tensor
 
     @cached_property
-    def digests(self) -> list[bytes]:
-        """Digests of the samples' contents, which seed their noise; made at the first use."""
-        return sample_digests(self.inputs)
+    def contents(self) -> Contents:
+        """What seeds the samples' noise, and which of them are copies."""
+        return Contents.of(self.inputs)
 
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""

@@ -59,7 +59,7 @@ def _radius(basin: BasinResult, unit: str, where: str, classes: bool) -> str:
 
 def _classes_apart(basin: BasinResult) -> list[str]:
     """Classes below half or above twice the common radius, if that is finite."""
-    if math.isinf(basin.radius):
+    if math.isinf(basin.radius) or basin.per_class is None:
         return []
     radii = list(enumerate(basin.per_class.tolist()))
     narrow = [k for k, radius in radii if radius < NARROW * basin.radius]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
 from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
@@ -77,8 +78,8 @@ class Report:
             :func:`netdyn.linear.tails.functional_depth`.
         batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
             where there is one.
-        coverage: Share of the validation probe within the sample basins, see :func:`netdyn.functional.coverage`.
-        coverage_distance: Median distance of validation samples from the nearest training sample of their class.
+        coverage: How far the answers for training samples reach, see :func:`netdyn.functional.coverage`; None without a
+            validation probe.
         characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
         subnetwork: The units of the first layer that carry most of each logit, likewise.
     """
@@ -93,8 +94,7 @@ class Report:
     alpha: float
     functional_depth: float = math.nan
     batchnorm_gap: float = math.nan
-    coverage: float = math.nan
-    coverage_distance: float = math.nan
+    coverage: Covered | None = None
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
 
@@ -123,9 +123,8 @@ class Report:
         values["batchnorm/gap"] = self.batchnorm_gap
         for space, basin in self._basins():
             values |= _basin_scalars(f"basin/{space}", basin)
-        if self.sample_basin is not None:
-            values["basin/sample/reentry"] = self.sample_basin.reentry
-        values |= {"basin/coverage": self.coverage, "basin/coverage_distance": self.coverage_distance}
+        if self.coverage is not None:
+            values |= {f"coverage/{name}": value for name, value in self.coverage._asdict().items()}
         return {tag: value for tag, value in values.items() if math.isfinite(value)}
 
     def histograms(self) -> dict[str, Tensor]:
@@ -135,7 +134,7 @@ class Report:
             values[f"modes/order_index/{layer.name}"] = layer.order_index
             values[f"modes/alignment/{layer.name}"] = layer.alignment
         for space, basin in self._basins():
-            values[f"basin/{space}/radii"] = basin.radii.log10()
+            values[f"basin/{space}/radii"] = basin.spread().log10()
         shown = {tag: value[value.isfinite()].float().cpu() for tag, value in values.items()}
         return {tag: value for tag, value in shown.items() if len(value)}
 
@@ -186,12 +185,13 @@ class Report:
         }
         plain = (
             *("accuracy", "val_accuracy", "samples", "num_classes", "alpha"),
-            *("functional_depth", "batchnorm_gap", "coverage", "coverage_distance"),
+            *("functional_depth", "batchnorm_gap"),
         )
         return (
             {name: _plain(getattr(self, name)) for name in plain}
             | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
             | {"layers": layers, "findings": self.findings()}
+            | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | basins
         )
 
@@ -226,7 +226,8 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
         f"{prefix}/high": shown(basin.interval[1]),
         f"{prefix}/censored": basin.censored,
     }
-    values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(basin.per_class.tolist())}
+    classes = [] if basin.per_class is None or prefix != "basin/sample" else basin.per_class.tolist()
+    values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(classes)}
     values |= {f"{prefix}/layer_radius/{name}": shown(radius) for name, radius in (basin.per_layer or {}).items()}
     return values
 

@@ -1,0 +1,28 @@
+"""What the tests of whole runs share: seeds, and two processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from integration.pair import Pair
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test finds the generators in the same state: its networks are the same in whatever order tests run."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two processes for all tests of a run; those who need them are in one file, so that one worker has them."""
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    yield pair
+    pair.close()

@@ -1,0 +1,126 @@
+"""What all figures have in common: the same image everywhere, nothing global touched, names that fit."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import matplotlib as mpl
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from drawings import ALL
+from netdyn.report.figures import canvas
+from netdyn.report.figures.curves import rank_distributions, tail
+from netdyn.report.figures.maps import heat_map
+
+every_figure = pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+every_function = pytest.mark.parametrize(
+    "name", ["rank distributions", "tail", "basin", "maps, colour", "heat, uneven"]
+)
+
+
+# What all have in common ----------------------------------------------------------------------------------------------
+
+
+@every_figure
+def test_a_figure_becomes_an_image_that_is_not_empty(make):
+    figure = make()
+    assert isinstance(figure, Figure)
+    image = canvas.pixels(figure)
+    assert (image.dtype, image.ndim, image.shape[2]) == (torch.uint8, 3, 3)
+    assert image.shape[:2] == (round(figure.get_figheight() * 160), round(4.8 * 160))
+    assert len(image.reshape(-1, 3).unique(dim=0)) > 2
+
+
+@every_function
+def test_the_same_numbers_give_the_same_image_whatever_the_users_style(name):
+    expected = canvas.pixels(ALL[name]())
+    assert torch.equal(canvas.pixels(ALL[name]()), expected)
+    odd = {"font.size": 30.0, "axes.facecolor": "red", "lines.linewidth": 9.0, "text.usetex": True}
+    with mpl.rc_context(odd):
+        assert torch.equal(canvas.pixels(ALL[name]()), expected)
+        assert {key: mpl.rcParams[key] for key in odd} == odd
+
+
+@every_function
+def test_nothing_is_left_with_pyplot(name):
+    from matplotlib import pyplot as plt
+
+    canvas.pixels(ALL[name]())
+    assert plt.get_fignums() == []
+
+
+def test_pyplot_is_not_loaded():
+    code = (
+        "import sys, torch\nfrom netdyn.report.figures import canvas, maps\nassert 'matplotlib' not in sys.modules\n"
+        "canvas.pixels(maps.heat_map(torch.rand(2, 3), ['a', 'b'], [0, 5, 10], 'share'))\n"
+        "assert 'matplotlib' in sys.modules\nprint('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_the_style_is_put_back_when_drawing_fails():
+    with mpl.rc_context({"font.size": 30.0}):
+        with pytest.raises(ValueError, match="steps"):
+            heat_map(torch.zeros(1, 2), ["a"], [1, 1], "x")
+        assert mpl.rcParams["font.size"] == 30.0
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(canvas, "available", lambda: False)
+    text = "netdyn draws no figures, for matplotlib is not installed. Get it with: pip install 'netdyn[plot]'."
+    with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
+        tail({"a": 0.5}, 0.5, 0)
+
+
+def test_matplotlib_is_looked_for_without_loading_it(monkeypatch):
+    assert canvas.available()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not canvas.available()
+
+
+@pytest.mark.parametrize("name", ["a$b$c", "a_b^c", "\\alpha", "%", "_hidden", "Ω—层"])
+def test_names_are_not_read_as_formulas(name):
+    figure = rank_distributions({name: torch.ones(5)})
+    assert canvas.pixels(figure).float().std() > 0
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["net.0", "net.1"], ["0", "1"]),
+        (["encoder.a.x", "encoder.b.x", "encoder.b.y"], ["a.x", "b.x", "b.y"]),
+        (["net", "net.0"], ["net", "net.0"]),
+        (["net.conv1", "net.conv12"], ["conv1", "conv12"]),
+        (["net.0", "head"], ["net.0", "head"]),
+        (["net.0.fc"], ["net.0.fc"]),
+        (["a.relu", "a.relu:1"], ["relu", "relu:1"]),
+        ([], []),
+    ],
+)
+def test_labels_leave_out_the_modules_that_all_are_in(names, labels):
+    assert canvas.layer_labels(names) == labels
+
+
+@pytest.mark.parametrize("length", [5, 12, 20])
+def test_long_names_are_cut_to_length(length):
+    name = "abcdefghijklmnopqrstuvwxyz"
+    cut = canvas.short(name, length)
+    assert len(cut) <= length
+    assert cut[0] == "a"
+    assert cut[-1] == "z"
+    assert canvas.short(name[:length], length) == name[:length]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 11, 12, 13, 100, 1000])
+def test_ticks_are_few_and_reach_both_ends(number):
+    ticks = canvas.thinned(number)
+    assert len(ticks) == min(number, 12)
+    assert ticks == sorted(set(ticks))
+    assert not number or (ticks[0], ticks[-1]) == (0, number - 1)

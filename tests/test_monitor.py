@@ -1,0 +1,596 @@
+"""The monitor in a training loop without Lightning: when it measures, what it sends, what it survives."""
+
+import copy
+import json
+import logging
+import math
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.tensorboard import SummaryWriter
+
+from clouds import FEATURES, probe
+from netdyn import DynamicsWarning, Monitor, budget, diagnose, monitor
+from netdyn.loggers.tensorboard import last_layout, layout
+from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
+
+STEPS = 12
+#: Cheap measurements, where the numbers are not the subject.
+MODES = {"measure": ["modes"], "figures": "never"}
+
+
+def made(seed=0):
+    """A network with batch normalisation, and its optimiser."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(FEATURES, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 5)
+        )
+    return net, torch.optim.Adam(net.parameters(), lr=0.01)
+
+
+def step_of(net, optimiser):
+    x, target = probe()
+    optimiser.zero_grad()
+    nn.functional.cross_entropy(net(x), target).backward()
+    optimiser.step()
+
+
+def loop(watch, steps=STEPS, net=None, after=lambda step: None):
+    """Train, measuring where the monitor asks for it; the network, and the report of each measurement by its step."""
+    net, optimiser = made() if net is None else net
+    reports = {}
+    for step in range(steps + 1):
+        if watch.due(step):
+            reports[step] = watch.measure(net, step)
+        if step < steps:
+            step_of(net, optimiser)
+            after(step)
+    return net, reports
+
+
+def events(folder):
+    found = EventAccumulator(
+        str(folder), size_guidance=dict.fromkeys(["scalars", "histograms", "images", "tensors"], 0)
+    )
+    found.Reload()
+    return found
+
+
+# A loop of one's own -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with everything on, its event file read back."""
+    folder = tmp_path_factory.mktemp("run")
+    x, target = probe()
+    watch = Monitor((x, target), (x[:50], target[:50]), loggers=folder, schedule=[4, 9], weight_rays=2)
+    net, reports = loop(watch)
+    watch.close(net, STEPS)
+    return SimpleNamespace(watch=watch, net=net, reports=reports, folder=folder, events=events(folder))
+
+
+def test_scalars_stand_at_the_steps_that_were_measured(run):
+    assert list(run.reports) == [0, 4, 9]
+    own = {"netdyn/seconds", "netdyn/overhead", "netdyn/skipped"}
+    for step, report in run.reports.items():
+        written = {
+            tag: event.value
+            for tag in run.events.Tags()["scalars"]
+            for event in run.events.Scalars(tag)
+            if event.step == step
+        }
+        assert own <= set(written)
+        expected = {tag: float(np.float32(value)) for tag, value in report.scalars().items()}
+        assert {tag: value for tag, value in written.items() if tag not in own} == expected
+    assert {event.step for tag in run.events.Tags()["scalars"] for event in run.events.Scalars(tag)} == {0, 4, 9}
+
+
+def test_histograms_stand_at_the_same_steps(run):
+    for step, report in run.reports.items():
+        for tag, values in report.histograms().items():
+            (event,) = [event for event in run.events.Histograms(tag) if event.step == step]
+            assert event.histogram_value.num == len(values)
+            assert event.histogram_value.max == float(values.max())
+
+
+def test_figures_show_both_ends(run):
+    steps = {tag: [event.step for event in run.events.Images(tag)] for tag in run.events.Tags()["images"]}
+    both = {"modes/rpd", "linear/tail", "basin/curves", "wpa/characteristic_maps", "wpa/subnetwork"}
+    assert {tag for tag, seen in steps.items() if seen == [0, STEPS]} == both
+    # A heat map needs more than one step.
+    assert {tag for tag, seen in steps.items() if seen == [STEPS]} == {"modes/map", "modes/gradient_map", "linear/map"}
+    assert set(steps) == {tag.name for tag in FIGURES}
+
+
+def test_the_table_of_tags_and_the_layout_are_written_once(run):
+    (event,) = run.events.Tensors("netdyn/about/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    assert all(f"| `{tag.name}` |" in text for tag in (*SCALARS, *HISTOGRAMS, *FIGURES))
+    assert last_layout(run.folder) == layout(run.watch.config.measure)
+    assert len(run.events.Tensors("custom_scalars__config__")) == 1
+
+
+def test_the_last_report_is_kept_with_the_maps_of_the_trained_network(run):
+    last = run.reports[9]
+    assert last.characteristic_maps is None
+    assert run.watch.report.scalars() == last.scalars()
+    trained = diagnose(run.net, *probe(), measure=["maps"])
+    assert torch.equal(run.watch.report.characteristic_maps, trained.characteristic_maps)
+    assert run.watch.history.steps == [0, 4, 9]
+    assert (run.watch.evaluations, run.watch.skipped) == (3, 0)
+
+
+def test_a_report_is_what_diagnose_gives_and_training_is_as_without(run):
+    (net, optimiser), x, target = made(), *probe()
+    for step in range(STEPS):
+        if step in run.reports:
+            report = diagnose(
+                copy.deepcopy(net), x, target, val_inputs=x[:50], val_target=target[:50], weight_rays=2
+            ).scalars()
+            assert run.reports[step].scalars() == report
+        step_of(net, optimiser)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), run.net.state_dict().values(), strict=True))
+
+
+# When ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 5, 10, 20, 30]),
+        ({"schedule": "log"}, [0, 1, 2, 3, 5, 10, 20, 30]),
+        ({"every_n_train_steps": 8}, [0, 8, 16, 24, 32]),
+        ({"schedule": [3, 7, 31]}, [0, 3, 7, 31]),
+    ],
+    ids=str,
+)
+def test_a_step_is_due_where_the_schedule_names_it(options, expected):
+    watch = Monitor(probe(), **options)
+    # Each step is asked for twice, as with accumulated gradients.
+    assert [step for step in range(35) for _ in range(2) if watch.due(step)] == expected
+
+
+def test_a_listed_step_that_is_jumped_over_is_taken_at_the_next_one():
+    watch = Monitor(probe(), schedule=[3, 7])
+    assert [step for step in range(0, 12, 2) if watch.due(step)] == [0, 4, 8]
+
+
+def test_two_schedules_are_refused():
+    text = "Only one of `every_n_train_steps` and `schedule` can be given, got every_n_train_steps=2 and schedule='log'"
+    with pytest.raises(ValueError, match=f"^{text}"):
+        Monitor(probe(), every_n_train_steps=2, schedule="log")
+
+
+#: Seconds on the clock that stands still between steps. On the network a measurement would put them back.
+CLOCK = [0.0]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on only where it is told to."""
+    CLOCK[0] = 0.0
+    for module in (budget, monitor):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: CLOCK[0]))
+
+
+def take(seconds):
+    CLOCK[0] += seconds
+
+
+class Slow(nn.Module):
+    """Each pass takes a quarter of a second, measured or not."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        take(0.25)
+        return self.net(x)
+
+
+def test_an_evaluation_that_the_budget_has_no_room_for_is_skipped(clock):
+    told = []
+    watch = Monitor(probe(), max_overhead=0.5, every_n_train_steps=1, **MODES)
+    watch.inform = told.append
+    net, optimiser = made()
+    # A step of training takes its own pass and this.
+    slow = Slow(net)
+    _, reports = loop(watch, steps=40, net=(slow, optimiser), after=lambda step: take(0.75))
+    cost = watch.budget.last
+    assert 1 < cost < 10
+    expected, spent = [0], cost
+    for step in range(1, 41):
+        # A second per step.
+        if spent + cost <= 0.5 * step:
+            expected.append(step)
+            spent += cost
+    assert [step for step, report in reports.items() if report is not None] == expected
+    assert 2 < len(expected) < 20
+    assert (watch.evaluations, watch.skipped) == (len(expected), 41 - len(expected))
+    assert watch.scalars["netdyn/skipped"] == watch.skipped
+    assert watch.scalars["netdyn/overhead"] == pytest.approx(spent / 40)
+    assert spent / 40 <= 0.5
+    watch.close()
+    assert told == [
+        f"netdyn skipped {watch.skipped} evaluations to keep to max_overhead=0.5; the last values may be of an earlier "
+        "step."
+    ]
+
+
+def test_without_a_budget_nothing_is_skipped(clock):
+    watch = Monitor(probe(), every_n_train_steps=1, **MODES)
+    net, optimiser = made()
+    loop(watch, steps=3, net=(Slow(net), optimiser))
+    assert (watch.evaluations, watch.skipped) == (4, 0)
+    assert watch.scalars["netdyn/overhead"] > 1
+
+
+# What it is given ----------------------------------------------------------------------------------------------------
+
+
+def as_pair():
+    return probe()
+
+
+def as_data_set():
+    return TensorDataset(*probe())
+
+
+def as_loader():
+    return DataLoader(as_data_set(), batch_size=16, shuffle=True)
+
+
+@pytest.mark.parametrize("given", [as_pair, as_data_set, as_loader])
+def test_a_probe_may_be_a_pair_a_data_set_or_a_loader(given):
+    net, _ = made()
+    options = {"measure": ["modes", "sample_basin"], "rel_tol": 0.3}
+    report = Monitor(given(), probe()[:2], **options).measure(net, 0)
+    # Of 200 samples with a probe of 1,024 all are taken, in whatever order.
+    expected = diagnose(net, *probe(), **options)
+    assert report.samples == 200
+    assert report.accuracy == report.val_accuracy == expected.accuracy
+    assert report.sample_basin.radius == expected.sample_basin.radius
+    for one, other in zip(report.layers, expected.layers, strict=True):
+        assert one.opt_fraction == other.opt_fraction
+        assert one.rpd_gradient == pytest.approx(other.rpd_gradient, abs=1e-9)
+
+
+def test_a_probe_is_cut_to_its_size_with_classes_in_proportion():
+    report = Monitor(as_data_set(), probe_size=50, **MODES).measure(made()[0], 0)
+    assert (report.samples, report.num_classes) == (50, 5)
+
+
+def test_batches_may_be_unpacked():
+    x, target = probe()
+
+    class Named(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(x)
+
+        def __getitem__(self, i):
+            return {"image": x[i], "label": target[i]}
+
+    report = Monitor(Named(), unpack=lambda batch: (batch["image"], batch["label"]), **MODES).measure(made()[0], 0)
+    assert report.samples == 200
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_was_given_stays_as_it_is(dtype):
+    x, target = probe()
+    x = x.to(dtype)
+    before = x.clone()
+    watch = Monitor((x, target), **MODES)
+    watch.measure(made()[0].to(dtype), 0)
+    assert watch.given_probe[0] is x
+    assert watch.probe.inputs.dtype == x.dtype == dtype
+    assert torch.equal(x, before)
+
+
+@pytest.mark.gpu
+def test_a_probe_goes_to_the_networks_device_and_stays_where_it_was():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, target = probe()
+    watch = Monitor((x, target), **MODES)
+    report = watch.measure(made()[0].cuda(), 0)
+    assert (x.device.type, watch.probe.inputs.device.type) == ("cpu", "cuda")
+    assert report.samples == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"probe": 5}, TypeError, "`probe`"),
+        ({"val_probe": "validation"}, TypeError, "`val_probe`"),
+        ({"probe_size": 0}, ValueError, "`probe_size` must be at least 1"),
+        ({"max_overhead": 0.0}, ValueError, "`max_overhead` must be a positive"),
+        ({"figures": "sometimes"}, ValueError, "`figures` must be one of"),
+        ({"prefix": 3}, TypeError, "`prefix` must be a string"),
+        ({"loggers": 3}, TypeError, "`loggers` must hold"),
+        ({"loggers": [3]}, TypeError, "`loggers` must hold"),
+        ({"unpack": 3}, TypeError, "`unpack` must be a function"),
+        ({"measure": ["mode"]}, ValueError, "`measure` must be one of"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_refused_at_once(arguments, error, text):
+    with pytest.raises(error, match=text):
+        Monitor(**{"probe": probe()} | arguments)
+
+
+def test_without_a_probe_there_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="`probe` must be a pair of tensors, a Dataset or a DataLoader, got None"):
+        Monitor(None, strict=True).measure(made()[0], 0)
+
+
+def test_lazy_parameters_are_waited_for():
+    told = []
+    watch = Monitor(probe(), **MODES)
+    watch.inform = told.append
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.LazyLinear(24), nn.ReLU(), nn.Linear(24, 5))
+        assert watch.measure(net, 0) is None
+        net(probe()[0])
+    assert len(told) == 1
+    assert watch.measure(net, 1).samples == 200
+
+
+# Where it sends ------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    """A logger that takes scalars alone, and that may refuse them."""
+
+    def __init__(self, refuses=False):
+        self.lines, self.refuses = [], refuses
+
+    def log_metrics(self, metrics, step=None):
+        if self.refuses:
+            raise OSError("disk full")
+        self.lines.append((step, metrics))
+
+
+def test_every_logger_gets_the_scalars_and_writers_the_rest(tmp_path):
+    log = Log()
+    with SummaryWriter(str(tmp_path / "given")) as writer:
+        watch = Monitor(probe(), loggers=[log, writer, tmp_path / "folder"], prefix="mine", schedule=[2], **MODES)
+        loop(watch, steps=2)
+        watch.close()
+        writer.add_scalar("own", 1.0)
+    assert [step for step, _ in log.lines] == [0, 2]
+    assert log.lines[-1][1] == watch.scalars
+    assert all(tag.startswith("mine/") for tag in watch.scalars)
+    for name, more in (("given", {"own"}), ("folder", set())):
+        found = events(tmp_path / name)
+        assert set(found.Tags()["scalars"]) == set(watch.scalars) | more
+        assert "mine/modes/order_index/1" in found.Tags()["histograms"]
+        assert found.Tags()["images"] == []
+        assert found.Tensors("mine/netdyn/about/text_summary")
+        assert last_layout(tmp_path / name) == layout(["modes"], "mine/")
+
+
+def test_what_is_switched_off_is_not_sent(tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, histograms=False, layout=False, **MODES)
+    watch.measure(made()[0], 0)
+    watch.close()
+    tags = events(tmp_path).Tags()
+    assert (tags["histograms"], tags["images"], tags["tensors"]) == ([], [], [])
+    assert set(tags["scalars"]) == set(watch.scalars)
+
+
+def test_figures_may_come_at_every_evaluation(tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, figures="always", schedule=[1, 2], measure=["modes"])
+    net, _ = loop(watch, steps=2)
+    watch.close(net)
+    assert [event.step for event in events(tmp_path).Images("modes/rpd")] == [0, 1, 2]
+
+
+def test_without_loggers_the_numbers_are_the_monitors():
+    watch = Monitor(probe(), **MODES)
+    _, reports = loop(watch, steps=3)
+    watch.close()
+    assert watch.report is reports[3]
+    own = {tag: value for tag, value in watch.scalars.items() if not tag.startswith("netdyn/")}
+    assert own == reports[3].scalars()
+
+
+def test_a_logger_that_refuses_is_named_once_and_the_others_get_theirs():
+    log = Log()
+    watch = Monitor(probe(), loggers=[Log(refuses=True), log], schedule=[1, 2], **MODES)
+    with pytest.warns(UserWarning, match="^netdyn: Log refused the scalars: OSError: disk full$") as caught:
+        loop(watch, steps=2)
+    assert len(caught) == 1
+    assert [step for step, _ in log.lines] == [0, 1, 2]
+    with pytest.raises(OSError, match="disk full"):
+        Monitor(probe(), loggers=Log(refuses=True), strict=True, **MODES).measure(made()[0], 0)
+
+
+def test_notices_go_to_the_logger_netdyn(caplog):
+    caplog.set_level(logging.INFO, logger="netdyn")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Monitor(probe()).measure(nn.LazyLinear(5), 0)
+    assert [record.name for record in caplog.records] == ["netdyn"]
+
+
+# What it survives ----------------------------------------------------------------------------------------------------
+
+#: No module has this name: the sample basin fails, and nothing else.
+FAILING = {"measure": ["modes", "sample_basin", "batchnorm"], "noise_at": ["nope"], "figures": "never"}
+
+
+def test_a_measure_that_fails_is_warned_of_once_and_the_rest_comes():
+    watch = Monitor(probe(), schedule=[1, 2], **FAILING)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        _, reports = loop(watch, steps=2)
+    (warning,) = caught
+    assert warning.category is DynamicsWarning
+    assert str(warning.message).startswith("netdyn could not measure 'sample_basin'")
+    assert str(warning.message).endswith(
+        "Leave 'sample_basin' out of `measure`, or pass strict=True to have this raised."
+    )
+    for report in reports.values():
+        assert report.sample_basin is None
+        assert {"modes/opt_fraction/1", "batchnorm/gap", "probe/accuracy"} <= set(report.scalars())
+    assert (watch.evaluations, watch.skipped) == (3, 0)
+
+
+def test_strict_raises():
+    with pytest.raises(ValueError, match="nope"):
+        Monitor(probe(), strict=True, **FAILING).measure(made()[0], 0)
+
+
+class Pair(nn.Module):
+    """Its outputs are no logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, _ = made()
+
+    def forward(self, x):
+        return self.net(x), x
+
+
+def test_an_evaluation_that_fails_is_warned_of_once_and_counted():
+    watch, net = Monitor(probe(), **MODES), Pair()
+    with pytest.warns(UserWarning, match="measurement failed and was skipped") as caught:
+        assert [watch.measure(net, step) for step in range(3)] == [None] * 3
+    assert len(caught) == 1
+    assert (watch.evaluations, watch.skipped, watch.report) == (3, 3, None)
+    assert watch.scalars["netdyn/skipped"] == 3
+    assert watch.history.steps == []
+    with pytest.raises(TypeError, match="must be a tensor"):
+        Monitor(probe(), strict=True, **MODES).measure(net, 0)
+    own = Monitor(probe(), forward=lambda model, x: model(x)[0], **MODES)
+    assert own.measure(net, 0).layers[0].name == "net.1"
+
+
+def test_a_probe_that_cannot_be_read_is_reported_once():
+    class Torn(torch.utils.data.Dataset):
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, i):
+            raise OSError("no such file")
+
+    watch = Monitor(Torn(), **MODES)
+    with pytest.warns(UserWarning, match="no such file") as caught:
+        assert [watch.measure(made()[0], step) for step in range(3)] == [None] * 3
+    assert len(caught) == 1
+    watch.close()
+
+
+def test_warnings_of_a_measurement_come_once():
+    x, target = probe()
+    watch = Monitor((x[target < 3], target[target < 3]), schedule=[1], **MODES)
+    with pytest.warns(DynamicsWarning, match="^The probe holds 3 of 5 classes") as caught:
+        loop(watch, steps=1)
+    assert len(caught) == 1
+
+
+def test_the_network_and_every_generator_stay_as_they_were():
+    net, _ = made()
+    net[2].eval()
+    before = copy.deepcopy(net.state_dict())
+    flags = [module.training for module in net.modules()]
+    state = torch.get_rng_state()
+    Monitor(probe()).measure(net, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in net.modules()] == flags
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+# Going on ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_goes_on_where_it_was():
+    whole, first, second = (Monitor(probe(), schedule=[3, 6, 9], **MODES) for _ in range(3))
+    loop(whole)
+    pair = made()
+    loop(first, steps=7, net=pair)
+    state = json.loads(json.dumps(first.state_dict()))
+    second.load_state_dict(state)
+    # A number that was not measured is NaN, which equals nothing.
+    assert repr(second.state_dict()) == repr(state)
+    net, optimiser = pair
+    steps = []
+    for step in range(7, STEPS + 1):
+        if second.due(step):
+            steps.append(step)
+            second.measure(net, step)
+        step_of(net, optimiser)
+    assert steps == [9]
+    assert second.evaluations == whole.evaluations == 4
+    assert second.history.steps == whole.history.steps == [0, 3, 6, 9]
+    assert repr(second.history.rows) == repr(whole.history.rows)
+    assert second.budget.spent > first.budget.spent > 0
+
+
+def test_a_monitor_can_begin_again():
+    watch = Monitor(probe(), schedule=[1], **MODES)
+    loop(watch, steps=1)
+    watch.reset()
+    assert (watch.evaluations, watch.history.steps, watch.scalars, watch.budget.spent) == (0, [], {}, 0)
+    assert watch.due(0)
+
+
+def test_part_of_a_network_may_be_measured():
+    net, _ = made()
+    whole = nn.ModuleDict({"body": net, "other": nn.Linear(2, 2)})
+    report = Monitor(probe(), **MODES).measure(whole, 0, network=lambda: whole["body"])
+    assert report.scalars() == diagnose(net, *probe(), measure=["modes"]).scalars()
+
+
+# The end -------------------------------------------------------------------------------------------------------------
+
+
+def test_closing_draws_the_last_report_at_its_own_step(tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, schedule=[3], measure=["modes"])
+    loop(watch, steps=5)
+    watch.close()
+    assert [event.step for event in events(tmp_path).Images("modes/rpd")] == [0, 3]
+
+
+def test_closing_draws_nothing_twice(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        watch = Monitor(probe(), loggers=writer, measure=["modes"])
+        watch.measure(made()[0], 0)
+        watch.close()
+        watch.close()
+    assert [event.step for event in events(tmp_path).Images("modes/rpd")] == [0]
+
+
+def test_the_last_figures_keep_to_the_budget_too(tmp_path, clock):
+    told = []
+    watch = Monitor(probe(), loggers=tmp_path, schedule=[1], max_overhead=0.5, measure=["modes"])
+    watch.inform = told.append
+    net, optimiser = made()
+    slow = Slow(net)
+    watch.measure(slow, 0)
+    watch.budget.drawing = 5.0
+    step_of(slow, optimiser)
+    take(4.0)
+    watch.close(slow, 1)
+    assert told == [
+        "netdyn left out the figures at the end of training to keep to max_overhead=0.5; `report.figures()` draws "
+        "those of the last report."
+    ]
+    assert [event.step for event in events(tmp_path).Images("modes/rpd")] == [0]
+
+
+def test_a_monitor_that_never_measured_can_be_closed():
+    watch = Monitor(probe(), loggers=Log())
+    watch.close(made()[0], 3)
+    assert watch.report is None
+    assert math.isfinite(watch.budget.overhead())
