@@ -135,13 +135,13 @@ class Monitor:
         self.train_batch_size: int | None = None
         self.probe: Probe | None = None
         self.val_probe: Probe | None = None
-        self.report: Report | None = None
         self._said: set[str] = set()
         self.reset()
 
     def reset(self) -> None:
         """Begin a new run: no evaluations, no history, nothing spent."""
         self.budget = Budget(self.max_overhead)
+        self.report: Report | None = None
         self.history = History()
         self.scalars: dict[str, float] = {}
         self.evaluations = self.skipped = 0
@@ -208,6 +208,8 @@ class Monitor:
         begin = time.monotonic()
         self._send_scalars(scalars, step)
         if report is not None:
+            if self.report is None:
+                self._introduce(report)
             self.report, self._last_step = report, step
             self.history.add(step, report.layers)
             self._show(report, step, draw)
@@ -307,6 +309,15 @@ class Monitor:
         """Nothing but figures shows the characteristic maps."""
         return replace(self.config, measure=tuple(name for name in self.config.measure if name != "maps"))
 
+    def _introduce(self, report: Report) -> None:
+        """Say once what is measured, and on what."""
+        held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
+        layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
+        self.inform(
+            f"netdyn measures {layers} on {report.samples} samples{held_out}; the first evaluation took "
+            f"{self.budget.last:.2g} s."
+        )
+
     # --- where to ---
 
     def _tag(self, tag: str) -> str:
@@ -383,12 +394,11 @@ class Monitor:
         if again and model is not None:
             found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
             if found is not None:
-                report = replace(
-                    report,
-                    sample_basin=found.sample_basin or report.sample_basin,
-                    characteristic_maps=found.characteristic_maps,
-                    subnetwork=found.subnetwork,
-                )
+                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+                basins = found.sample_basin, report.sample_basin
+                if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
+                    # The same network as when the last report was made: that of all classes belongs to it.
+                    report = replace(report, sample_basin=basins[0])
         self.report = report
         self._draw(report, step)
 
