@@ -26,7 +26,7 @@ from netdyn.engine.layers import Reading, nonfinite, read_layers, warn_of_nonfin
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
 from netdyn.probes.batchnorm import measure_gap
-from netdyn.probes.criteria import checked
+from netdyn.probes.criteria import apply_criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
@@ -228,7 +228,7 @@ class _Evaluation:
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
             outputs = evaluator.outputs(inputs)
-            right[part] = checked(evaluator.criterion, outputs, target)
+            right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
         warn_of_nonfinite(evaluator, lost)
         if evaluator.processes.size > 1:
