@@ -409,7 +409,7 @@ def test_without_loggers_the_numbers_are_the_monitors():
 def test_a_logger_that_refuses_is_named_once_and_the_others_get_theirs():
     log = Log()
     watch = Monitor(probe(), loggers=[Log(refuses=True), log], schedule=[1, 2], **MODES)
-    with pytest.warns(UserWarning, match="^netdyn: Log refused the scalars: OSError: disk full$") as caught:
+    with pytest.warns(UserWarning, match=r"^netdyn: Log refused the scalars: OSError: disk full\.$") as caught:
         loop(watch, steps=2)
     assert len(caught) == 1
     assert [step for step, _ in log.lines] == [0, 1, 2]
