@@ -312,7 +312,9 @@ class _Evaluation:
         name = next(iter(survey.found))
         classes, most = SUBNETWORK
         first = choose(model, survey, [name])
-        return maps, find_subnetwork(model, inputs, first, most, classes, reading.pathways.get(name))
+        return maps, find_subnetwork(
+            model, inputs, first, most, classes, reading.pathways.get(name), evaluator.batch_size
+        )
 
     def _chance(self) -> float:
         """What guessing gives: the largest class is guessed at least as well as any."""
