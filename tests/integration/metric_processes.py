@@ -39,7 +39,10 @@ def computed(part: tuple[int, int]) -> dict[str, object]:
         values[name] = (
             {k: repr(float(v)) for k, v in value.items()} if isinstance(value, dict) else repr(value.tolist())
         )
-    for name, basin in {"sample basin": SampleBasin(rays=2), "weight basin": WeightBasin(rays=3)}.items():
+    for name, basin in {
+        "sample basin": SampleBasin(rays=2, per_class=True),
+        "weight basin": WeightBasin(rays=3, samples=20, per_class=True),
+    }.items():
         if part[0] < part[1]:
             basin.update(net, x[own], y[own])
         values[name] = repr(float(basin.compute()))

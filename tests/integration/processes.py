@@ -27,7 +27,13 @@ from integration.pair import PATIENCE
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import OURS, Recorder, differences, digest, generators
 from netdyn import DynamicsMonitor, diagnose
+from netdyn.basins import coverage
+from netdyn.engine import evaluate
+from netdyn.probes import tasks
 from netdyn.probes.loaders import input_and_target, read_probe
+
+#: What monitors measure here, if nothing else is said, and what a single process measures.
+SETTINGS: dict[str, Any] = {"weight_rays": 3, "sample_rays": 2}
 
 
 class Net(Classifier):
@@ -55,47 +61,29 @@ class Net(Classifier):
         return super().forward(x)
 
 
-#: Work of ours that can be made to fail once, and whether when it has been done.
-PLACES = {"reading": (LayerReader, "read", True), "remembering": (Brackets, "keep_samples", False)}
+#: Work of ours that can be made to fail once: where it is looked up, its name, and whether it fails when it has been
+#: done, after all that it has exchanged with other processes.
+PLACES: dict[str, tuple[Any, str, bool]] = {
+    "reading": (evaluate, "read_layers", True),
+    "weight basin": (evaluate, "measure_weight_basin", False),
+    "coverage": (coverage, "_right_at_distance", True),
+    "probe check": (tasks, "_warn_of_unsound", False),
+}
 
 
 def fail_once(patch: pytest.MonkeyPatch, place: str) -> None:
-    """Let some work of ours raise the first time, after all that it has exchanged with others."""
+    """Let some work of ours raise the first time."""
     owner, name, done = PLACES[place]
     real, calls = getattr(owner, name), []
 
-    def work(*args: Any) -> Any:
+    def work(*args: Any, **options: Any) -> Any:
         calls.append(name)
-        found = real(*args) if done or len(calls) > 1 else None
+        found = real(*args, **options) if done or len(calls) > 1 else None
         if len(calls) == 1:
             raise RuntimeError("out of ink")
         return found
 
     patch.setattr(owner, name, work)
-
-
-def mistrust(patch: pytest.MonkeyPatch) -> None:
-    """Let what was assumed of the layers be wrong the first two times."""
-    real, calls = Doubts.justified, []
-
-    def justified(doubts: Doubts) -> bool:
-        calls.append(doubts)
-        return real(doubts) and len(calls) > 2
-
-    patch.setattr(Doubts, "justified", justified)
-
-
-def misjudge(patch: pytest.MonkeyPatch) -> None:
-    """Let the look at what is wrong with a probe fail the first time."""
-    real, calls = examine.warn_of_unsound, []
-
-    def look(*given: Any) -> None:
-        calls.append(given)
-        if len(calls) == 1:
-            raise RuntimeError("out of light")
-        real(*given)
-
-    patch.setattr(examine, "warn_of_unsound", look)
 
 
 class Keeper(Callback):
@@ -125,9 +113,9 @@ class Keeper(Callback):
             record |= {
                 "scalars": None if report is None else report.scalars(),
                 "radii": None if report is None or report.weight_basin is None else report.weight_basin.radii,
-                "evaluations": self.monitor._evaluations,
-                "skipped": self.monitor._skipped,
-                "told": sorted(self.monitor._warned),
+                "evaluations": self.monitor.monitor.evaluations,
+                "skipped": self.monitor.monitor.skipped,
+                "told": sorted(self.monitor.monitor._said),
                 "callback metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(OURS)},
             }
         torch.save(record, self.folder / f"{trainer.global_rank}.pt")
@@ -149,8 +137,8 @@ def train(folder: Path, options: dict[str, Any]) -> None:
             save_distributed_checkpoint=False,
         )
     L.seed_everything(3, workers=True, verbose=False)
-    settings = {"probe_size": 49, "weight_rays": 3, "sample_rays": 2, "rel_tol": 0.2}
-    monitor = DynamicsMonitor(**{**settings, **options.get("monitor", {})}) if options["monitored"] else None
+    settings = {"probe_size": 49} | SETTINGS | options.get("monitor", {})
+    monitor = DynamicsMonitor(**settings) if options["monitored"] else None
     recorder = Recorder()
     callbacks = [*([monitor] if monitor else []), recorder, Keeper(folder, monitor, recorder)]
     trainer = L.Trainer(
@@ -167,11 +155,8 @@ def train(folder: Path, options: dict[str, Any]) -> None:
     )
     module = Net(options["strategy"] == "fsdp2", options.get("fails_on"), options.get("fails_in"))
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("LOCAL_RANK") == "1":
-            if "breaks" in options:
-                fail_once(patch, options["breaks"])
-            for name in {"mistrust", "misjudge"} & options.keys():
-                globals()[name](patch)
+        if os.environ.get("LOCAL_RANK") == "1" and "breaks" in options:
+            fail_once(patch, options["breaks"])
         trainer.fit(module, loader(dataset(70)), loader(dataset(20, seed=1), shuffle=False))
 
 
@@ -205,9 +190,7 @@ def single_process(weights: dict[str, torch.Tensor], size: int = 49) -> dict[str
         probes[0].target,
         val_inputs=probes[1].inputs,
         val_target=probes[1].target,
-        sample_rays=2,
-        weight_rays=3,
-        rel_tol=0.2,
+        **SETTINGS,
     )
     return report.scalars()
 
