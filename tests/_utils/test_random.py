@@ -207,8 +207,9 @@ def test_uniform_numbers_are_uniform_and_independent():
     assert 0 <= float(numbers.min()) <= float(numbers.max()) < 1
     assert all(stats.kstest(column.numpy(), "uniform").pvalue > 0.001 for column in numbers.t())
     # Standard errors of a correlation are 1 / sqrt(n); the bound is 4 of them.
-    assert abs(correlation(*numbers.t().numpy())) < 4 / math.sqrt(100_000)
-    assert abs(correlation(numbers[1:, 0].numpy(), numbers[:-1, 0].numpy())) < 4 / math.sqrt(100_000)
+    scaled = (math.sqrt(12) * (numbers - 0.5)).numpy()
+    assert abs(correlation(scaled[:, 0], scaled[:, 1])) < 4 / math.sqrt(100_000)
+    assert abs(correlation(scaled[1:, 0], scaled[:-1, 0])) < 4 / math.sqrt(100_000)
 
 
 # Digests and seeds ---------------------------------------------------------------------------------------------------
