@@ -237,7 +237,7 @@ class _Evaluation:
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise: that is found once for a probe."""
-        self.evaluator.known_contents = self.probe.contents
+        self.evaluator.contents = self.probe.contents
         return self.evaluator
 
     def _sample_basin(self, right: Tensor) -> BasinResult:
