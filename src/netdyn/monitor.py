@@ -379,9 +379,7 @@ class Monitor:
         self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
     ) -> None:
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        # Numbers of two moments do not belong into one report.
-        wanted = ("sample_basin", "maps") if step == self._last_step else ("maps",)
-        only = tuple(name for name in self.config.measure if name in wanted)
+        only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
         again = model is not None and self.probe is not None and only and report.characteristic_maps is None
         # Finding the maps and the classes' basins costs less than an evaluation. Where nothing is drawn there is
         # nothing to leave out.
