@@ -53,7 +53,7 @@ IN_A_FILE = {
     "normalization": "global",
     "low": 0.01,
     "high": 5.0,
-    "rel_tol": 0.1,
+    "weight_samples": 64,
     "tolerance": 0.25,
     "noise_at": ["embedding"],
     "histograms": False,
@@ -125,9 +125,8 @@ OUT_OF_RANGE = [
     ("low", math.nan),
     ("high", 0.0),
     ("high", math.inf),
-    ("rel_tol", 0.0),
-    ("rel_tol", -0.1),
-    ("rel_tol", math.inf),
+    ("weight_samples", 0),
+    ("weight_samples", -3),
     ("tolerance", 0.0),
     ("tolerance", -1.0),
     ("tolerance", math.nan),
@@ -170,7 +169,8 @@ WRONG_TYPE = [
     ("weight_layers", [3]),
     ("low", "small"),
     ("high", None),
-    ("rel_tol", "fine"),
+    ("weight_samples", 64.0),
+    ("weight_samples", "half"),
     ("tolerance", "half"),
     ("noise_at", "embedding"),
     ("noise_at", [3]),
@@ -300,12 +300,12 @@ def test_the_defaults_are_the_documented_ones():
         "accuracy": None,
         "relative": False,
         "sample_rays": 1,
-        "weight_rays": 8,
+        "weight_rays": 16,
+        "weight_samples": 128,
         "weight_layers": None,
         "normalization": "layer",
         "low": 1e-3,
         "high": 10.0,
-        "rel_tol": 0.05,
         "criterion": None,
         "tolerance": 0.5,
         "noise_at": None,
@@ -322,7 +322,7 @@ def test_the_callback_is_no_thicker_than_the_report():
     """What is measured is described by diagnose's own parameters: same names, same defaults."""
     measured = inspect.signature(netdyn.diagnose).parameters
     shared = set(measured) & set(PARAMETERS)
-    assert {"measure", "layers", "accuracy", "weight_rays", "rel_tol"} <= shared
+    assert {"measure", "layers", "accuracy", "weight_rays", "weight_samples"} <= shared
     assert {name: measured[name].default for name in shared} == {name: PARAMETERS[name].default for name in shared}
 
 
@@ -565,11 +565,13 @@ def test_every_evaluation_of_a_run_gives_the_numbers_of_diagnose(options, steps)
         DataLoader(TensorDataset(*others), batch_size=30),
     )
     assert [step for step, *_ in seen] == steps
-    for step, weights, logged, own, val in seen:
+    for place, (step, weights, logged, own, val) in enumerate(seen):
         module = Classifier()
         module.load_state_dict(weights)
         held_out = {"val_inputs": val.inputs, "val_target": val.target}
         report = diagnose(module, own.inputs, own.target, weight_rays=2, **held_out, **measured)
         numbers = {tag: value for tag, value in logged.items() if not tag.startswith("netdyn/")}
-        assert numbers == report.scalars(), step
-        assert {"batchnorm/gap", "basin/coverage", "probe/val_accuracy", "basin/weight/radius"} <= set(numbers)
+        # The radii of the classes are found only where figures are drawn, at the first evaluation.
+        expected = {tag: v for tag, v in report.scalars().items() if not place or "class_radius" not in tag}
+        assert numbers == expected, step
+        assert {"batchnorm/gap", "coverage/own", "probe/val_accuracy", "basin/weight/radius"} <= set(numbers)

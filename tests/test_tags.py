@@ -41,7 +41,7 @@ def report():
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
-    return diagnose(net, x, y, val_inputs=x[:20], val_target=y[:20], weight_layers="each", weight_rays=2, rel_tol=0.5)
+    return diagnose(net, x, y, val_inputs=x[:20], val_target=y[:20], weight_layers="each", weight_rays=2)
 
 
 def test_every_scalar_of_a_report_is_in_the_table_once(report):

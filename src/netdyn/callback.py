@@ -23,6 +23,9 @@ from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
 from netdyn.probes.probe import Probe
 from netdyn.report.results import Report
 
+#: An evaluation that takes more than this share of an epoch is worth a word.
+DEAR = 0.1
+
 
 @takes_options_of(Monitor, without=["loggers"])
 class DynamicsMonitor(Callback):
@@ -145,9 +148,12 @@ class DynamicsMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure at the epoch's end, unless its last validation was the occasion already."""
+        trained = self.monitor.budget.trained()
         self._complete_probe(pl_module)
         if self._take_epoch(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
+        if trainer.current_epoch == 0 and self.monitor.report is not None:
+            self._tell_cost(trained)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained network, unless that has just been done."""
@@ -164,6 +170,15 @@ class DynamicsMonitor(Callback):
     def _let_go(self) -> None:
         self._forget_probe()
         self.monitor.destinations = ()
+
+    def _tell_cost(self, epoch: float) -> None:
+        """Say once what an evaluation costs beside an epoch of so many seconds, where that is much."""
+        share = self.monitor.budget.last / max(epoch, 1e-9)
+        if share > DEAR:
+            rank_zero_info(
+                f"DynamicsMonitor: one evaluation takes {100 * share:.0f} % of the time of the first epoch. "
+                '`every_n_epochs`, `schedule="log"` or `max_overhead=0.1` lower the cost of the run.'
+            )
 
     def _take_epoch(self, trainer: Trainer) -> bool:
         """Whether this epoch's end is an occasion that has not been taken."""

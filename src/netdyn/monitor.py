@@ -21,7 +21,7 @@ from netdyn._utils.options import takes_options_of
 from netdyn._utils.trees import map_tensors
 from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
-from netdyn.engine.evaluate import evaluate, raise_it
+from netdyn.engine.evaluate import evaluate, is_out_of_memory, raise_it
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
@@ -135,13 +135,13 @@ class Monitor:
         self.train_batch_size: int | None = None
         self.probe: Probe | None = None
         self.val_probe: Probe | None = None
-        self.report: Report | None = None
         self._said: set[str] = set()
         self.reset()
 
     def reset(self) -> None:
         """Begin a new run: no evaluations, no history, nothing spent."""
         self.budget = Budget(self.max_overhead)
+        self.report: Report | None = None
         self.history = History()
         self.scalars: dict[str, float] = {}
         self.evaluations = self.skipped = 0
@@ -208,6 +208,8 @@ class Monitor:
         begin = time.monotonic()
         self._send_scalars(scalars, step)
         if report is not None:
+            if self.report is None:
+                self._introduce(report)
             self.report, self._last_step = report, step
             self.history.add(step, report.layers)
             self._show(report, step, draw)
@@ -282,12 +284,18 @@ class Monitor:
                         train_batch_size=self.train_batch_size,
                         distributions=self._figures != "never",
                         per_class=per_class,
+                        on_smaller_batches=self._remember_batch_size,
                     )
                 )
 
         done, seconds, trained, spent = self.guarded(work)
         self.budget.last, self.budget.spent = seconds, spent + seconds
         return found[0] if done else None, trained
+
+    def _remember_batch_size(self, size: int) -> None:
+        """Memory ran out: later evaluations begin with what has fitted."""
+        self.config = replace(self.config, batch_size=size)
+        checks.warn(f"netdyn: out of memory; from here on {size} samples per forward pass. Set `batch_size={size}`.")
 
     def _warn_of_failure(self, name: str, error: Exception) -> None:
         """Warn that a measure failed; the others come. Warnings of an evaluation are issued when it is over."""
@@ -300,6 +308,15 @@ class Monitor:
     def _without_maps(self) -> Config:
         """Nothing but figures shows the characteristic maps."""
         return replace(self.config, measure=tuple(name for name in self.config.measure if name != "maps"))
+
+    def _introduce(self, report: Report) -> None:
+        """Say once what is measured, and on what."""
+        held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
+        layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
+        self.inform(
+            f"netdyn measures {layers} on {report.samples} samples{held_out}; the first evaluation took "
+            f"{self.budget.last:.2g} s."
+        )
 
     # --- where to ---
 
@@ -362,7 +379,9 @@ class Monitor:
         self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
     ) -> None:
         """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
+        # Numbers of two moments do not belong into one report.
+        wanted = ("sample_basin", "maps") if step == self._last_step else ("maps",)
+        only = tuple(name for name in self.config.measure if name in wanted)
         again = model is not None and self.probe is not None and only and report.characteristic_maps is None
         # Finding the maps and the classes' basins costs less than an evaluation. Where nothing is drawn there is
         # nothing to leave out.
@@ -377,12 +396,11 @@ class Monitor:
         if again and model is not None:
             found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
             if found is not None:
-                report = replace(
-                    report,
-                    sample_basin=found.sample_basin or report.sample_basin,
-                    characteristic_maps=found.characteristic_maps,
-                    subnetwork=found.subnetwork,
-                )
+                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
+                basins = found.sample_basin, report.sample_basin
+                if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
+                    # The same network as when the last report was made: that of all classes belongs to it.
+                    report = replace(report, sample_basin=basins[0])
         self.report = report
         self._draw(report, step)
 
@@ -448,6 +466,6 @@ class Monitor:
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return "Pass a smaller `batch_size` or `probe_size`. "
     return ""

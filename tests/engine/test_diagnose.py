@@ -1,5 +1,6 @@
 """`diagnose` equals the functions that it gathers; what it refuses, warns of and leaves out."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -13,6 +14,7 @@ from torch import nn
 
 from clouds import CLASSES, FEATURES, SAMPLES, network, probe, trained
 from netdyn import diagnose
+from netdyn.basins.result import BasinResult
 from netdyn.engine import evaluate
 from netdyn.engine.config import MEASURES
 from netdyn.functional import (
@@ -26,8 +28,6 @@ from netdyn.functional import (
     weight_basin,
 )
 from netdyn.modes.order import mode_shares
-
-CELL = math.log(1e4) / 128
 
 
 def rounded(net):
@@ -73,18 +73,15 @@ def test_layers_equal_the_functions(learned, report):
 
 
 def same_basins(found, expected):
-    assert torch.equal(found.radii, expected.radii)
-    assert (found.radius, found.interval, found.level) == (expected.radius, expected.interval, expected.level)
-    assert torch.equal(found.per_class, expected.per_class)
-    assert found.per_layer == expected.per_layer
+    """All fields but the passes, of which the one without noise is shared by all measures."""
+    for name in {field.name for field in dataclasses.fields(BasinResult)} - {"forwards", "curve"}:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"accuracy": 0.7, "seed": 2, "rel_tol": 0.2, "low": 1e-2, "high": 5.0}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"accuracy": 0.7, "seed": 2, "low": 1e-2, "high": 5.0}], ids=str)
 def test_basins_equal_the_functions(learned, options):
     found = diagnose(*learned, measure=["sample_basin", "weight_basin"], sample_rays=2, weight_rays=3, **options)
-    same_basins(found.sample_basin, sample_basin(*learned, rays=2, **options))
+    same_basins(found.sample_basin, sample_basin(*learned, rays=2, per_class=True, **options))
     same_basins(found.weight_basin, weight_basin(*learned, rays=3, **options))
 
 
@@ -189,7 +186,7 @@ def _plain(layer):
 
 
 @pytest.mark.parametrize("batch_size", [1, 33, 199, 1000])
-def test_another_batch_size_changes_no_mode_and_moves_a_radius_by_a_cell_at_most(batch_size):
+def test_another_batch_size_changes_no_mode_and_hardly_a_radius(batch_size):
     x, target = probe()
     net = rounded(trained(network(), x, target))
     whole, cut = diagnose(net, x, target), diagnose(net, x, target, batch_size=batch_size)
@@ -197,11 +194,8 @@ def test_another_batch_size_changes_no_mode_and_moves_a_radius_by_a_cell_at_most
     assert cut.accuracy == whole.accuracy
     assert [layer.affine_defect for layer in cut.layers] == [layer.affine_defect for layer in whole.layers]
     for one, other in ((cut.sample_basin, whole.sample_basin), (cut.weight_basin, whole.weight_basin)):
-        assert torch.equal(one.radii == 0, other.radii == 0)
-        apart = (one.radii.clamp(1e-9, 10) / other.radii.clamp(1e-9, 10)).log().abs()
-        assert (apart <= 1.001 * CELL).all()
-        assert (apart > 0).double().mean() < 0.01
-        assert abs(math.log(one.radius / other.radius)) <= CELL
+        assert abs(math.log(one.radius / other.radius)) <= 0.01
+        assert one.interval == pytest.approx(other.interval, rel=0.01)
 
 
 def test_same_seed_gives_the_same_report_and_another_seed_another(learned):
@@ -281,7 +275,6 @@ def test_missing_classes_are_named_and_left_out(learned):
         found = diagnose(net, x[kept], target[kept])
     assert len(caught) == 1
     assert found.sample_basin.per_class.isnan().tolist() == [False, True, False, True, False]
-    assert found.weight_basin.per_class.isnan().tolist() == [False, True, False, True, False]
     assert found.layers[0].rule == "mirror"
     assert "basin/sample/class_radius/1" not in found.scalars()
 
@@ -348,7 +341,7 @@ def test_inputs_that_are_not_finite_are_warned_of(learned, value):
         "network alone."
     ]
     assert found.accuracy <= 0.9
-    assert (found.sample_basin.radii[:, :20] == 0).all()
+    assert found.sample_basin.clean == found.accuracy
     assert all(math.isfinite(number) for number in found.scalars().values())
 
 

@@ -156,18 +156,18 @@ class Late(nn.Module):
 def test_where_nothing_can_be_read_the_reason_is_given(kind, module):
     said = re.escape(f"['{module}'] mix or sort the samples of a batch")
     network = fill(kind()).eval()
-    with pytest.warns(DynamicsWarning, match=said), pytest.raises(ValueError, match="Samples cannot be told apart"):
+    with pytest.warns(DynamicsWarning, match=said), pytest.raises(ValueError, match="samples cannot be told apart"):
         local_fields(network, samples())
-    with pytest.warns(DynamicsWarning, match=said), pytest.raises(ValueError, match="Samples cannot be told apart"):
+    with pytest.warns(DynamicsWarning, match=said), pytest.raises(ValueError, match="samples cannot be told apart"):
         diagnose(network, samples(), labels(), measure=["modes"])
 
 
 @pytest.mark.parametrize(
     ("layers", "error"),
     [
-        (None, "Samples cannot be told apart in what the activations of ['first'] read"),
+        (None, "The samples cannot be told apart in the inputs of the activations of ['first']"),
         (["nope"], "`layers` names 'nope', which matches nothing"),
-        (["first"], "`layers` names 'first', but no output of ['first'] was seen that holds samples"),
+        (["first"], "`layers` names 'first', but no output of ['first'] holds samples"),
     ],
 )
 def test_without_layers_the_other_measures_come(layers, error):

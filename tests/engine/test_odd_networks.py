@@ -140,7 +140,7 @@ def test_layers_in_which_samples_are_sorted_are_named_and_left_out():
     x[[0, 20, 40], 0] = torch.tensor([-9.0, 0.0, 9.0])  # in order already
     with (
         pytest.warns(UserWarning, match=re.escape("['first'] mix or sort the samples")),
-        pytest.raises(ValueError, match="Samples cannot be told apart"),
+        pytest.raises(ValueError, match="samples cannot be told apart"),
     ):
         local_fields(network, x)
 

@@ -32,7 +32,7 @@ def test_the_map_of_an_mlp_is_the_product_of_all_its_matrices(activation):
     assert (maps.shape, maps.requires_grad) == ((CLASSES, FEATURES), False)
 
 
-def test_hidden_units_share_out_the_whole_map():
+def test_the_maps_of_hidden_units_sum_to_the_whole_map():
     network = networks.bn_mlp()
     parts = characteristic_maps(network, samples(), layer="bn1")
     assert parts.shape == (CLASSES, 9, FEATURES)
@@ -42,7 +42,7 @@ def test_hidden_units_share_out_the_whole_map():
     close(characteristic_maps(network, samples(), layer="bn1", units=[4, 2]), parts[:, [4, 2]])
 
 
-def test_deeper_units_look_at_the_input_through_the_layers_below():
+def test_maps_of_deeper_units_go_through_the_layers_below():
     network = networks.functional_mlp()
     weights = [weight.detach() for weight in networks.weights_of(network)]
     parts = characteristic_maps(network, samples(), layer="fc.1")
@@ -81,7 +81,7 @@ def test_inputs_beside_the_one_that_floats_are_left_alone():
     close(characteristic_maps(network, {"id": torch.arange(80), "x": samples()}), network.fc.weight.detach())
 
 
-def test_what_does_not_depend_on_the_input_is_zero():
+def test_the_map_of_a_network_that_does_not_depend_on_its_input_is_zero():
     class Blind(nn.Module):
         def __init__(self):
             super().__init__()
@@ -120,7 +120,7 @@ def test_subnetworks_are_the_units_with_the_largest_shares():
         (
             lambda: characteristic_maps(networks.bn_mlp(), samples(), units=[1]),
             ValueError,
-            "`units` needs `layer`, the layer that they are in, got [1] alone.",
+            "`units` needs `layer`, the layer of the units, got [1] alone.",
         ),
         (
             lambda: characteristic_maps(networks.bn_mlp(), samples(), "bn1", [3, 9]),

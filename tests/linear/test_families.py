@@ -37,14 +37,14 @@ from sequence_families import AXES, RECURRENT, TRANSFORMERS, Recurrent, TextEnco
 FAMILIES = FULLY_CONNECTED | CONVOLUTIONAL | TRANSFORMERS | AXES | RECURRENT
 EXACT = 1e-9
 
-# torch says this when its own fast path for padded sequences runs.
+# torch warns of this when its own fast path for padded sequences runs.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
 
 every_family = pytest.mark.parametrize("case", FAMILIES, indirect=True)
 
 
 class Case:
-    """A family's network with its inputs, and what the twin says of it."""
+    """A family's network with its inputs, and the fields, maps and logits of its twin."""
 
     def __init__(self, family: Family):
         self.family = family
@@ -52,14 +52,14 @@ class Case:
         self.truth: Oracle = oracle(self.network.explicit, self.inputs)
 
     def asked(self):
-        """The network as functions without `forward=` can take it, and what that puts before its layers' names."""
+        """The network for functions without `forward=`, and the prefix that its layers' names then have."""
         if self.family.forward is None:
             return self.network, ""
         return Picked(self.network, self.family.forward), "network."
 
 
 class Picked(nn.Module):
-    """A network seen through a function of the user's."""
+    """A network whose forward pass is a function of the user's."""
 
     def __init__(self, network, forward):
         super().__init__()
@@ -74,7 +74,7 @@ made = {}
 
 @pytest.fixture
 def case(request):
-    """Made once for all tests; a family's own activations are registered as a user would do it."""
+    """Made once for all tests; a family's own activations are registered as a user registers them."""
     name = request.param
     if name not in made:
         made[name] = Case(FAMILIES[name])
@@ -85,7 +85,7 @@ def case(request):
 
 @contextlib.contextmanager
 def quiet_about_defects():
-    """A map that depends on the sample is warned of, rightly, and compared all the same."""
+    """Ignores the warning of maps that depend on the sample: they are compared all the same."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"In the layers .* the linear substitution map depends on the sample")
         yield
@@ -226,7 +226,7 @@ MISTAKABLE = {
 
 @pytest.mark.parametrize("samples", [STEPS, 2 * STEPS, 10, 8, 1])
 @pytest.mark.parametrize("name", MISTAKABLE)
-def test_samples_are_told_from_steps_when_there_are_as_many(name, samples):
+def test_samples_are_found_when_there_are_as_many_steps(name, samples):
     """7 steps; 10 hidden units or 8 features in the transformers, of which as many samples might be taken."""
     inputs = tokens()[:samples] if "transformer" in name else sequences()[:samples]
     compared(Family(MISTAKABLE[name], lambda: None).network(), inputs, samples)

@@ -13,8 +13,8 @@ from torch import nn
 import networks
 import reference
 from netdyn.functional import linear_substitution_map, local_fields
-from netdyn.linear import substitution as linearize
-from netdyn.tracing import tracer as watch
+from netdyn.linear import substitution
+from netdyn.tracing import tracer
 from networks import CLASSES, ENDS, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -93,7 +93,7 @@ def ordinary(function, subject, field, args, kwargs):
 @pytest.mark.parametrize("name", ["batch norm", "functions", "shared"])
 def test_with_the_ordinary_derivative_the_map_would_be_another(monkeypatch, name):
     network = MLPS[name]()
-    monkeypatch.setattr(watch, "straight_through", ordinary)
+    monkeypatch.setattr(tracer, "straight_through", ordinary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         linear_map = linear_substitution_map(network, samples())
@@ -122,7 +122,7 @@ def test_in_place_and_out_of_place_twins_have_the_same_map():
 
 
 def test_the_residual_oracle_would_notice_max_poolings_own_gradient(monkeypatch):
-    monkeypatch.setattr(watch, "MAX_POOLS", {})
+    monkeypatch.setattr(tracer, "MAX_POOLS", {})
     network = networks.residual_cnn()
     expected = reference.jacobian(reference.residual_tails(network)["bn"], (4, 8, 8), torch.float32)
     with pytest.warns(UserWarning, match=r"In the layers \['bn'\]"):
@@ -157,7 +157,7 @@ def add_to_one_unit(h):
 
 
 class OverwritingSwish(nn.Module):
-    """An activation of one's own that leaves its result where its input was."""
+    """An activation of the user's own that overwrites its input."""
 
     def forward(self, x):
         return x.mul_(torch.sigmoid(x))
@@ -265,7 +265,7 @@ def test_whole_numbers_as_inputs_have_a_map(change, activation):
 
 
 @pytest.mark.parametrize("change", [lambda n: n, networks.frozen], ids=["trainable", "frozen"])
-def test_an_activation_that_overwrites_a_field_without_gradient_is_seen_by_who_holds_it(change):
+def test_an_activation_may_overwrite_a_field_without_gradient(change):
     def statement(h):
         torch.relu_(h)
         return h
@@ -318,7 +318,7 @@ def test_a_part_that_runs_without_gradients_is_wired_to_nothing():
     assert linear_map.affine_defect == {"first": 0.0, "last": 0.0}
 
 
-def test_a_scripted_part_is_passed_through_and_named():
+def test_the_map_goes_through_a_scripted_part_which_a_warning_names():
     network = networks.functional_mlp()
     with pytest.warns(DeprecationWarning, match="script"):
         network.fc[1] = torch.jit.script(nn.Sequential(network.fc[1], nn.Identity()))
@@ -329,7 +329,7 @@ def test_a_scripted_part_is_passed_through_and_named():
 
 # Checkpointed activations
 
-# torch says this of every forward without gradients that checkpoints the reentrant way.
+# torch warns of this in every forward without gradients that uses reentrant checkpoints.
 without_gradients = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
 
 
@@ -344,9 +344,9 @@ def test_checkpointing_changes_nothing(use_reentrant):
 
 @without_gradients
 @pytest.mark.parametrize("use_reentrant", [True, False], ids=["reentrant", "not reentrant"])
-def test_without_passing_it_by_checkpointing_would_fail_or_give_another_map(monkeypatch, use_reentrant):
+def test_if_it_is_not_turned_off_checkpointing_fails_or_gives_another_map(monkeypatch, use_reentrant):
     expected = linear_substitution_map(fill(CheckpointedMLP(None)), samples())
-    monkeypatch.setattr(linearize, "_without_checkpointing", contextlib.nullcontext)
+    monkeypatch.setattr(substitution, "without_checkpointing", contextlib.nullcontext)
     try:
         linear_map = linear_substitution_map(fill(CheckpointedMLP(use_reentrant)), samples())
     except RuntimeError:
@@ -424,8 +424,8 @@ def test_a_map_that_depends_on_the_sample_almost_entirely_warns():
     assert linear_map.affine_defect["gate"] > 0.9
     assert [str(warning.message) for warning in caught] == [
         "In the layers ['gate'] the linear substitution map depends on the sample almost entirely (affine_defect above "
-        "0.9): what follows them is far from affine, and the signs of their pathways are noise. Leave them out with "
-        "`layers=`."
+        "0.9): the network after them is far from affine, and the signs of their pathways are noise. Leave them out "
+        "with `layers=`."
     ]
     assert caught[0].filename == __file__
 
@@ -452,7 +452,7 @@ def test_a_sigmoid_inside_is_an_activation_like_any_other():
 # The mapping, and errors
 
 
-def test_the_map_is_a_mapping_of_pathways_with_one_row_a_class():
+def test_the_map_is_a_mapping_of_pathways_with_one_row_per_class():
     linear_map = linear_substitution_map(networks.bn_mlp(), samples())
     assert len(linear_map) == 3
     assert [tuple(pathway.shape) for pathway in linear_map.values()] == [(CLASSES, 9), (CLASSES, 8), (CLASSES, 7)]
@@ -478,20 +478,20 @@ def test_the_map_is_not_centred():
             lambda z: z[:, :, None],
             ValueError,
             "The model's output must have shape [samples, classes] = [64, classes], got shape [64, 4, 1]. Wrap "
-            "the model in a module that reduces it to one row of logits a sample, or pass `forward=` where that is "
+            "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
             "taken.",
         ),
         (
             lambda z: z.mean(0),
             ValueError,
             "The model's output must have shape [samples, classes] = [64, classes], got shape [4]. Wrap "
-            "the model in a module that reduces it to one row of logits a sample, or pass `forward=` where that is "
+            "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
             "taken.",
         ),
     ],
     ids=["tuple", "three axes", "no samples"],
 )
-def test_an_output_that_is_no_row_of_logits_a_sample_is_an_error(end, kind, message):
+def test_an_output_without_one_row_of_logits_per_sample_is_an_error(end, kind, message):
     with pytest.raises(kind) as caught:
         linear_substitution_map(fill(Ending(end)), samples())
     assert str(caught.value) == message

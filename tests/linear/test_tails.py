@@ -142,7 +142,7 @@ def test_tails_and_shares_are_those_of_networks_run_without_activations(case, op
     accuracies, shares = by_hand(network, x, target)
     assert list(linear_tail(network, x, target, **options).values()) == accuracies
     np.testing.assert_allclose(list(linear_share(network, x, **options).values()), shares, rtol=1e-9, atol=1e-12)
-    # The test could tell a tail from the network.
+    # The accuracies differ, so that the test can fail.
     assert len(set(accuracies)) > 1
 
 
@@ -163,7 +163,7 @@ def test_the_map_of_the_whole_field_would_be_wrong_where_it_is_used_beside_its_a
 def test_without_a_run_a_tail_with_max_pooling_would_be_another(monkeypatch):
     network, x = fill(Images(pool=True)).double(), images(150).double()
     _, shares = by_hand(network, x, truth(network, x))
-    monkeypatch.setattr(tails, "must_run", lambda survey, order: set())
+    monkeypatch.setattr(tails, "layers_to_run", lambda survey, linear_map: set())
     found = list(linear_share(network, x).values())
     assert abs(found[0] - shares[0]) > 1e-3
     assert found[2] == pytest.approx(shares[2], rel=1e-9)
@@ -195,7 +195,7 @@ def test_the_modules_of_a_linear_network_lose_nothing():
     assert linear_share(network, x, layers=["0"])["0"] == pytest.approx(1, abs=1e-6)
 
 
-def test_a_single_logit_is_told_by_its_sign_also_behind_a_sigmoid():
+def test_a_single_logit_is_judged_by_its_sign_also_before_a_sigmoid():
     network, x = networks.single_logit(), samples(200)
     with torch.no_grad():
         logit = network.last(torch.relu(network.first(x)))[:, 0]
@@ -207,7 +207,7 @@ def test_a_single_logit_is_told_by_its_sign_also_behind_a_sigmoid():
 
 
 def test_a_constant_network_has_no_share():
-    network = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES))
+    network = fill(nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
     nn.init.zeros_(network[2].weight)
     assert math.isnan(linear_share(network, samples())["0"])
 

@@ -81,8 +81,8 @@ def test_good_running_statistics_leave_no_gap():
     assert batchnorm_gap(network, x, target) == 0
 
 
-def test_a_network_that_lives_on_its_running_statistics_has_a_negative_gap():
-    # One class alone: its batch is centred away, and with it what tells the class.
+def test_a_network_that_needs_its_running_statistics_has_a_negative_gap():
+    # A single class: centring the batch removes what distinguishes the class.
     x, target = clusters()
     network = Normed()
     one = target == 2
@@ -97,7 +97,7 @@ def test_a_network_that_lives_on_its_running_statistics_has_a_negative_gap():
 )
 def test_equals_training_flags(network, inputs, batch_size, seed):
     x = inputs(83)
-    # Right is what the network says of the samples in one batch, so that running statistics and small batches err.
+    # The labels are the predictions for all samples in one batch, so that running statistics and small batches err.
     target = by_flags(network, x, [torch.arange(83)])[0].argmax(1)
     outputs, order = by_flags(network, x, shuffled_batches(83, batch_size, seed))
     expected = accuracy(outputs, target[order]) - accuracy(network.eval()(x), target)
@@ -157,7 +157,7 @@ def test_batches_depend_on_the_seed_alone():
     [nn.Linear(6, CLASSES), nn.Sequential(nn.LayerNorm(6), nn.Linear(6, CLASSES))],
     ids=["none", "layer norm"],
 )
-def test_without_batch_normalisation_there_is_no_gap_to_speak_of(network):
+def test_without_batch_normalisation_the_gap_is_nan(network):
     assert math.isnan(batchnorm_gap(fill(network), *clusters()))
 
 
@@ -202,7 +202,7 @@ class Frozen(nn.BatchNorm1d):
 
 
 @pytest.mark.parametrize("kind", ["functional", "sync", "frozen", "subclass"])
-def test_normalisations_of_any_make_are_met(kind):
+def test_normalisations_of_any_kind_are_found(kind):
     x, target = clusters()
     network = spoilt()
     if kind == "functional":
@@ -306,6 +306,6 @@ def test_wrong_arguments_are_refused(options, error, text):
 
 
 def test_a_single_sample_has_no_statistics():
-    text = "`inputs` must hold at least two samples, of which a batch can have statistics, got 1."
+    text = "`inputs` must hold at least two samples, since a single one has no variance, got 1."
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         batchnorm_gap(spoilt(), torch.zeros(1, 6), torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""Right and wrong outputs, and criteria of one's own."""
+"""Right and wrong outputs, and criteria of the user's own."""
 
 import re
 
@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from netdyn.functional import sample_basin, weight_basin
-from netdyn.probes.criteria import as_logits, checked, predictions, right_class, right_probability
+from netdyn.probes.criteria import apply_criterion, as_logits, predictions, right_class, right_probability
+from networks import fill, samples
 
 NAN, INF = torch.nan, torch.inf
 
@@ -68,8 +69,8 @@ def test_outputs_that_are_no_tensor_are_refused_with_their_type(outputs):
         as_logits(outputs, 3)
 
 
-def test_a_criterion_of_ones_own_is_taken_as_it_is():
-    right = checked(lambda outputs, target: outputs[:, 0] > target, torch.eye(2), torch.tensor([0.5, 0.5]))
+def test_the_result_of_a_criterion_is_taken_as_it_is():
+    right = apply_criterion(lambda outputs, target: outputs[:, 0] > target, torch.eye(2), torch.tensor([0.5, 0.5]))
     assert right.tolist() == [True, False]
 
 
@@ -87,12 +88,12 @@ BAD_CRITERIA = {
     "mean": (
         lambda outputs, target: (outputs > 0).all(),
         ValueError,
-        "`criterion` must return one boolean a sample, shape [4], got shape [].",
+        "`criterion` must return one boolean per sample, shape [4], got shape [].",
     ),
     "matrix": (
         lambda outputs, target: outputs > 0,
         ValueError,
-        "`criterion` must return one boolean a sample, shape [4], got shape [4, 2].",
+        "`criterion` must return one boolean per sample, shape [4], got shape [4, 2].",
     ),
 }
 
@@ -100,11 +101,11 @@ BAD_CRITERIA = {
 @pytest.mark.parametrize(("criterion", "kind", "text"), BAD_CRITERIA.values(), ids=BAD_CRITERIA)
 def test_a_criterion_that_returns_something_else_is_refused(criterion, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
-        checked(criterion, torch.zeros(4, 2), torch.zeros(4))
+        apply_criterion(criterion, torch.zeros(4, 2), torch.zeros(4))
 
 
 @pytest.mark.parametrize("basin", [sample_basin, weight_basin])
 @pytest.mark.parametrize(("criterion", "kind", "text"), BAD_CRITERIA.values(), ids=BAD_CRITERIA)
 def test_both_basins_refuse_such_a_criterion(basin, criterion, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
-        basin(nn.Linear(3, 2), torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), criterion=criterion)
+        basin(fill(nn.Linear(3, 2)), samples(4, shape=(3,)), torch.zeros(4, dtype=torch.int64), criterion=criterion)

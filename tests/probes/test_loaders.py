@@ -1,4 +1,4 @@
-"""The probe: classes in proportion, read without a trace in the user's data, or gathered from what training sees."""
+"""The probe: classes in proportion, read without a trace in the user's data, or collected from training batches."""
 
 # ruff: noqa: NPY002 (the global generators are the subject)
 
@@ -91,7 +91,7 @@ def test_as_many_as_wanted_are_chosen_and_none_twice(sizes, size):
 @exactly
 @given(class_sizes, st.integers(1, 200))
 @example([39, 1, 1, 1, 1], 5)
-def test_every_class_is_there_if_there_is_room(sizes, size):
+def test_every_class_has_a_sample_if_there_is_room(sizes, size):
     got = quotas(sizes, size)
     assert all(got) or size < len(sizes)
     assert all(given <= there for given, there in zip(got, sizes, strict=True))
@@ -196,7 +196,7 @@ def test_labels_are_found_as_an_attribute(name, value):
     ],
     ids=["one-hot", "whole one-hot", "floats", "too short", "words", "ragged", "mappings", "None", "a method"],
 )
-def test_what_is_no_label_a_sample_is_passed_over(value):
+def test_what_is_not_one_label_per_sample_is_passed_over(value):
     assert labels_of(Holder(targets=value)) is None
 
 
@@ -212,11 +212,11 @@ def test_labels_are_the_last_tensor_of_a_tensor_dataset():
 
 
 @pytest.mark.parametrize("indices", [[4, 2, 2, 29], np.array([4, 2, 2, 29]), torch.tensor([4, 2, 2, 29]), range(4)])
-def test_labels_are_seen_through_a_subset(indices):
+def test_labels_of_a_subset_are_found(indices):
     same(labels_of(Subset(Holder(targets=LABELS), indices)), torch.tensor([LABELS[i] for i in indices]))
 
 
-def test_labels_are_seen_through_splits_and_concatenations():
+def test_labels_of_splits_and_concatenations_are_found():
     a, b = random_split(Holder(targets=LABELS), [20, 10], generator=seeded())
     c = TensorDataset(torch.zeros(4, 2), torch.tensor([7, 8, 9, 7]))
     whole = Subset(ConcatDataset([b, c, a]), range(2, 33))
@@ -238,26 +238,26 @@ def test_finding_labels_reads_no_sample():
 # Reading a probe
 
 
-def test_the_probe_is_stratified_by_the_labels_at_hand():
+def test_the_probe_is_stratified_by_known_labels():
     y = torch.tensor([0] * 90 + [1] * 9 + [2])
     probe = read(TensorDataset(torch.arange(100.0)[:, None], y), size=10)
     assert torch.bincount(probe.target).tolist() == [8, 1, 1]
     same(y[probe.inputs[:, 0].long()], probe.target)
 
 
-def test_without_labels_at_hand_a_pool_is_read_and_stratified():
+def test_without_known_labels_a_pool_is_read_and_stratified():
     pooled = []
     probe = read(Holder(n=1000), size=30, transfer=lambda batch: pooled.append(len(batch[1])) or batch)
     assert pooled == [POOL * 30]
     assert len(probe.target) == 30
     sizes = torch.bincount(probe.target).tolist()
-    # The pool holds 120 of 333 or 334 a class, without replacement: sd of a class's share of the probe is 1.2 samples.
+    # The pool holds 120 of 333 or 334 per class, without replacement: the sd of a class's part of the probe is 1.2.
     assert len(sizes) == 3
     assert all(abs(size - 10) <= 5 for size in sizes)
     same(probe.inputs[:, 0].long() % 3, probe.target)
 
 
-def test_the_pool_is_all_there_is_where_the_data_are_few():
+def test_the_pool_is_the_whole_data_set_if_it_is_small():
     probe = read(Holder(n=30), size=21)
     assert torch.bincount(probe.target).tolist() == [7, 7, 7]
 
@@ -324,7 +324,7 @@ def test_the_loaders_collate_function_makes_the_batch():
     assert list(probe.inputs.shape) == [8, 3]
 
 
-def test_samples_are_fetched_at_once_where_the_data_set_knows_how():
+def test_samples_are_fetched_at_once_if_the_data_set_has_the_method():
     class Fetching(Holder):
         def __getitems__(self, index):
             return [(torch.tensor([float(i)]), 10 + i % 3) for i in index]
@@ -332,7 +332,7 @@ def test_samples_are_fetched_at_once_where_the_data_set_knows_how():
     assert read(Fetching(), size=6).target.min() == 10
 
 
-def test_gradients_do_not_hang_on_a_probe():
+def test_a_probe_has_no_graph():
     x = torch.rand(8, 2, requires_grad=True)
     probe = read([(row, i % 2) for i, row in enumerate(x)], size=4)
     assert not probe.inputs.requires_grad
@@ -493,7 +493,7 @@ class WithMethod(Dataset):
 
 
 class Circular(Compose):
-    """A transform that knows the data set that it belongs to."""
+    """A transform with a reference to its data set."""
 
 
 def circular(jitter):
@@ -518,7 +518,7 @@ READERS = {
     "its own bound method": WithMethod,
     "a function's enclosing variables": lambda jitter: Augmented(lambda self, x: jitter(x), None),
     "a plain class": Plain,
-    "a transform that knows its data set": circular,
+    "a transform with a reference to its data set": circular,
     "another data set": lambda jitter: Subset(
         ConcatDataset([Augmented(lambda self, x: self.owned(x), jitter)]), list(range(20))
     ),
@@ -684,7 +684,7 @@ def test_another_batch_is_refused_with_what_it_is_and_what_to_pass(batch, what):
         input_and_target(batch)
 
 
-# Gathering from what training sees
+# Collecting from training batches
 
 
 def batches(*sizes):
@@ -700,7 +700,7 @@ def batches(*sizes):
     ("size", "sizes", "when"),
     [(10, (4, 4, 4), 2), (8, (4, 4, 4), 1), (4, (4, 4), 0), (3, (4, 4), 0), (9, (1, 7, 2, 5), 2)],
 )
-def test_the_first_samples_are_gathered_exactly(size, sizes, when):
+def test_exactly_the_first_samples_are_collected(size, sizes, when):
     collector = Collector(size, input_and_target)
     answers = [collector.add(batch) for batch in batches(*sizes)[: when + 1]]
     assert [answer is not None for answer in answers] == [False] * when + [True]
@@ -708,7 +708,7 @@ def test_the_first_samples_are_gathered_exactly(size, sizes, when):
     assert answers[-1].inputs[:, 0].tolist() == list(range(size))
 
 
-def test_what_was_gathered_so_far_can_be_had():
+def test_the_samples_so_far_are_a_probe():
     collector = Collector(100, input_and_target)
     assert collector.probe() is None
     for batch in batches(4, 2):
@@ -728,7 +728,7 @@ def test_a_batch_written_over_later_changes_nothing(size):
     assert collector.probe().target.tolist() == list(range(min(size, 8)))[: len(collector.probe().target)]
 
 
-def test_gathering_takes_several_inputs():
+def test_collecting_takes_several_inputs():
     def batch(start):
         index = torch.arange(start, start + 4)
         return {"x": (index.float(), {"ids": index * 2}), "scale": torch.tensor(3.0), "y": index}
@@ -748,7 +748,7 @@ def test_an_unpack_that_empties_the_batch_does_not_reach_the_training():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_gathering_takes_dataclasses(frozen):
+def test_collecting_takes_dataclasses(frozen):
     kind = dataclass(frozen=frozen)(type("Made", (), {"__annotations__": {"x": Tensor, "y": Tensor}}))
     batch = kind(torch.arange(4.0)[:, None], torch.arange(4))
     probe = Collector(3, lambda batch: (batch.x, batch.y)).add(batch)
@@ -758,7 +758,7 @@ def test_gathering_takes_dataclasses(frozen):
     assert probe.target.tolist() == [0, 1, 2]
 
 
-def test_gathering_carries_no_graph():
+def test_collecting_keeps_no_graph():
     batch = [torch.ones(2, 1, requires_grad=True) * 2, torch.zeros(2)]
     assert not Collector(2, input_and_target).add(batch).inputs.requires_grad
 

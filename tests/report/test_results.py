@@ -58,11 +58,12 @@ def test_scalars_are_the_reports_numbers(report):
     assert values["modes/opt_fraction/2"] == report.layers[1].opt_fraction
     assert values["linear/affine_defect/0"] == report.layers[0].affine_defect
     basin = report.sample_basin
-    found = [values[f"basin/sample/{name}"] for name in ("radius", "low", "high", "censored", "reentry")]
-    assert found == [basin.radius, *basin.interval, basin.censored, basin.reentry]
+    found = [values[f"basin/sample/{name}"] for name in ("radius", "low", "high", "censored")]
+    assert found == [basin.radius, *basin.interval, basin.censored]
     assert [values[f"basin/sample/class_radius/{k}"] for k in range(5)] == basin.per_class.clamp(max=10).tolist()
     assert {f"basin/weight/layer_radius/{name}" for name in ("0.weight", "2.weight", "4.weight")} <= set(values)
-    assert "basin/weight/reentry" not in values
+    assert [values[f"coverage/{name}"] for name in ("own", "other", "distance")] == list(report.coverage)
+    assert not [tag for tag in values if tag.startswith("basin/weight/class_radius")]
 
 
 class Deaf(nn.Module):
@@ -85,11 +86,12 @@ def test_infinite_radii_are_sent_as_the_highest_noise_level():
     assert found.sample_basin.radius == found.weight_basin.radius == math.inf
     values = found.scalars()
     for space in ("sample", "weight"):
-        assert [values[f"basin/{space}/{name}"] for name in ("radius", "low", "high", "censored")] == [7, 7, 7, 1]
-        assert values[f"basin/{space}/class_radius/1"] == 7
-        # Class 0 is absent: its radius is not a number, and not sent.
-        assert f"basin/{space}/class_radius/0" not in values
-        assert f"basin/{space}/radii" not in found.histograms()
+        assert [values[f"basin/{space}/{name}"] for name in ("radius", "low", "high")] == [7, 7, 7]
+        assert values[f"basin/{space}/censored"] == getattr(found, f"{space}_basin").censored > 0.9
+    assert "basin/sample/radii" not in found.histograms()
+    # Class 0 is absent: its radius is NaN, and not sent.
+    assert values["basin/sample/class_radius/1"] == 7
+    assert "basin/sample/class_radius/0" not in values
 
 
 def test_shares_without_a_rule_are_not_sent():
@@ -108,8 +110,9 @@ def test_histograms_are_finite_float32_and_not_empty(report):
         assert value.dtype == torch.float32
         assert value.isfinite().all()
         assert len(value) > 0
-    finite = report.sample_basin.radii[report.sample_basin.radii.isfinite() & (report.sample_basin.radii > 0)]
-    torch.testing.assert_close(values["basin/sample/radii"], finite.log10().float())
+    torch.testing.assert_close(values["basin/sample/radii"], report.sample_basin.spread().log10().float())
+    found = report.weight_basin.radii
+    torch.testing.assert_close(values["basin/weight/radii"], found[found.isfinite()].log10().float())
     assert len(values["modes/order_index/0"]) == 40
 
 

@@ -23,7 +23,7 @@ from netdyn.basins.ladder import ABOUT, ladder_rays, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.criteria import Criterion, checked, predictions
+from netdyn.probes.criteria import Criterion, apply_criterion, predictions
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
 
@@ -167,7 +167,7 @@ class Rays:
     def rows_right(self, index: Tensor, sigma: Tensor) -> Tensor:
         """Whether some samples, which may come more than once, are right on their first ray at levels of their own."""
         outputs, target = self._outputs(torch.zeros_like(index), index, sigma)
-        return checked(self._own.criterion, outputs, target).cpu()
+        return apply_criterion(self._own.criterion, outputs, target).cpu()
 
     def _asked(self, levels: Tensor) -> Tensor:
         own = self._own
@@ -177,7 +177,7 @@ class Rays:
         for part in blocks(len(asked), own.batch_size or own.samples):
             rays, index = asked[part].t()
             outputs, target = self._outputs(rays, index, levels[rays, index].exp())
-            found[0][rays, index] = checked(own.criterion, outputs, target).long().cpu()
+            found[0][rays, index] = apply_criterion(own.criterion, outputs, target).long().cpu()
             if own.num_classes > 1:
                 found[1][rays, index] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
         return found

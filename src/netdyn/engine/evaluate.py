@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -25,7 +26,7 @@ from netdyn.engine.layers import Reading, nonfinite, read_layers, warn_of_nonfin
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
 from netdyn.probes.batchnorm import measure_gap
-from netdyn.probes.criteria import checked
+from netdyn.probes.criteria import apply_criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
@@ -49,40 +50,9 @@ def raise_it(name: str, error: Exception) -> None:
     raise error
 
 
-@dataclass(frozen=True)
-class Attempts:
-    """Run one measure after the other; where one fails, on all processes alike, the others still come.
-
-    Attributes:
-        processes: The processes that share the work.
-        on_failure: Called with the name of a measure that failed, and the error.
-        step: Called after each attempt.
-    """
-
-    processes: Processes
-    on_failure: OnFailure
-    step: Callable[[], object]
-
-    def __call__(
-        self, name: str, work: Callable[[], T], *, wanted: bool = True, instead: Callable[[], T] | None = None
-    ) -> T | None:
-        """What the work gives; where it fails what comes ``instead``. If that fails too, so does the evaluation."""
-        try:
-            return self._attempt(name, work, instead) if wanted else None
-        finally:
-            self.step()
-
-    def _attempt(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None) -> T | None:
-        try:
-            result = work()
-            # A process that failed outside of shared work is met here at the latest.
-            self.processes.gather(lambda: None)
-            return result
-        except Exception as error:
-            self.processes.fail(error)
-            replaced = None if instead is None else instead()
-            self.on_failure(name, error)
-            return replaced
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
 @contextmanager
@@ -105,6 +75,7 @@ def evaluate(
     train_batch_size: int | None = None,
     distributions: bool = True,
     per_class: bool = True,
+    on_smaller_batches: Callable[[int], object] = lambda size: None,
 ) -> Report:
     """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
 
@@ -120,13 +91,15 @@ def evaluate(
             into one batch.
         distributions: Make the rank probability distributions too, which figures alone show.
         per_class: Find the radii of the classes too.
+        on_smaller_batches: Called with the new number of samples per forward pass where memory ran out.
     """
     processes = processes or Processes()
     evaluation = _Evaluation(network, probe, config, processes, train_batch_size, distributions, per_class)
+    evaluation.on_failure, evaluation.on_smaller_batches = on_failure, on_smaller_batches
     # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
     processes.gather(lambda: None)
-    with progress_bar(progress) as step:
-        return evaluation.report(Attempts(processes, on_failure, step), val_probe)
+    with progress_bar(progress) as evaluation.step:
+        return evaluation.report(val_probe)
 
 
 class _Evaluation:
@@ -142,9 +115,13 @@ class _Evaluation:
         distributions: bool,
         per_class: bool,
     ) -> None:
-        self.network, self.probe, self.config = network, probe, config
+        self.network, self.probe, self.config, self.processes = network, probe, config, processes
         self.train_batch_size, self.distributions, self.per_class = train_batch_size, distributions, per_class
         self.evaluator = self._evaluator(probe, processes)
+        self.held_out: Evaluator | None = None
+        self.on_failure: OnFailure = raise_it
+        self.on_smaller_batches: Callable[[int], object] = lambda size: None
+        self.step: Callable[[], object] = lambda: None
         _check_classes(self.evaluator, config)
 
     def _evaluator(self, probe: Probe, processes: Processes) -> Evaluator:
@@ -153,9 +130,52 @@ class _Evaluation:
         found.processes = processes
         return found
 
-    def report(self, attempt: Attempts, val_probe: Probe | None) -> Report:
+    def attempt(
+        self, name: str, work: Callable[[], T], *, wanted: bool = True, instead: Callable[[], T] | None = None
+    ) -> T | None:
+        """What the work of a measure gives; where it fails what comes ``instead``, and the other measures still come.
+
+        It fails on all processes alike. Where memory runs out it is repeated with half as many samples per pass.
+        """
+        try:
+            return self._attempted(name, work, instead) if wanted else None
+        finally:
+            self.step()
+
+    def _attempted(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None) -> T | None:
+        size = self.config.batch_size
+        while True:
+            try:
+                result = work()
+                # A process that failed outside of shared work is met here at the latest.
+                self.processes.gather(lambda: None)
+            except Exception as caught:
+                self.processes.fail(caught)
+                full = any(self.processes.gather(partial(is_out_of_memory, caught)))
+                # Without what the failed attempt had in memory.
+                error = caught.with_traceback(None) if full else caught
+            else:
+                if self.config.batch_size not in (None, size):
+                    self.on_smaller_batches(self.config.batch_size)
+                return result
+            passed = self.config.batch_size or self.evaluator.samples
+            if full and passed > 1:
+                self._set_batch_size(passed // 2)
+                continue
+            self._set_batch_size(size)
+            replaced = None if instead is None else instead()
+            self.on_failure(name, error)
+            return replaced
+
+    def _set_batch_size(self, size: int | None) -> None:
+        self.config = replace(self.config, batch_size=size)
+        for evaluator in (self.evaluator, self.held_out):
+            if evaluator is not None:
+                evaluator.batch_size = size
+
+    def report(self, val_probe: Probe | None) -> Report:
         """Measure everything that is asked for."""
-        evaluator, config = self.evaluator, self.config
+        evaluator, config, attempt = self.evaluator, self.config, self.attempt
         classes, wanted = evaluator.num_classes > 1, set(config.measure)
         held_out = attempt("val_probe", lambda: self._held_out(val_probe), wanted=val_probe is not None)
         layers = next((name for name in ("modes", "linear") if name in wanted), None)
@@ -194,8 +214,8 @@ class _Evaluation:
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
         """The validation probe, and which of its samples are right; every process asks all of it."""
         assert probe is not None
-        evaluator = self._evaluator(probe, Processes())
-        return evaluator, evaluator.all_right()
+        self.held_out = self._evaluator(probe, Processes())
+        return self.held_out, self.held_out.all_right()
 
     def _read(self) -> Reading:
         return read_layers(self.evaluator, self.config, self.distributions)
@@ -208,7 +228,7 @@ class _Evaluation:
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
             outputs = evaluator.outputs(inputs)
-            right[part] = checked(evaluator.criterion, outputs, target)
+            right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
         warn_of_nonfinite(evaluator, lost)
         if evaluator.processes.size > 1:

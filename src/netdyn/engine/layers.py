@@ -16,7 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.engine.config import Config
 from netdyn.linear.substitution import LinearMap, substitute, warn_of_defects
-from netdyn.linear.tails import TailReader, Tails, must_run, run_tails, share, whole_choice
+from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import (
     centre_pathway,
@@ -29,7 +29,7 @@ from netdyn.modes.ranks import (
 )
 from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.modes.transfer import kept_order
-from netdyn.probes.criteria import as_logits, checked, right_class
+from netdyn.probes.criteria import apply_criterion, as_logits, right_class
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, choose, read
@@ -97,7 +97,7 @@ class _LayerReader:
             inputs, target = evaluator.batch(part)
             outputs, found = read(evaluator.model, inputs, self._add, everything)
             evaluator.passed += len(target)
-            right[part] = checked(evaluator.criterion, outputs, target)
+            right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
             if self.linear:
                 logits.append(as_logits(found, len(target)))
@@ -131,7 +131,7 @@ class _LayerReader:
     def _map(self) -> Choice:
         """Find the layers' maps; what is to be read: a tail runs through all of them."""
         evaluator = self.evaluator
-        everything = whole_choice(self.survey, self.choice) if self.linear else self.choice
+        everything = all_layers(self.survey, self.choice) if self.linear else self.choice
         # Of many classes the tail needs all rows, and is cheaper to run.
         through = self.linear and self.classes is None
         self.map = substitute(
@@ -251,7 +251,7 @@ class _LayerReader:
     def _run_tails(self) -> dict[str, Tensor]:
         """Logits of the tails that must be run; all processes' on the host, this one's alone on its device."""
         evaluator, order = self.evaluator, list(self.map)
-        pooled = set(order) if self.classes is not None else must_run(self.survey, self.map)
+        pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self.choice.wants(name)]
         own = names if evaluator.processes.lockstep else names[evaluator.processes.part(len(names))]
 
@@ -270,7 +270,7 @@ class _LayerReader:
                 self.reports[name] = replace(
                     self.reports[name],
                     tail_accuracy=self._accuracy(linear),
-                    linear_share=share(logits, linear, centre=evaluator.num_classes > 1),
+                    linear_share=squared_correlation(logits, linear, centre=evaluator.num_classes > 1),
                 )
 
     def _accuracy(self, logits: Tensor) -> float:

@@ -1,1 +1,1 @@
-"""The network without its activations."""
+"""A network whose activations are the identity: its maps and its tails."""

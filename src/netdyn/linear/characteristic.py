@@ -1,4 +1,4 @@
-"""Weight pathway analysis: what each logit, and each hidden unit, looks at in the input once activations are gone.
+"""Weight pathway analysis: how logits and hidden units depend on the input once activations are the identity.
 
 Layout: characteristic maps ``[classes, *input shape]``, those of hidden units ``[classes, units, *input shape]``.
 """
@@ -23,33 +23,32 @@ from netdyn.tracing.site import Site
 from netdyn.tracing.survey import Survey, discover
 from netdyn.tracing.tracer import Tracer, traced
 
-#: Samples that show whether a derivative depends on the sample at all; where it does not, no others are asked.
-FEW = 4
-#: Samples that tell which units carry a logit's variance.
+#: Number of samples that show whether a derivative depends on the sample; if it does not, no others are used.
+TRIAL_SAMPLES = 4
+#: Number of samples for the shares of units in a logit's variance.
 SHARE_SAMPLES = 1024
 
 
 def characteristic_maps(
     model: nn.Module, inputs: Inputs, layer: str | None = None, units: Sequence[int] | None = None
 ) -> Tensor:
-    """What each logit looks at in the input once every activation is the identity: the network as one matrix.
+    """The derivative of each logit by the input once every activation is the identity: the network as one matrix.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: Samples first, with exactly one floating tensor.
-        layer: Name of a layer whose units' part of the maps is wanted: pathway × input map of each unit. None: the
-            whole map.
-        units: Indices of the units; None: all of them.
+        layer: Name of a layer, for the parts of the maps that go through its units: pathway × input map of each unit.
+            None: the whole maps.
+        units: Indices of the layer's units; None: all.
 
     Returns:
-        ``[classes, *input shape]``: the mean over 64 samples of each logit's derivative with respect to the input, that
-        of every activation being 1; over four where it is the same for each of them. With ``layer``:
-        ``[classes, units, *input shape]``, which sum over all units to the whole map where no other way leads around
-        the layer.
+        ``[classes, *input shape]``: each logit's derivative with respect to the input, with every activation's
+        derivative 1. It is the mean over 64 samples, or over four if it is the same for all four. With ``layer``:
+        ``[classes, units, *input shape]``, whose sum over all units is the whole map if no path leads around the layer.
 
     Raises:
         TypeError: If there is not exactly one floating input tensor.
-        ValueError: If there is no such layer or unit, or ``units`` comes without ``layer``.
+        ValueError: If there is no such layer or unit, or ``units`` is given without ``layer``.
 
     Source:
         P2, characteristic maps of output and hidden nodes.
@@ -67,7 +66,7 @@ def characteristic_maps(
         survey = discover(model, inputs)
         if layer is None:
             if units is not None:
-                raise ValueError(f"`units` needs `layer`, the layer that they are in, got {list(units)} alone.")
+                raise ValueError(f"`units` needs `layer`, the layer of the units, got {list(units)} alone.")
             return input_maps(model, inputs, Choice(axes=survey.axes))
         choice, pathway = _one_layer(model, inputs, survey, layer)
         wanted = range(pathway.shape[1]) if units is None else units
@@ -85,17 +84,18 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: Inputs, samples first.
         layer: Name of the layer.
-        most: How many units of it.
+        most: Number of units per logit.
 
     Returns:
         Indices of the units, the largest share first, and their shares, ``[classes, most]`` each. The shares of all
-        units sum to 1 where what follows the layer is affine and no other way leads around it.
+        units sum to 1 if the network is affine after the layer and no path leads around it.
 
     Raises:
-        ValueError: If there is no such layer.
+        TypeError: If ``most`` is not a whole number.
+        ValueError: If there is no such layer, or ``most`` is smaller than 1.
 
     Source:
-        P2, subnetworks of weight pathways; the measure is netdyn's convention.
+        P2, subnetworks of weight pathways; the number is netdyn's convention.
 
     Example:
         >>> import torch
@@ -113,10 +113,10 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
 
 
 def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> tuple[Choice, Tensor]:
-    """The one layer of this name, and its map.
+    """The layer of this name, and its map.
 
     Raises:
-        ValueError: If there are several, or it has no map.
+        ValueError: If the name matches several layers, or the layer has no map.
     """
     choice = choose(model, survey, [layer])
     if len(choice.names) != 1:
@@ -124,7 +124,7 @@ def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> 
     linear_map = substitute(model, inputs, choice)
     if not linear_map:
         raise ValueError(
-            f"`layer` names {choice.names[0]!r}, from which no gradient leads to the logits. Name another."
+            f"`layer` names {choice.names[0]!r}, from which no gradient reaches the logits. Name another layer."
         )
     return choice, next(iter(linear_map.values()))
 
@@ -149,7 +149,7 @@ def _straight_run(
     sites: list[Site] = []
     chosen = take(inputs, evenly_spaced(count(inputs), samples))
     with differentiable():
-        # The copy that the graph starts from is the one handed to the network.
+        # The graph starts from the copy that is passed to the network.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
         by_sample = samples_first(inputs)
         source = next(t for t, own in zip(tensors(chosen), by_sample, strict=True) if own and t.is_floating_point())
@@ -159,7 +159,7 @@ def _straight_run(
 
 
 def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
-    """Mean derivative of each logit with respect to the input, every activation's being 1: ``[classes, *shape]``."""
+    """Mean derivative of each logit with respect to the input, with every activation's 1: ``[classes, *shape]``."""
 
     def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor]:
         return (logits[:, k].sum() for k in range(logits.shape[1]))
@@ -170,8 +170,8 @@ def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
 def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int]) -> Tensor:
     """Pathway × input map of some units of the one chosen layer: ``[classes, units, *shape]``.
 
-    How much of a logit's map goes through the unit; over all units of a layer that cuts the network in two they sum to
-    the logit's own map.
+    It is the part of a logit's map that goes through the unit. If no path leads around the layer, the parts of all its
+    units sum to the logit's map.
     """
 
     def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor | None]:
@@ -195,7 +195,7 @@ def only_site(sites: Sequence[Site]) -> Site:
         ValueError: If there is none.
     """
     if not sites:
-        raise ValueError("`layer` must name a layer with samples, got one whose output is the same for all.")
+        raise ValueError("`layer` must name a layer with samples, got one whose output is the same for all samples.")
     return sites[0]
 
 
@@ -207,34 +207,34 @@ def _mean_gradients(
 ) -> Tensor:
     """Mean over samples of some outputs' gradients with respect to the input, ``[outputs, *shape]``.
 
-    What leads to the first layer is mostly affine, and then every sample's gradient is the same.
+    In most networks the gradient is the same for all samples, and a few samples are enough.
     """
-    for samples in (FEW, MAP_SAMPLES):
+    for samples in (TRIAL_SAMPLES, MAP_SAMPLES):
         last = samples == MAP_SAMPLES
         with _straight_run(model, inputs, choice, samples) as (logits, source, sites):
             means: list[Tensor] = []
-            apart: list[Tensor] = []
+            differing: list[Tensor] = []
             for output in outputs(logits, sites):
                 gradient = _gradient(output, source)
                 means.append(gradient.mean(dim=0))
-                apart.append(_depends(gradient))
-                # The first output's mostly tells; the others are asked together, for each answer is waited for.
-                if not last and len(apart) == 1 and bool(apart[0]):
+                differing.append(_differ(gradient))
+                # Mostly the first output decides. The others are tested together, since each test waits for the device.
+                if not last and len(differing) == 1 and bool(differing[0]):
                     break
-        if last or not bool(torch.stack(apart).any()):
+        if last or not bool(torch.stack(differing).any()):
             break
     return torch.stack(means)
 
 
-def _depends(gradients: Tensor) -> Tensor:
-    """Whether gradients ``[samples, *shape]`` differ between samples by more than rounding."""
+def _differ(gradients: Tensor) -> Tensor:
+    """Whether gradients ``[samples, *shape]`` differ between samples by more than rounding: a bool scalar."""
     rounding = 16 * torch.finfo(gradients.dtype).eps * gradients.abs().amax()
-    # Not the other way round: what is NaN depends.
+    # Written so that NaN counts as a difference.
     return ~((gradients - gradients[:1]).abs().amax() <= rounding)
 
 
 def _gradient(output: Tensor | None, source: Tensor) -> Tensor:
-    """An output's gradient with respect to the input; zero where it does not depend on it."""
+    """An output's gradient with respect to the input; zero if the output does not depend on it."""
     if output is None or not output.requires_grad:
         return torch.zeros_like(source).detach()
     (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
@@ -243,7 +243,7 @@ def _gradient(output: Tensor | None, source: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Subnetwork:
-    """The units of a layer that carry most of each logit, and what of the input each brings to it.
+    """The units of a layer that carry most of each logit's linear share, and the input maps of these units.
 
     Attributes:
         layer: The layer's name.
@@ -261,16 +261,22 @@ class Subnetwork:
 def find_subnetwork(
     model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int, pathway: Tensor | None = None
 ) -> Subnetwork | None:
-    """The subnetwork of the one chosen layer for the first ``classes`` logits; None where the layer has no map.
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map.
 
-    The layer's whole ``pathway`` is found where it is not given.
+    Args:
+        model: The network, isolated.
+        inputs: Its inputs.
+        choice: The layer.
+        most: Number of units per logit.
+        classes: Number of logits.
+        pathway: The layer's whole map; None: calculate it.
     """
     if pathway is None:
         pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
     if pathway is None:
         return None
-    few = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
-    units, shares = (found[:classes] for found in largest_shares(model, few, choice, pathway, most))
+    some = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
+    units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most))
     wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
     place = torch.searchsorted(wanted, units)
@@ -281,7 +287,7 @@ def find_subnetwork(
 def largest_shares(
     model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Units of the one chosen layer that carry most of each logit, and their shares, ``[classes, most]`` each."""
+    """The units of the one chosen layer with the largest shares, and the shares, ``[classes, most]`` each."""
     found: list[Tensor] = []
     _, logits = read(model, inputs, lambda name, fields, outputs: found.append(outputs.clone()), choice)
     shares = unit_shares(found[0], pathway, as_logits(logits, count(inputs)))
@@ -290,7 +296,7 @@ def largest_shares(
 
 
 def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:
-    """How much of a logit's variance over the samples each unit carries: cov(M_ki·φ_i, z_k) / var(z_k).
+    """Share of each unit in a logit's variance over the samples: cov(M_ki·φ_i, z_k) / var(z_k).
 
     Args:
         outputs: A layer's activation outputs ``[samples, units]``.
@@ -298,10 +304,10 @@ def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:
         logits: ``[samples, classes]``.
 
     Returns:
-        ``[classes, units]``; where the layer's tail is affine and cuts the network in two, each row sums to 1.
+        ``[classes, units]``; each row sums to 1 if the network is affine after the layer and no path leads around it.
 
     Source:
-        P2 speaks of subnetworks of weight pathways; the measure is netdyn's convention.
+        P2 describes subnetworks of weight pathways; the number is netdyn's convention.
     """
     dtype = statistic_dtype(outputs.device)
     wide, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, logits))

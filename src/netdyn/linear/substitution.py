@@ -1,7 +1,7 @@
 """The linear substitution map (L-map): how strongly each unit is wired to each logit once activations are the identity.
 
 Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the
-identity; K vector-Jacobian products then give the maps of all layers at once.
+identity. K vector-Jacobian products then give the maps of all layers at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from netdyn.tracing.site import Site
 from netdyn.tracing.survey import discover
 from netdyn.tracing.tracer import Tracer, traced
 
-#: Samples that a map is averaged over (where the Jacobian does not depend on the sample, one would do).
+#: Number of samples that a map is averaged over.
 MAP_SAMPLES = 64
 #: Above this the signs of an averaged map are noise.
 DEFECT_LIMIT = 0.9
@@ -39,8 +39,8 @@ DEFECT_LIMIT = 0.9
 class Spread:
     """How much a layer's Jacobian differs between samples.
 
-    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: as a
-    difference of sums, rounding would show a defect of 1e-4 where there is none.
+    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: a
+    difference of sums would turn rounding into a defect of 1e-4.
 
     Attributes:
         sums: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device.
@@ -51,7 +51,7 @@ class Spread:
     samples: int
 
     def defect(self, apart: float, size: float) -> float:
-        """From the sums, read; NaN for one sample or Jacobians that are not finite, 0 where all are zero."""
+        """The affine defect, from both sums on the host; NaN for one sample or non-finite Jacobians, 0 if all are 0."""
         if self.samples < 2 or not math.isfinite(apart + size):
             return math.nan
         return math.sqrt(min(1.0, (apart / (self.samples - 1)) / (size / self.samples))) if size else 0.0
@@ -62,12 +62,11 @@ class LinearMap(Mapping[str, Tensor]):
     """The linear substitution maps of a network's layers: layer name → pathway ``[classes, units]``, uncentred.
 
     Attributes:
-        affine_defect: For each layer, how much of the Jacobian depends on the sample: 0 where what follows is affine,
-            1 where the Jacobians of two samples have nothing in common; NaN for a single sample.
-        through: The part of each map that goes through the layer's activation, where it was asked for: all of it,
-            unless something reads the local field beside its activation. Layers from whose output no gradient leads to
-            the logits (a stop-gradient, another head) are not in it.
-        spreads: What the affine defect is made of, see :class:`Spread`.
+        pathways: Layer name → pathway.
+        through: The part of each map that goes through the layer's activation, if it was asked for. It is the whole
+            map, unless the network uses the local field beside its activation. It lacks layers from whose output no
+            gradient reaches the logits (because of a stop-gradient, or another head).
+        spreads: How much each layer's Jacobian differs between samples.
     """
 
     pathways: dict[str, Tensor]
@@ -76,7 +75,11 @@ class LinearMap(Mapping[str, Tensor]):
 
     @cached_property
     def affine_defect(self) -> dict[str, float]:
-        """Read off when it is first asked for, of all layers together."""
+        """Layer name → how much of the Jacobian depends on the sample, in [0, 1].
+
+        0 if the network is affine after the layer, 1 if the Jacobians of two samples have nothing in common, NaN for a
+        single sample. All layers are read together at the first use.
+        """
         sums = numbers([spread.sums for spread in self.spreads.values()])
         return {name: spread.defect(*own) for (name, spread), own in zip(self.spreads.items(), sums, strict=True)}
 
@@ -93,25 +96,27 @@ class LinearMap(Mapping[str, Tensor]):
 def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None) -> LinearMap:
     """How strongly each unit is wired to each logit when activations from its layer upward are the identity (L-map).
 
-    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For any other it
-    is the Jacobian of the logits with respect to the local field, the backward of activations replaced by the identity
-    and that of max-pooling by an average's, averaged over 64 of the inputs: exact where what follows is affine. Norms,
-    gates and attention stand at their operating point.
+    For a fully connected network it is W^(L)⋯W^(l+1), with batch normalisation's factors diag(γ/σ̂). For other networks
+    it is the Jacobian of the logits with respect to the local field, averaged over 64 samples. The backward pass of
+    activations is replaced by the identity, and that of max-pooling by average pooling's. Norms, gates and attention
+    are linearised at their operating point. The map is exact if the network is affine after the layer.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        layers: As in :func:`local_fields`.
+        layers: As in :func:`netdyn.functional.local_fields`.
 
     Returns:
-        A mapping of layer name → ``[classes, units]``, uncentred, with ``.affine_defect`` (layer name → share of the
-        Jacobian that depends on the sample, in [0, 1]).
+        A mapping of layer name → ``[classes, units]``, uncentred, with ``.affine_defect`` (layer name → how much of the
+        Jacobian depends on the sample, in [0, 1]).
 
     Warns:
-        UserWarning: If a layer's ``affine_defect`` is above 0.9: the signs of its map are noise.
+        DynamicsWarning: If a layer's ``affine_defect`` is above 0.9: the signs of its map are noise.
 
     Raises:
-        ValueError: If a layer matches nothing, there is no activation, or the output is not ``[samples, classes]``.
+        TypeError: If ``layers`` is a single string, or the output is not a tensor.
+        ValueError: If a name in ``layers`` matches nothing, there is no activation, or the output does not have the
+            shape ``[samples, classes]``.
 
     Source:
         P1, linear substitution map; the straight-through operating point is netdyn's convention.
@@ -130,40 +135,40 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
 
 
 def warn_of_defects(defects: Mapping[str, float]) -> None:
-    """Warn of layers whose averaged map means nothing."""
+    """Warn of layers whose averaged map is noise."""
     bad = [name for name, defect in defects.items() if defect > DEFECT_LIMIT]
     if bad:
         warn(
             f"In the layers {bad} the linear substitution map depends on the sample almost entirely (affine_defect "
-            f"above {DEFECT_LIMIT}): what follows them is far from affine, and the signs of their pathways are noise. "
-            "Leave them out with `layers=`."
+            f"above {DEFECT_LIMIT}): the network after them is far from affine, and the signs of their pathways are "
+            "noise. Leave them out with `layers=`."
         )
 
 
-def _pass_by_reentrant(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+def _run_once(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
     return function(*args)
 
 
-def _pass_by_generator(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """Yields once before the block runs, as the real one does, and recomputes nothing."""
+def _no_recomputation(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """Stands in for torch's generator: the block runs between its two steps, and nothing is recomputed."""
     yield
 
 
 @contextmanager
-def _without_checkpointing() -> Iterator[None]:
-    """Activation checkpointing runs its block a second time, out of our sight, which gives a wrong map: pass it by."""
+def without_checkpointing() -> Iterator[None]:
+    """Turn activation checkpointing off: it runs its block a second time, untraced, which gives a wrong map."""
     module = torch.utils.checkpoint
     with (
-        patch.object(module.CheckpointFunction, "apply", _pass_by_reentrant),
-        patch.object(module, "_checkpoint_without_reentrant_generator", _pass_by_generator),
+        patch.object(module.CheckpointFunction, "apply", _run_once),
+        patch.object(module, "_checkpoint_without_reentrant_generator", _no_recomputation),
     ):
         yield
 
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Within, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
-    with torch.inference_mode(False), torch.enable_grad(), _without_checkpointing():
+    """Inside, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
+    with torch.inference_mode(False), torch.enable_grad(), without_checkpointing():
         yield
 
 
@@ -177,23 +182,23 @@ def substitute(
     units: Callable[[int], Tensor] | None = None,
     through: bool = False,
 ) -> LinearMap:
-    """The maps of the chosen layers, averaged over ``samples`` of the inputs; the model is in eval mode.
+    """The maps of the chosen layers, averaged over ``samples`` of the inputs.
 
-    Memory: the graph of those samples and classes × units a layer.
+    It needs memory for the graph of these samples, and for classes × units numbers per layer.
 
     Args:
-        model: The network.
+        model: The network, in eval mode.
         inputs: Its inputs.
         choice: The layers.
         samples: Number of samples.
-        classes: The classes whose rows are wanted; None: all.
-        units: From a layer's number of units to the indices of those whose columns are wanted; None: all.
-        through: Find the part of each map that goes through the layer's activation too.
+        classes: The rows of the map, as indices of classes; None: all.
+        units: From a layer's number of units to the indices of the map's columns; None: all.
+        through: Also find the part of each map that goes through the layer's activation.
     """
     sites: list[Site] = []
     chosen = take(inputs, evenly_spaced(count(inputs), samples))
     with differentiable():
-        # Copies that start a graph; inputs made in inference mode could not.
+        # Copies can start a graph, unlike inputs made in inference mode.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
 
         def keep(site: Site) -> None:
@@ -214,7 +219,7 @@ def _average(
     through: bool,
     quantised: bool,
 ) -> LinearMap:
-    """Mean Jacobian over samples and its spread, class by class: only one class's Jacobians are alive at a time."""
+    """Mean Jacobian over samples and its spread, class by class: memory holds the Jacobians of one class only."""
     rows = range(logits.shape[1]) if classes is None else classes.tolist()
     layers = [_Average(site, units) for site in sites]
     edges = [layer.site.edge for layer in layers]
@@ -226,13 +231,13 @@ def _average(
         found: Sequence[Tensor | None] = (None,) * len(wanted)
         if total.requires_grad and wanted:
             found = torch.autograd.grad(total, wanted, retain_graph=k != rows[-1], allow_unused=True)
-        supply = iter(found)
-        gradients = [None if edge is None else next(supply) for edge in edges]
+        values = iter(found)
+        gradients = [None if edge is None else next(values) for edge in edges]
         for i, layer in enumerate(layers):
             layer.add(gradients[i])
             if through and layer.site.output_edge is not None:
                 layer.add_through(gradients[i + len(layers)])
-    # A quantised layer lets no gradient through: what lies before it is wired to the logits, but nobody knows how.
+    # A quantised layer has no gradient: layers before it are wired to the logits, but their maps are unknown.
     layers = [layer for layer in layers if layer.reached or not quantised]
     return LinearMap(
         {layer.site.name: torch.stack(layer.means) for layer in layers},
@@ -257,7 +262,7 @@ class _Average:
         self.reached = self.passed = False
 
     def add(self, gradient: Tensor | None) -> None:
-        """Take one class's Jacobian with respect to the field."""
+        """Add one class's Jacobian with respect to the field."""
         self.reached = self.reached or gradient is not None
         jacobian = self._rows(gradient)
         mean = jacobian.mean(dim=0)
@@ -265,12 +270,12 @@ class _Average:
         self.means.append(mean if self.index is None else mean.index_select(0, self.index))
 
     def add_through(self, gradient: Tensor | None) -> None:
-        """Take one class's Jacobian with respect to the output; None where that class does not depend on it."""
+        """Add one class's Jacobian with respect to the output; None if the class does not depend on it."""
         self.passed = self.passed or gradient is not None
         self.through.append(self._rows(gradient).mean(dim=0))
 
     def spread(self) -> Spread:
-        """Over all classes that were taken."""
+        """The spread over all classes that were added."""
         squares = torch.stack(self.squares)
         return Spread(squares.to(statistic_dtype(squares.device)).sum(dim=0), self.samples)
 

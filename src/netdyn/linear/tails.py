@@ -1,8 +1,9 @@
-"""The linear tail: what a network's answers become when every activation from a layer upward is the identity.
+"""The linear tail: the outputs of a network when every activation from a layer upward is the identity.
 
-Layout: logits ``[samples, classes]``, residuals r = φ(h) − h ``[samples, units]``. A network is its own linear twin
-with r_j added behind every activation j ≥ l. Where that twin is affine it answers r_j with M^(j) r_j, M^(j) the map of
-layer j through its activation, so that the twin's logits are z_l = z − Σ_{j≥l} M^(j) r_j: exact, skips included.
+Layout: logits ``[samples, classes]``, residuals r = φ(h) − h ``[samples, units]``. The network with identities instead
+of activations, plus r_j after each of them, is the network itself. If it is affine, r_j adds M^(j) r_j to the logits,
+where M^(j) is the map of layer j through its activation. The tail's logits are then z_l = z − Σ_{j≥l} M^(j) r_j, which
+is exact, also with skip connections.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from netdyn.tracing.tracer import run
 
 #: A tail is as good as the network if their accuracies differ by no more than this.
 CLOSE = 0.02
-#: A network beats chance if it is this share of the way from chance to perfection: one that is untrained is not.
-BEATEN = 0.2
+#: A network counts as trained if its accuracy is above this fraction of the way from chance to 1.
+ABOVE_CHANCE = 0.2
 
 
 def linear_tail(
@@ -42,9 +43,9 @@ def linear_tail(
 ) -> dict[str, float]:
     """Accuracy of a network whose activations from a layer upward, in order of execution, are the identity.
 
-    Where it is as high as the network's own, the layers from there on act linearly and could be one matrix. One pass
-    gives all layers: z_l = z − Σ_{j≥l} M^(j)(φ(h_j) − h_j), exact where what follows is affine. Layers that a
-    max-pooling follows are run without their activations, one forward pass each.
+    If it is as high as the network's own, the layers from there on act linearly and could be one matrix. One forward
+    pass gives all layers: z_l = z − Σ_{j≥l} M^(j)(φ(h_j) − h_j), which is exact if the tail is affine. For layers up to
+    the last one that a max-pooling follows, the network runs without the activations, one forward pass per layer.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
@@ -53,17 +54,18 @@ def linear_tail(
         layers: As in :func:`netdyn.functional.local_fields`.
         exact: Run every layer's tail, for networks whose tails are not affine (norms, gates, attention: see
             ``affine_defect`` of :func:`netdyn.functional.linear_substitution_map`).
-        batch_size: Samples a forward pass; None: all at once.
+        batch_size: Samples per forward pass; None: all at once.
 
     Returns:
-        Layer → accuracy in [0, 1], in order of execution.
+        Layer name → accuracy in [0, 1], in order of execution.
 
     Raises:
         TypeError: If the labels are not whole numbers.
-        ValueError: If a layer matches nothing, there is no activation, or a label lies outside the classes.
+        ValueError: If a name in ``layers`` matches nothing, there is no activation, or a label lies outside the
+            classes.
 
     Source:
-        P1 asks which layers can be linear; the closed form is netdyn's.
+        P1 asks which layers can be linear; the closed form is netdyn's convention.
 
     Example:
         >>> import torch
@@ -78,7 +80,7 @@ def linear_tail(
         ... )
         <All keys matched successfully>
         >>> x, is_far = torch.tensor([[-1.0], [-0.1], [0.1], [1.0]]), torch.tensor([1, 0, 0, 1])
-        >>> linear_tail(net, x, is_far)  # |x| > ½ is told by two units and their activations; a line cannot
+        >>> linear_tail(net, x, is_far)  # |x| > ½ needs the activations
         {'0': 0.5}
     """
     with isolated(model):
@@ -96,24 +98,25 @@ def linear_share(
     batch_size: int | None = None,
     centre: bool = True,
 ) -> dict[str, float]:
-    """How much of what a network says it says linearly: squared correlation of its logits with those of a linear tail.
+    """Linear share: the squared correlation of a network's logits z with the logits z_l of a linear tail.
 
-    Both are centred over classes a sample and freed of each class's mean: max(0, ⟨z, z_l⟩)²/(‖z‖²‖z_l‖²). A gain does
-    not change it, which taking activations away does: Var(z − z_l)/Var(z) would be useless.
+    It is max(0, ⟨z, z_l⟩)²/(‖z‖²‖z_l‖²). Before, the mean over the classes of each sample and the mean over the samples
+    for each class are subtracted from both. Without activations the gain is different; the squared correlation does not
+    depend on it, unlike Var(z − z_l)/Var(z).
 
     Args:
-        model: As in :func:`linear_tail`, as all others.
-        inputs: Inputs, samples first.
+        model: Any eager PyTorch module; called as ``model(inputs)``.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
         layers: As in :func:`netdyn.functional.local_fields`.
-        exact: Run every layer's tail.
-        batch_size: Samples a forward pass; None: all at once.
+        exact: As in :func:`linear_tail`.
+        batch_size: Samples per forward pass; None: all at once.
         centre: Centre over classes; ``False`` for outputs that are numbers to be predicted.
 
     Returns:
-        Layer → share in [0, 1], in order of execution: 1 where nothing is lost; NaN where the logits are constant.
+        Layer name → share in [0, 1], in order of execution: 1 if nothing is lost; NaN if the logits are constant.
 
     Raises:
-        ValueError: If a layer matches nothing, or there is no activation.
+        ValueError: If a name in ``layers`` matches nothing, or there is no activation.
 
     Source:
         P2, linear and nonlinear learning modes; the number is netdyn's convention.
@@ -126,7 +129,7 @@ def linear_share(
     """
     with isolated(model):
         logits, linear = _tails(model, inputs, layers, exact, batch_size)
-        return {name: share(logits, value, centre) for name, value in linear.items()}
+        return {name: squared_correlation(logits, value, centre) for name, value in linear.items()}
 
 
 def _tails(
@@ -136,7 +139,7 @@ def _tails(
         checks.whole("batch_size", batch_size)
     survey = discover(model, inputs)
     choice = choose(model, survey, layers)
-    return tails_of(model, inputs, survey, choice, exact=exact, batch_size=batch_size)
+    return find_tails(model, inputs, survey, choice, exact=exact, batch_size=batch_size)
 
 
 @dataclass
@@ -144,9 +147,9 @@ class Tails:
     """Logits of a network whose activations from a layer upward are the identity.
 
     Attributes:
-        names: All layers, in order of execution.
-        parts: What each layer's activation adds to the logits ``[samples, classes]``.
-        exact: Logits found by running the network so.
+        names: Names of all layers, in order of execution.
+        parts: Layer name → what its activation adds to the logits, M^(j) r_j ``[samples, classes]``.
+        exact: Layer name → logits of its tail, from a run without the activations.
     """
 
     names: tuple[str, ...]
@@ -154,7 +157,7 @@ class Tails:
     exact: dict[str, Tensor] = field(default_factory=dict)
 
     def logits(self, true: Tensor) -> dict[str, Tensor]:
-        """Layer → logits of its linear tail, from the network's true ones."""
+        """Layer name → logits of its linear tail, from the network's own logits."""
         found: dict[str, Tensor] = {}
         rest = true
         for name in reversed(self.names):
@@ -165,42 +168,42 @@ class Tails:
         return {name: found[name] for name in self.names if name in found}
 
 
-def whole_choice(survey: Survey, choice: Choice) -> Choice:
-    """All local fields of a network and the promoted modules of a choice: a tail runs through all of them."""
+def all_layers(survey: Survey, choice: Choice) -> Choice:
+    """All local fields of a network, and the promoted modules of a choice: a tail includes all of them."""
     return Choice((*survey.found, *choice.promoted), choice.promoted, survey.axes)
 
 
 class TailReader:
-    """Gathers what each layer's activation adds to the logits, layer by layer and batch by batch, as fields pass."""
+    """Collects what each layer's activation adds to the logits, layer by layer and batch by batch."""
 
     def __init__(self, linear_map: LinearMap) -> None:
         self.map = linear_map
         self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
-        """Take a layer's fields and outputs ``[samples, units]``."""
+        """Add a layer's fields and outputs ``[samples, units]`` for one batch."""
         through = self.map.through.get(name)
         if through is not None:
             residual = (outputs - fields).to(through.dtype)
             self.parts.setdefault(name, []).append(residual @ through.t())
 
     def tails(self) -> Tails:
-        """What was gathered."""
+        """The tails of all samples that were added."""
         return Tails(tuple(self.map), {name: torch.cat(parts) for name, parts in self.parts.items()})
 
 
 def run_tails(
     model: nn.Module, inputs: Inputs, survey: Survey, order: Sequence[str], names: Iterable[str], batch_size: int | None
 ) -> dict[str, Tensor]:
-    """Logits of the tails of some layers, by running the network with their activations left out.
+    """Logits of the tails of some layers, from runs without the activations, one run per layer.
 
     Args:
         model: The network, in eval mode.
         inputs: Its inputs.
-        survey: What there is in it.
-        order: All layers, in order of execution.
-        names: The layers wanted; one forward pass each.
-        batch_size: Samples a forward pass.
+        survey: The network's survey.
+        order: Names of all layers, in order of execution.
+        names: Names of the layers whose tails to run.
+        batch_size: Samples per forward pass; None: all at once.
     """
     found: dict[str, Tensor] = {}
     by_sample = samples_first(inputs)
@@ -209,17 +212,17 @@ def run_tails(
         parts = []
         for part in blocks(count(inputs), batch_size):
             batch = take(inputs, part, by_sample)
-            _, logits = run(model, batch, _pass_by, axes=survey.axes, linear=linear)
+            _, logits = run(model, batch, _ignore, axes=survey.axes, linear=linear)
             parts.append(as_logits(logits, count(batch)))
         found[name] = torch.cat(parts)
     return found
 
 
-def _pass_by(site: Site) -> None:
+def _ignore(site: Site) -> None:
     return None
 
 
-def tails_of(
+def find_tails(
     model: nn.Module,
     inputs: Inputs,
     survey: Survey,
@@ -228,12 +231,12 @@ def tails_of(
     exact: bool = False,
     batch_size: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The network's true logits and those of the chosen layers' tails; the model is isolated.
+    """The logits of an isolated network, and those of the chosen layers' tails.
 
-    Unless ``exact`` the map gives them, but for layers that a max-pooling follows: its value is no affine function of
-    what it pools, so that these are run.
+    The maps give the tails, without runs, unless ``exact``. The exception are layers that a max-pooling follows: it is
+    not an affine function of its inputs, so that the tails of these layers are run.
     """
-    everything = whole_choice(survey, choice)
+    everything = all_layers(survey, choice)
     linear_map = substitute(model, inputs, everything, through=not exact)
     reader = TailReader(linear_map)
     by_sample = samples_first(inputs)
@@ -249,32 +252,32 @@ def tails_of(
         true.append(as_logits(logits, count(batch)))
     tails = reader.tails()
     wanted = [name for name in tails.names if choice.wants(name)]
-    to_run = wanted if exact else [name for name in wanted if name in must_run(survey, linear_map)]
+    to_run = wanted if exact else [name for name in wanted if name in layers_to_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
     logits = torch.cat(true)
     return logits, {name: value for name, value in tails.logits(logits).items() if name in wanted}
 
 
-def must_run(survey: Survey, linear_map: LinearMap) -> set[str]:
-    """The layers up to the last one that a max-pooling follows, or that runs without gradients and so has no map."""
+def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:
+    """The layers up to the last one that a max-pooling follows, or that has no map since it runs without gradients."""
     order = list(linear_map)
     unknown = [name for name in order if name in survey.pooled or name not in linear_map.through]
     return set(order[: order.index(unknown[-1]) + 1]) if unknown else set()
 
 
-def share(true: Tensor, linear: Tensor, centre: bool = True) -> float:
-    """Linear share: squared correlation of two networks' logits, which a gain does not change.
+def squared_correlation(true: Tensor, linear: Tensor, centre: bool = True) -> float:
+    """Squared correlation of two networks' logits: max(0, ⟨z, z_l⟩)² / (‖z‖²‖z_l‖²); NaN if either is constant.
 
-    Both are centred over classes a sample, since a number added to all logits changes no prediction (not so with
-    ``centre=False``, for outputs that are numbers to be predicted), and freed of each class's mean:
-    max(0, ⟨z, z_lin⟩)² / (‖z‖²‖z_lin‖²). NaN where either is constant.
+    Before, the mean over the samples is subtracted for each class, and the mean over the classes of each sample, since
+    a number added to all logits changes no prediction. ``centre=False`` leaves out the latter, for outputs that are
+    numbers to be predicted.
     """
-    z, z_linear = _freed(true, centre), _freed(linear, centre)
+    z, z_linear = _centred(true, centre), _centred(linear, centre)
     size = float(z.square().sum() * z_linear.square().sum())
     return max(0.0, float((z * z_linear).sum())) ** 2 / size if size > 0 else math.nan
 
 
-def _freed(logits: Tensor, centre: bool) -> Tensor:
+def _centred(logits: Tensor, centre: bool) -> Tensor:
     wide = logits.to(statistic_dtype(logits.device))
     if centre and wide.shape[1] > 1:
         wide = wide - wide.mean(dim=1, keepdim=True)
@@ -282,19 +285,22 @@ def _freed(logits: Tensor, centre: bool) -> Tensor:
 
 
 def functional_depth(accuracies: Mapping[str, float], accuracy: float, chance: float) -> float:
-    """The first layer (from 0) from which on every tail is as accurate as the network; their number if there is none.
+    """The first layer (from 0) from which on all tails are as accurate as the network.
 
     Args:
-        accuracies: Layer → accuracy of its tail, in order of execution.
-        accuracy: The network's.
-        chance: What guessing gives.
+        accuracies: Layer name → accuracy of its tail, in order of execution.
+        accuracy: Accuracy of the network.
+        chance: Accuracy of guessing.
 
     Returns:
-        0 to the number of layers; NaN unless the network is a fifth of the way from chance to perfection: the tail of a
-        network that knows nothing is as good as the network, and says nothing.
+        0 to the number of layers, which means that there is no such layer. NaN unless the accuracy is more than a fifth
+        of the way from chance to 1: for an untrained network the comparison means nothing.
+
+    Source:
+        netdyn's convention.
     """
     known = list(accuracies.values())
-    if not known or any(map(math.isnan, [*known, accuracy])) or accuracy - chance <= BEATEN * (1 - chance):
+    if not known or any(map(math.isnan, [*known, accuracy])) or accuracy - chance <= ABOVE_CHANCE * (1 - chance):
         return math.nan
     depth = len(known)
     while depth and abs(known[depth - 1] - accuracy) <= CLOSE + 1e-12:

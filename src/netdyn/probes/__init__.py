@@ -1,1 +1,1 @@
-"""The samples that a network is measured on, and what counts as a right answer."""
+"""The samples that a network is measured on, and which of its outputs count as right."""

@@ -1,8 +1,8 @@
-"""Does batch normalisation lie: how much better is the network with the statistics of a batch than with its own?
+"""The batch-norm gap: how much more accurate a network is with the statistics of a batch than with running ones.
 
 The network runs as it is, in eval mode. A :class:`~torch.overrides.TorchFunctionMode` sees every call of batch
-normalisation, whatever module or function made it, and lets it use the statistics of the batch. The module's own
-statistics are not even handed over, so that nothing can be updated, and no flag is set that would have to be set back.
+normalisation, from any module or function, and lets it use the statistics of the batch. The running statistics are not
+passed to it, so that nothing is updated, and no flag has to be set and reset.
 """
 
 from __future__ import annotations
@@ -33,38 +33,39 @@ def batchnorm_gap(
     seed: int = 0,
     criterion: Criterion | None = None,
 ) -> float:
-    """Accuracy with batch statistics in batch normalisation alone, minus accuracy with the running ones.
+    """Accuracy with batch statistics in batch normalisation, minus accuracy with running statistics.
 
-    Everything else stays in eval mode (dropout off), and nothing is updated. Above 0 the running statistics do not fit
-    the data: the network knows more than it shows in eval mode.
+    Everything else stays in eval mode (dropout is off), and nothing is updated. Above 0 the running statistics do not
+    fit the data: the network is more accurate than its eval mode shows.
 
-    Normalisations are met as calls of ``torch.nn.functional.batch_norm``, in modules of any kind. ``SyncBatchNorm``
-    takes the statistics of its own process's batch. One without running statistics always uses its batch's, and adds
-    nothing. Instance, group and layer normalisation take no statistics over samples and are left alone.
+    It replaces the statistics in all calls of ``torch.nn.functional.batch_norm``, in modules of any kind.
+    ``SyncBatchNorm`` takes the statistics of its own process's batch. A normalisation without running statistics always
+    uses its batch's, and adds nothing to the gap. Instance, group and layer normalisation take no statistics over
+    samples, and stay as they are.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
         inputs: A tensor, or a sequence or mapping of tensors, samples first: held-out data, two samples or more.
         target: Class labels ``[samples]`` (or what ``criterion`` takes).
-        batch_size: Shuffled batches of at least this many samples, the training's batch size for instance; None: all
-            in one batch.
+        batch_size: Least number of samples per shuffled batch, for instance the training's batch size; None: all in
+            one batch.
         seed: Seed of the shuffle.
-        criterion: As in :func:`sample_basin`.
+        criterion: As in :func:`netdyn.functional.sample_basin`.
 
     Returns:
-        The difference of the two accuracies, in [−1, 1]; NaN where nothing is batch-normalised.
+        The difference of the two accuracies, in [−1, 1]; NaN if there is no batch normalisation.
 
     Raises:
-        TypeError: If the labels are not whole numbers.
+        TypeError: If an argument has the wrong type, or the labels are not whole numbers.
         ValueError: If an argument lies outside its range, there are fewer than two samples or the output is not
             ``[samples, classes]``.
 
     Source:
-        P1: in deep networks grokking is largely the closing of this gap.
+        P1: in deep networks grokking is largely the closing of this gap. The batches are netdyn's convention.
 
     Example:
         >>> import torch
-        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> net = nn.BatchNorm1d(2, affine=False)  # untrained: mean 0, variance 1, so that class 1 always wins
         >>> batchnorm_gap(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
         0.5
     """
@@ -77,17 +78,17 @@ def batchnorm_gap(
 
 
 class _BatchStatistics(TorchFunctionMode):
-    """Batch normalisation uses the batch's mean and variance; ``met`` says whether there was any."""
+    """Batch normalisation uses the batch's mean and variance; ``found`` shows whether there was any."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.met = False
+        self.found = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.batch_norm:
             return func(*args, **kwargs)
-        self.met = True
+        self.found = True
         return _with_batch_statistics(*args, **kwargs)
 
 
@@ -105,10 +106,10 @@ def _with_batch_statistics(
 
 
 def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterator[Tensor]:
-    """All samples in random order, in as many batches of at least ``batch_size`` as there can be (None: in one).
+    """All samples in random order, in as many batches of at least ``batch_size`` as possible (None: in one).
 
-    Sizes differ by one at most: a small last batch would have statistics of its own. A batch holds two samples at
-    least, since one has none.
+    Sizes differ by one at most, since a small last batch would have different statistics. A batch holds at least two
+    samples, since a single one has no variance.
 
     >>> [len(batch) for batch in shuffled_batches(11, 3, seed=0)]
     [4, 4, 3]
@@ -119,23 +120,23 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
 
 
 def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int) -> Tensor | None:
-    """How many more samples are right with the statistics of a batch; None where nothing is batch-normalised.
+    """How many more samples are right with the statistics of a batch; None if there is no batch normalisation.
 
-    Works on a network that is isolated already. Both runs use the same batches, so that a normalisation without
-    statistics of its own, which always takes its batch's, adds nothing to the difference.
+    The network must be isolated. Both runs use the same batches, so that a normalisation without running statistics,
+    which always takes its batch's, adds nothing to the difference.
 
     Raises:
         ValueError: If there are fewer than two samples.
     """
     if evaluator.samples < 2:
         raise ValueError(
-            f"`inputs` must hold at least two samples, of which a batch can have statistics, got {evaluator.samples}."
+            f"`inputs` must hold at least two samples, since a single one has no variance, got {evaluator.samples}."
         )
     statistics = _BatchStatistics()
     with statistics:
-        # Two samples show whether there is anything to normalise.
+        # Two samples are enough to find batch normalisations.
         evaluator.outputs(evaluator.batch(slice(0, 2))[0])
-    if not statistics.met:
+    if not statistics.found:
         return None
     gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
     for index in shuffled_batches(evaluator.samples, batch_size, seed):
@@ -147,6 +148,6 @@ def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int
 
 
 def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int) -> float:
-    """The gap of a network that is isolated already; NaN where nothing is batch-normalised."""
+    """The gap of an isolated network; NaN if there is no batch normalisation."""
     gained = right_answers_gained(evaluator, batch_size, seed)
     return math.nan if gained is None else int(gained) / evaluator.samples

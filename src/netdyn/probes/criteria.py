@@ -1,4 +1,4 @@
-"""Is an output still right? Criteria turn ``(outputs, target)`` into bool ``[samples]``."""
+"""Criteria: functions of ``(outputs, target)`` that decide which outputs are right, bool ``[samples]``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def as_logits(outputs: object, samples: int) -> Tensor:
-    """The outputs as logits ``[samples, classes]``; a vector ``[samples]`` is one logit a sample.
+    """The outputs as logits ``[samples, classes]``; a vector ``[samples]`` is one logit per sample.
 
     Raises:
-        TypeError: If the model returned no tensor.
-        ValueError: If the shape is another one.
+        TypeError: If the outputs are not a tensor.
+        ValueError: If they have another shape.
     """
     if not isinstance(outputs, Tensor):
         raise TypeError(
@@ -27,7 +27,7 @@ def as_logits(outputs: object, samples: int) -> Tensor:
         raise ValueError(
             f"The model's output must have shape [samples, classes] = [{samples}, classes], "
             f"got shape {list(outputs.shape)}. Wrap the model in a module that reduces it to one row of logits "
-            "a sample, or pass `forward=` where that is taken."
+            "per sample, or pass `forward=` where that is taken."
         )
     return logits
 
@@ -38,19 +38,19 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def right_class(outputs: Tensor, target: Tensor) -> Tensor:
-    """Whether the prediction is the target, for finite outputs; a sample with a non-finite output is wrong.
+    """Whether the prediction is the target and all outputs are finite.
 
     Args:
-        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit (right if its
-            sign is).
+        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit, whose sign
+            decides.
         target: Class labels ``[samples]``.
 
     Returns:
         bool ``[samples]``.
 
     Raises:
-        TypeError: If the outputs are no tensor.
-        ValueError: If their shape is another one.
+        TypeError: If the outputs are not a tensor.
+        ValueError: If they have another shape.
 
     Source:
         netdyn's convention.
@@ -64,12 +64,12 @@ def right_class(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 def right_probability(outputs: Tensor, target: Tensor) -> Tensor:
-    """:func:`right_class` for a single output that is a probability: class 1 above one half."""
+    """:func:`right_class` for a single output that is a probability: class 1 if it is above one half."""
     return right_class(outputs - 0.5, target)
 
 
 class Within:
-    """A criterion for numbers: every one within a distance of where it was without noise, and finite.
+    """A criterion for numbers to be predicted: each is finite, and near to its value without noise.
 
     Args:
         distance: How far each output may move, ``[outputs]``.
@@ -86,16 +86,16 @@ class Within:
         self.distance = distance
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Outputs and those without noise, ``[samples, outputs]`` (or ``[samples]``) → bool ``[samples]``."""
+        """Outputs ``[samples, outputs]`` (or ``[samples]``) and the same without noise → bool ``[samples]``."""
         moved = (as_logits(outputs, len(target)) - target).abs()
         return (moved <= self.distance.to(moved.device)).all(dim=1)
 
 
-def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
-    """The criterion's answer, if it is bool ``[samples]``, where the target is.
+def apply_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
+    """The criterion's result, checked to be bool ``[samples]``, on the device of the target.
 
     Raises:
-        TypeError: If it is no boolean tensor.
+        TypeError: If it is not a boolean tensor.
         ValueError: If its shape is wrong.
     """
     right = criterion(outputs, target)
@@ -104,6 +104,6 @@ def checked(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
         raise TypeError(f"`criterion` must return a boolean tensor [samples], got {what}.")
     if right.shape != (len(target),):
         raise ValueError(
-            f"`criterion` must return one boolean a sample, shape [{len(target)}], got shape {list(right.shape)}."
+            f"`criterion` must return one boolean per sample, shape [{len(target)}], got shape {list(right.shape)}."
         )
     return right.to(target.device)

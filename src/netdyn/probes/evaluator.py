@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from netdyn._utils.distributed import Processes
 from netdyn._utils.random import Contents
 from netdyn._utils.trees import Inputs, as_slice, blocks, copied, samples_first, take, tensors
-from netdyn.probes.criteria import Criterion, checked
+from netdyn.probes.criteria import Criterion, apply_criterion
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Evaluator:
 
     def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """Which samples of a batch are right, bool ``[batch]``."""
-        return checked(self.criterion, self.outputs(inputs, model), target)
+        return apply_criterion(self.criterion, self.outputs(inputs, model), target)
 
     def all_right(self, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """Which samples of the probe are right, bool ``[samples]``."""

@@ -1,8 +1,8 @@
-"""From data loaders to a fixed, stratified probe, without the training noticing.
+"""From data loaders to a fixed, stratified probe, without an effect on training.
 
-A user's loader is never iterated: that draws random numbers, advances its generator and can reset its workers. Samples
-are read from the data set itself, through copies whose counters and generators are their own. Data that cannot be read
-so (iterable sets, loaders of another kind) are taken from the batches that training sees.
+The user's loader is never iterated: this would draw random numbers, advance its generator and might reset its workers.
+Samples are read from the data set itself, whose counters and generators are put back afterwards. Data that cannot be
+read this way (iterable data sets, loaders of another kind) are collected from the training batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from netdyn.probes.probe import Probe
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
 
-#: Without labels at hand, a random pool this many times the probe's size is read and stratified.
+#: If the labels are not known, a random pool of this many times the probe's size is read and stratified.
 POOL = 4
 
 
@@ -49,10 +49,10 @@ def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The labels of a data set, if they can be had without reading samples.
+    """The class labels of a data set, int64 ``[samples]``; None if samples would have to be read to find them.
 
-    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`; subsets
-    and concatenations of such sets are looked through.
+    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`, also in
+    subsets and concatenations of such data sets.
     """
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
@@ -77,7 +77,7 @@ def _as_labels(value: Any, samples: int) -> Tensor | None:
 
 
 def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices of ``size`` samples, the classes in proportion and at least one of each, in ascending order.
+    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each.
 
     >>> labels = torch.tensor([0] * 90 + [1] * 9 + [2])
     >>> labels[stratified(labels, 10, torch.Generator().manual_seed(0))].tolist()
@@ -86,7 +86,7 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     if size >= len(labels):
         return torch.arange(len(labels))
     classes, sizes = torch.unique(labels, return_counts=True)
-    # Largest remainders, after one for each class (for the largest classes, where there are more classes than places).
+    # Largest remainders, after one place for each class (each of the largest, if there are more classes than places).
     share = sizes.double() * size / len(labels)
     quota = share.floor().long().clamp(min=1)
     order = (share - quota).argsort(descending=True, stable=True)
@@ -94,7 +94,7 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         for i in order[: size - int(quota.sum())].tolist():
             quota[i] += int(quota[i] < sizes[i])
     while int(quota.sum()) > size:
-        # The last place of a class goes only when all have one place left at most, from the smallest class.
+        # A class loses its last place only if none has more than one; the smallest class loses it first.
         spare = quota > 1
         excess = (quota - share) if bool(spare.any()) else -sizes.double()
         quota[int(excess.masked_fill(~spare if bool(spare.any()) else quota == 0, -torch.inf).argmax())] -= 1
@@ -106,7 +106,7 @@ def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def can_read(loader: Any) -> bool:
-    """Whether samples can be read from a loader's data set by their index."""
+    """Whether samples can be read from a loader's data set by index."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
     return loader.batch_size is not None or loader.batch_sampler is not None
@@ -118,22 +118,22 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
     Args:
         loader: The user's loader; not iterated.
         size: Number of samples.
-        seed: Seed of the choice, and of the global generators while samples are read (random transforms).
-        transfer: Takes a batch to where and how the model expects it.
+        seed: Seed of the choice, and of the global generators while samples are read (for random transforms).
+        transfer: Moves a batch to the device, and into the form, that the model expects.
         unpack: From a batch to (input, target).
 
     Raises:
         ValueError: If the data set is empty.
     """
     dataset: Any = loader.dataset
-    # A sampler that draws from some of the samples alone: what it leaves out may be held-out data.
+    # The sampler may draw from some of the samples only; the others may be held-out data.
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
     pool = torch.as_tensor(list(getattr(sampler, "indices", range(len(dataset)))))
     if len(pool) == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
     with restored(dataset, loader.collate_fn):
-        # The CPU's alone: seeding all devices would reach some that nobody puts back.
+        # Only the CPU's: not all generators of other devices are put back.
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
@@ -152,19 +152,19 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
 
 
 def _items(dataset: Any, index: Sequence[int]) -> Any:
-    """The samples, at once where the data set knows how (PyTorch's own protocol for it)."""
+    """The samples, read at once if the data set has PyTorch's method for this."""
     fetch = getattr(dataset, "__getitems__", None)
     return fetch(list(index)) if callable(fetch) else [dataset[i] for i in index]
 
 
 def _strata(target: Tensor) -> Tensor:
-    """Labels to stratify by; one stratum where the targets are no labels."""
+    """Class labels to stratify by; a single stratum if the targets are not class labels."""
     whole = target.ndim == 1 and not target.is_floating_point()
     return target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
 
 
 def _copied(batch: Any) -> Any:
-    """A copy of a batch for ``unpack`` to do with as it likes; dataclasses, also frozen ones, are rebuilt."""
+    """A copy of a batch that ``unpack`` may change; dataclasses, also frozen ones, are rebuilt."""
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         twin = copy.copy(batch)
         for field in dataclasses.fields(batch):
@@ -176,21 +176,26 @@ def _copied(batch: Any) -> Any:
 
 
 class Collector:
-    """Gathers a probe from the batches that training sees, where the data set cannot be read."""
+    """Collects a probe from the training batches, if the data set cannot be read.
+
+    Args:
+        size: Number of samples.
+        unpack: From a batch to (input, target).
+    """
 
     def __init__(self, size: int, unpack: Unpack) -> None:
         self.size, self.unpack = size, unpack
         self.parts: list[Probe] = []
 
     def add(self, batch: Any) -> Probe | None:
-        """Take a copy of what is wanted of a batch; the probe, when it is full."""
+        """Copy the samples of a batch that are still missing; returns the probe once it is complete."""
         inputs, target = self.unpack(_copied(batch))
         missing = self.size - sum(len(part.target) for part in self.parts)
         self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing]))
         return self.probe() if len(target) >= missing else None
 
     def probe(self) -> Probe | None:
-        """What was gathered so far, None if that is nothing."""
+        """The probe of all samples so far; None if there are none."""
         if not self.parts:
             return None
         samples = count(self.parts[0].inputs)
@@ -203,7 +208,7 @@ class Collector:
 
 
 def check_given(name: str, given: Any) -> None:
-    """Check that a probe of the user's own is None, a pair of tensors, a data set or a loader.
+    """Check that a user's probe is None, a pair of tensors, a mapping of tensors, a data set or a loader.
 
     Raises:
         TypeError: If it is something else.
@@ -219,11 +224,18 @@ def _is_pair(given: Any) -> bool:
 
 
 def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """The probe that the user gave: a pair (inputs, target), which needs no unpacking, a batch, a data set or a loader.
+    """The user's own probe: a pair (inputs, target), which is not unpacked, a batch, a data set or a loader.
+
+    Args:
+        given: What the user gave.
+        size: Number of samples to read from a data set or a loader.
+        seed: As in :func:`read_probe`, as the others.
+        transfer: Moves a batch to the device, and into the form, that the model expects.
+        unpack: From a batch to (input, target).
 
     Raises:
         TypeError: If it is something else.
-        ValueError: If it holds nothing.
+        ValueError: If it holds no samples.
     """
     check_given("probe", given)
     if _is_pair(given) or isinstance(given, Mapping):

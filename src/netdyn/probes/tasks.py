@@ -1,4 +1,4 @@
-"""What a network is to do on a probe: tell classes apart, predict numbers, or please a criterion of the user's own."""
+"""The task of a network on a probe: classification, regression, or a criterion of the user's own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ TOLERANCE = 0.5
 
 @dataclass(frozen=True)
 class Task:
-    """What counts as right, and for what.
+    """A task: which outputs count as right.
 
     Attributes:
-        target: What the criterion compares outputs with ``[samples, …]``: labels, or the outputs without noise.
-        criterion: Says which outputs are still right.
-        num_classes: Number of classes; 1 where there are none.
-        numbers: The numbers to be predicted ``[samples, outputs]``; None where there are none.
+        target: What the criterion compares outputs with ``[samples, …]``: class labels, or the outputs without noise.
+        criterion: Decides which outputs are right.
+        num_classes: Number of classes; 1 in other tasks.
+        numbers: The numbers to be predicted ``[samples, outputs]``; None in other tasks.
     """
 
     target: Tensor
@@ -44,20 +44,33 @@ def prepare(
     batch_size: int | None,
     tolerance: float = TOLERANCE,
 ) -> Evaluator:
-    """Check a probe, and pick the criterion that fits the model's outputs; inside :func:`isolated`."""
+    """Check a probe, and find the criterion that fits the model's outputs.
+
+    Args:
+        model: The network, isolated.
+        inputs: The probe's inputs.
+        target: Its targets.
+        criterion: The user's own criterion, or None.
+        batch_size: Samples per forward pass; None: all at once.
+        tolerance: How far a predicted number may move, in standard deviations of its target.
+
+    Raises:
+        TypeError: If the targets do not fit any task, or an output is not a tensor.
+        ValueError: If there is no sample, or a shape or label is wrong.
+    """
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
     samples = count(inputs)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
     if not isinstance(target, Tensor):
-        raise TypeError(f"`target` must be a tensor with one entry a sample, got {type(target).__name__}.")
-    few = take(inputs, slice(0, 2))
-    outputs, again = model(copied(few)), model(copied(few))
-    _warn_of_unsound(bool(finite(inputs)), _same(outputs, again))
+        raise TypeError(f"`target` must be a tensor with one entry per sample, got {type(target).__name__}.")
+    two = take(inputs, slice(0, 2))
+    outputs, again = model(copied(two)), model(copied(two))
+    _warn_of_problems(bool(finite(inputs)), _same(outputs, again))
     by_sample = samples_first(inputs)
 
-    def everything() -> Tensor:
+    def all_outputs() -> Tensor:
         parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
         return torch.cat([as_logits(part, len(part)) for part in parts])
 
@@ -67,13 +80,13 @@ def prepare(
         samples,
         criterion,
         probability=lambda: survey(model, inputs, check=False).probabilities,
-        everything=everything,
+        all_outputs=all_outputs,
         tolerance=tolerance,
     )
     weight = next(model.parameters(), None)
     device = target.device if weight is None else weight.device
     if task.numbers is not None:
-        device = task.target.device  # that of the outputs, with which these are compared
+        device = task.target.device  # that of the outputs, which are compared with the target
     return Evaluator(
         model,
         inputs,
@@ -85,23 +98,23 @@ def prepare(
     )
 
 
-def _warn_of_unsound(inputs_finite: bool, deterministic: bool) -> None:
+def _warn_of_problems(inputs_finite: bool, deterministic: bool) -> None:
     """Warn of inputs that are not finite, and of a model that is random."""
     if not inputs_finite:
         checks.warn(
-            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure "
+            "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong. Leave them out to measure "
             "the network alone."
         )
     if not deterministic:
         checks.warn(
-            "The model is random in eval mode: two calls with the same inputs put out different numbers. Its basins "
-            "are those of the network and its own noise together. Switch off what is random, such as a functional "
-            "dropout without `training=self.training`."
+            "The model is random in eval mode: two identical calls gave different outputs. Its basins are those of the "
+            "network and its own noise together. Switch off what is random, such as a functional dropout without "
+            "`training=self.training`."
         )
 
 
 def _same(first: object, second: object) -> bool:
-    """Whether all tensors of two outputs are the same, NaN being itself."""
+    """Whether all tensors of two outputs are the same; NaN equals NaN."""
     pairs = list(zip(tensors(first), tensors(second), strict=False))
     if any(a.shape != b.shape for a, b in pairs):
         return False
@@ -115,22 +128,22 @@ def find_task(
     criterion: Criterion | None,
     *,
     probability: Callable[[], bool],
-    everything: Callable[[], Tensor],
+    all_outputs: Callable[[], Tensor],
     tolerance: float,
 ) -> Task:
-    """The task that targets and outputs speak of.
+    """The task that fits targets and outputs.
 
     Args:
-        outputs: Outputs for a few samples.
-        target: All targets, on the host: they are looked at from many sides.
+        outputs: Outputs for two samples (one, if there is only one).
+        target: All targets, on the host, since they are tested several times.
         samples: Number of samples.
         criterion: The user's own, or None.
-        probability: Tells whether the outputs are probabilities.
-        everything: Gives the outputs for all samples.
+        probability: Returns whether the outputs are probabilities.
+        all_outputs: Returns the outputs for all samples.
         tolerance: How far a predicted number may move, in standard deviations of its target.
 
     Raises:
-        TypeError: If the targets are of a kind that no task has.
+        TypeError: If the targets do not fit any task.
         ValueError: If their shape does not fit.
     """
     if criterion is not None:
@@ -143,7 +156,7 @@ def find_task(
             target = numbers[:, 0].long()
         else:
             scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
-            return Task(as_logits(everything(), samples), Within((tolerance * scale).to(logits.device)), 1, numbers)
+            return Task(as_logits(all_outputs(), samples), Within((tolerance * scale).to(logits.device)), 1, numbers)
     num_classes = max(logits.shape[1], 2)
     target = checks.class_labels(target, num_classes, samples)
     right = right_probability if logits.shape[1] == 1 and probability() else right_class
@@ -151,7 +164,7 @@ def find_task(
 
 
 def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:
-    """Targets ``[samples, outputs]`` of a regression; None where they have another shape, or are classes in disguise.
+    """Targets of a regression, ``[samples, outputs]``; None if they have another shape, or encode classes.
 
     Raises:
         ValueError: If they are not finite.
@@ -159,25 +172,25 @@ def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:
     numbers = target[:, None] if target.ndim == 1 else target
     if numbers.ndim != 2 or numbers.shape != (samples, logits.shape[1]):
         return None
-    # One-hot rows and probabilities are class labels that have to be made whole numbers.
-    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or _are_shares(numbers)):
+    # One-hot rows and probabilities are class labels, which the user has to convert to whole numbers.
+    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or _are_probabilities(numbers)):
         return None
     if not bool(numbers.isfinite().all()):
         raise ValueError("`target` must hold finite numbers, got NaN or inf.")
     return numbers
 
 
-def _are_shares(numbers: Tensor) -> bool:
+def _are_probabilities(numbers: Tensor) -> bool:
     return bool((numbers >= 0).all() and ((numbers.sum(dim=1) - 1).abs() < 1e-4).all())
 
 
 def _binary(numbers: Tensor) -> bool:
-    """Whether a single column holds zeros and ones alone: labels as binary cross entropy wants them."""
+    """Whether a single column holds only zeros and ones: class labels as for binary cross entropy."""
     return numbers.shape[1] == 1 and bool(((numbers == 0) | (numbers == 1)).all())
 
 
 def _classes(outputs: object, target: Tensor) -> int:
-    """Number of classes under a criterion of the user's own; 1 where targets and outputs are no classifier's."""
+    """Number of classes under a criterion of the user's own; 1 if targets and outputs are not a classifier's."""
     columns = outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else 1
     whole = target.ndim == 1 and not target.is_floating_point() and not target.is_complex()
     classes = max(columns, 2)
