@@ -113,8 +113,8 @@ class WeightNoise:
 
         def call(inputs: Inputs) -> Tensor:
             # With all names written out torch need not look for tied weights at each call.
-            found = torch.func.functional_call(self.model, everywhere, (inputs,), tie_weights=False)
-            return found  # type: ignore[no-any-return]
+            called = torch.func.functional_call
+            return called(self.model, everywhere, (inputs,), tie_weights=False)  # type: ignore[no-any-return]
 
         return call
 
