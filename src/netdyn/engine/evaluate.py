@@ -1,4 +1,4 @@
-"""Measure one network on one probe: what is measured, in which order, and what happens where something fails."""
+"""Measure one network on one probe: the measures in order, and what happens if one of them fails."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ from netdyn.tracing.survey import discover
 T = TypeVar("T")
 OnFailure = Callable[[str, Exception], None]
 
-#: Training batch size that is assumed where it is not known.
+#: Training batch size that is assumed if it is not known.
 USUAL_BATCH = 128
-#: Classes and units of the first layer that are shown as a subnetwork.
+#: Most classes, and units of the first layer, in a subnetwork.
 SUBNETWORK = (10, 4)
 #: Attempts of one evaluation: the validation probe, the layers, both basins, coverage, batch normalisation, maps.
 ATTEMPTS = 7
 
 
 def raise_it(name: str, error: Exception) -> None:
-    """Let a failure end the evaluation."""
+    """Let the failure of a measure end the evaluation."""
     raise error
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device or the host has no memory left."""
+    """Whether an error means that a device or the host has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
 
 
 @contextmanager
 def progress_bar(wanted: bool | None) -> Iterator[Callable[[], object]]:
-    """A bar that appears after two seconds; tqdm's ``disable=None`` leaves it out where the output is no terminal."""
+    """A bar that appears after two seconds; with ``disable=None`` tqdm shows it only on a terminal."""
     disable = None if wanted is None else not wanted
     with tqdm(total=ATTEMPTS, desc="netdyn", delay=2, leave=False, disable=disable) as bar:
         yield lambda: bar.update(1)
@@ -77,26 +77,26 @@ def evaluate(
     per_class: bool = True,
     on_smaller_batches: Callable[[int], object] = lambda size: None,
 ) -> Report:
-    """The report on a network that is isolated already; see :func:`netdyn.diagnose`.
+    """The report on a network that is already isolated, see :func:`netdyn.diagnose`.
 
     Args:
         network: The network.
-        probe: The samples that it is measured on.
+        probe: The samples to measure on.
         config: What to measure and how.
         val_probe: Held-out samples.
-        processes: The processes that share the work; None: this one alone.
-        on_failure: Called with the name of a measure that failed, and the error; the other measures still come.
-        progress: Show a progress bar; None: where it takes long and the output is a terminal.
-        train_batch_size: Least number of samples that batch normalisation sees at once where the probe does not fit
-            into one batch.
-        distributions: Make the rank probability distributions too, which figures alone show.
+        processes: The processes that share the work. None: only this one.
+        on_failure: Called with the name of a measure that failed, and the error; the other measures are still made.
+        progress: Show a progress bar. None: if it takes long and the output is a terminal.
+        train_batch_size: Least number of samples that batch normalisation sees at once if the probe does not fit into
+            one batch.
+        distributions: Make the rank probability distributions too, which only figures show.
         per_class: Find the radii of the classes too.
-        on_smaller_batches: Called with the new number of samples per forward pass where memory ran out.
+        on_smaller_batches: Called with the new number of samples per forward pass if memory ran out.
     """
     processes = processes or Processes()
     evaluation = _Evaluation(network, probe, config, processes, train_batch_size, distributions, per_class)
     evaluation.on_failure, evaluation.on_smaller_batches = on_failure, on_smaller_batches
-    # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
+    # From here on a failure costs only one measure, and no process leaves. One that failed earlier is noticed here.
     processes.gather(lambda: None)
     with progress_bar(progress) as evaluation.step:
         return evaluation.report(val_probe)
@@ -133,9 +133,9 @@ class _Evaluation:
     def attempt(
         self, name: str, work: Callable[[], T], *, wanted: bool = True, instead: Callable[[], T] | None = None
     ) -> T | None:
-        """What the work of a measure gives; where it fails what comes ``instead``, and the other measures still come.
+        """The result of a measure's work; if it fails, that of ``instead``, and the other measures are still made.
 
-        It fails on all processes alike. Where memory runs out it is repeated with half as many samples per pass.
+        A failure is one on all processes. If memory runs out, the work is repeated with half as many samples per pass.
         """
         try:
             return self._attempted(name, work, instead) if wanted else None
@@ -157,12 +157,12 @@ class _Evaluation:
         while True:
             try:
                 result = work()
-                # A process that failed outside of shared work is met here at the latest.
+                # A process that failed outside of shared work is noticed here at the latest.
                 self.processes.gather(lambda: None)
             except Exception as caught:
                 self.processes.fail(caught)
                 full = any(self.processes.gather(partial(is_out_of_memory, caught)))
-                # Without what the failed attempt had in memory.
+                # Without the traceback, which keeps the tensors of the failed attempt alive.
                 error = caught.with_traceback(None) if full else caught
             else:
                 if self.config.batch_size not in (None, size):
@@ -181,7 +181,7 @@ class _Evaluation:
                 evaluator.batch_size = size
 
     def report(self, val_probe: Probe | None) -> Report:
-        """Measure everything that is asked for."""
+        """Make every measure that is asked for."""
         evaluator, config, attempt = self.evaluator, self.config, self.attempt
         classes, wanted = evaluator.num_classes > 1, set(config.measure)
         held_out = attempt("val_probe", lambda: self._held_out(val_probe), wanted=val_probe is not None)
@@ -219,7 +219,7 @@ class _Evaluation:
         )
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
-        """The validation probe, and which of its samples are right; every process asks all of it."""
+        """The validation probe, and which of its samples are right; every process runs all of it."""
         assert probe is not None
         self.held_out = self._evaluator(probe, Processes())
         return self.held_out, self.held_out.all_right()
@@ -228,7 +228,7 @@ class _Evaluation:
         return read_layers(self.evaluator, self.config, self.distributions)
 
     def _reading_without_layers(self) -> Reading:
-        """Which samples are right, where the layers could not be read, or were not asked for."""
+        """Which samples are right, if the layers could not be read, or were not asked for."""
         evaluator = self.evaluator
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
         lost = 0
@@ -243,7 +243,7 @@ class _Evaluation:
         return Reading((), right)
 
     def _with_contents(self) -> Evaluator:
-        """The evaluator, with what seeds its noise: that is found once for a probe."""
+        """The evaluator with the probe's contents, which seed the noise and are found once per probe."""
         self.evaluator.contents = self.probe.contents
         return self.evaluator
 
@@ -261,7 +261,7 @@ class _Evaluation:
             seed=config.seed,
             noise_at=config.noise_at,
             clean=right,
-            # A probe with a single class has been warned of already.
+            # There has been a warning already if the probe holds a single class.
             quiet=evaluator.num_classes > 1 and bool((labels == labels[0]).all()),
         )
 
@@ -283,15 +283,15 @@ class _Evaluation:
 
     def _gap(self, evaluator: Evaluator | None) -> float:
         if evaluator is None or evaluator.samples < 2:
-            return math.nan  # a validation probe that failed has been reported; one sample has no statistics
+            return math.nan  # a validation probe that failed is reported already; one sample has no statistics
         size = self.config.batch_size
         if size is not None:
-            # Statistics of smaller batches than training's would be others.
+            # Smaller batches than those of training would have other statistics.
             size = max(size, self.train_batch_size or USUAL_BATCH)
         return measure_gap(evaluator, size, self.config.seed)
 
     def _has_distances(self) -> bool:
-        """Whether there are classes, and noise on the inputs, between which there are distances too."""
+        """Whether coverage is defined: there are classes, and noise is added to the inputs."""
         evaluator = self.evaluator
         return evaluator.num_classes > 1 and self.config.noise_at is None and has_floating(evaluator.inputs)
 
@@ -300,7 +300,7 @@ class _Evaluation:
         return measure_coverage(self._with_contents(), held_out[0].inputs, held_out[0].target, self.config.seed)
 
     def _has_map(self) -> bool:
-        """Whether there is a single input for a map of it; tokens and several inputs have none."""
+        """Whether there is a map: of one floating input, not of tokens or several inputs."""
         inputs = self.evaluator.inputs
         return isinstance(inputs, Tensor) and inputs.is_floating_point()
 
@@ -314,7 +314,7 @@ class _Evaluation:
         survey = reading.survey or discover(model, inputs)
         maps = input_maps(model, inputs, Choice(axes=survey.axes)).cpu()
         if not survey.found or evaluator.processes.lockstep:
-            # Weights that are spread over processes come together only for gradients that begin at the output.
+            # Sharded weights are gathered only for gradients that start at the output.
             return maps, None
         name = next(iter(survey.found))
         classes, most = SUBNETWORK
@@ -324,7 +324,7 @@ class _Evaluation:
         )
 
     def _chance(self) -> float:
-        """What guessing gives: the largest class is guessed at least as well as any."""
+        """The accuracy of guessing: at least the share of the largest class."""
         evaluator = self.evaluator
         if evaluator.num_classes < 2:
             return 0.0
@@ -333,7 +333,7 @@ class _Evaluation:
 
 
 def _accuracy(evaluator: Evaluator, right: Tensor) -> float | None:
-    """Share of right answers; None where numbers are predicted, which are all right without noise."""
+    """Share of right answers; None if the network predicts numbers, which are all right without noise."""
     return float(right.cpu().double().mean()) if evaluator.numbers is None else None
 
 
@@ -342,13 +342,13 @@ def _check_classes(evaluator: Evaluator, config: Config) -> None:
     named = [name for name in ("modes", "linear") if name in config.measure]
     if evaluator.num_classes == 1 and evaluator.numbers is None and named:
         raise ValueError(
-            f"`measure` asks for {named[0]!r}, which need class labels and one logit a class, or one output for each "
+            f"`measure` asks for {named[0]!r}, which need class labels and one logit per class, or one output for each "
             f"number, got targets of dtype {evaluator.target.dtype} and a criterion. Leave "
             f"{' and '.join(map(repr, named))} out to measure the basins alone."
         )
     if num_classes is not None and evaluator.num_classes not in (num_classes, 1):
         raise ValueError(
-            f"`num_classes` must be what the model puts out, {evaluator.num_classes} classes, got {num_classes}."
+            f"`num_classes` must be that of the model's output, {evaluator.num_classes} classes, got {num_classes}."
         )
     if evaluator.num_classes > 1:
         size = torch.bincount(evaluator.labels.cpu(), minlength=evaluator.num_classes)

@@ -1,7 +1,7 @@
-"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes.
+"""Read a network's layers on one probe: modes, ranks and linear tails.
 
-With the probe in one batch only one layer's fields are alive at a time; in several batches the sampled units of every
-layer are kept until the last batch.
+Each layer is reduced to numbers while the network runs. With the whole probe in one batch, only one layer's fields are
+in memory at a time; with several batches, the sampled units of every layer are kept until the last batch.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reading of a network's layers has found.
+    """The result of reading a network's layers.
 
     Attributes:
         layers: The layers, in order of execution.
         right: Which samples are right, bool ``[samples]``.
-        survey: What there is to read in the network; None where its layers were not read.
-        pathways: Of layers whose classes and units are all known, the map ``[classes, units]``.
+        survey: What can be read in the network; None if its layers were not read.
+        pathways: The map ``[classes, units]`` of each layer of which all classes and units were read.
     """
 
     layers: tuple[LayerReport, ...]
@@ -57,20 +57,20 @@ class Reading:
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce what passes to numbers.
+    """Run the network once, and reduce its layers to numbers.
 
-    On several processes each reduces its part of the layers, and all get all.
+    On several processes, each reduces its part of the layers, and all get all results.
 
     Args:
         evaluator: The network and its probe.
         config: What to measure and how.
-        distributions: Make the rank probability distributions too, which figures alone show.
+        distributions: Make the rank probability distributions too, which only figures show.
     """
     return _LayerReader(evaluator, config, distributions, discover(evaluator.model, evaluator.inputs)).read()
 
 
 class _LayerReader:
-    """One reading under way."""
+    """One reading in progress."""
 
     def __init__(self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey) -> None:
         self.evaluator, self.config, self.distributions = evaluator, config, distributions
@@ -88,7 +88,7 @@ class _LayerReader:
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
 
     def read(self) -> Reading:
-        """Run the network and reduce what passes."""
+        """Run the network and reduce its layers."""
         evaluator = self.evaluator
         everything = self._map()
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
@@ -105,7 +105,7 @@ class _LayerReader:
         tails = self.tail.tails()
         if self.linear:
             tails.exact = self._run_tails()
-        # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
+        # Logits may be rounded differently on other devices. The first process decides, so that all go on alike.
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
         defects = self.map.affine_defect
@@ -113,7 +113,7 @@ class _LayerReader:
         if not self.modes:
             own = {name: LayerReport(name, units, 0, affine_defect=defects[name]) for name, units in self.units.items()}
             self.reports |= own
-        # Every process has seen all fields, and reduced those of its part of the layers.
+        # Every process has seen all layers, and reduced its part of them.
         parts = evaluator.processes.gather(lambda: (self.reports, {n: p.cpu() for n, p in tails.parts.items()}))
         self.reports = {name: report for reports, _ in parts for name, report in reports.items()}
         tails.parts = {name: part for _, own_parts in parts for name, part in own_parts.items()}
@@ -123,16 +123,16 @@ class _LayerReader:
         return Reading(layers, right, self.survey, self._whole_pathways())
 
     def _whole_pathways(self) -> dict[str, Tensor]:
-        """The maps whose classes and units are all known."""
+        """The maps of all classes and units."""
         if self.classes is not None:
             return {}
         return {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
 
     def _map(self) -> Choice:
-        """Find the layers' maps; what is to be read: a tail runs through all of them."""
+        """Find the layers' maps, and return what is to be read: all layers if there are linear tails."""
         evaluator = self.evaluator
         everything = all_layers(self.survey, self.choice) if self.linear else self.choice
-        # Of many classes the tail needs all rows, and is cheaper to run.
+        # With a choice of classes, running the tail is cheaper than all rows of its map.
         through = self.linear and self.classes is None
         self.map = substitute(
             evaluator.model,
@@ -148,7 +148,7 @@ class _LayerReader:
         return everything
 
     def _classes(self) -> Tensor | None:
-        """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
+        """With more classes than ``max_classes``, a seeded choice of those present; else None."""
         evaluator, most = self.evaluator, self.config.max_classes
         if evaluator.num_classes <= most:
             return None
@@ -166,8 +166,8 @@ class _LayerReader:
             return
         if self.units.setdefault(name, fields.shape[1]) != fields.shape[1]:
             raise ValueError(
-                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: a network "
-                "that cuts its batches to their longest sample. Pad all samples alike, or leave `batch_size` None."
+                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: the "
+                "network cuts each batch to its longest sample. Pad all samples alike, or leave `batch_size` None."
             )
         if not self.modes:
             return
@@ -178,14 +178,14 @@ class _LayerReader:
             self.reports[name] = self._reduced(name, fields, outputs)
             return
         parts = self.parts.setdefault(name, [])
-        # Copies, since the network may write over what it has handed over.
+        # Copies, because the network may overwrite these tensors.
         parts.append((fields.clone(), outputs.clone()))
         if sum(len(part) for part, _ in parts) == self.evaluator.samples:
             self.reports[name] = self._reduced(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
             del self.parts[name]
 
     def _sampled(self, units: int) -> Tensor:
-        """The units to measure: all, or a seeded choice that is the same at every call."""
+        """The units to measure: all, or a seeded choice, the same at every call."""
         if units <= self.config.max_units:
             return torch.arange(units)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -199,7 +199,7 @@ class _LayerReader:
         sign = self._sign(pathway) if self.distributions and classes else None
         counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
         found = []
-        # What costs is the sort: all that asks for order is served from it, while its result is in the cache.
+        # Sorting is the most expensive part: everything that depends on order uses one sort, while it is in the cache.
         for part in unit_blocks(rows):
             order, differs = sort_rows(rows[part])
             ranks, unread = ranks_from(order, differs), holds_nan(rows[part])
@@ -208,7 +208,7 @@ class _LayerReader:
             if sign is not None and counts is not None:
                 counts += rank_counts(ranks, evaluator.labels, sign[:, part] * ~(constant | unread), BINS)
         tuning, constant, transfer = (torch.cat(pieces, dim=-1).cpu() for pieces in zip(*found, strict=True))
-        # A number added to all logits changes no prediction; one added to all predicted numbers changes all.
+        # A constant added to all logits changes no prediction; one added to all predicted numbers does.
         pathway, options = pathway.cpu(), {"centre": classes}
         shares = mode_shares(
             tuning, pathway, constant, self._class_share(), self.config.alpha, fewest=2 if classes else 1, **options
@@ -231,14 +231,14 @@ class _LayerReader:
         )
 
     def _class_share(self) -> Tensor | None:
-        """Share of each class that is looked at; None where there are none."""
+        """Share of each class in use; None without classes."""
         if self.evaluator.num_classes < 2:
             return None
         sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
         return sizes.double() / self.evaluator.samples
 
     def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
-        """Tuning to classes, or to the numbers to be predicted."""
+        """Tuning to the classes, or to the numbers to be predicted."""
         if self.evaluator.num_classes < 2:
             tuning = correlation_from_ranks(ranks, self.number_ranks)
         else:
@@ -247,7 +247,7 @@ class _LayerReader:
         return tuning.masked_fill(unread, torch.nan)
 
     def _sign(self, pathway: Tensor) -> Tensor:
-        """How the units are wired to all classes; those that are not among the chosen ones are wired to nothing."""
+        """Signs of the wiring to all classes; 0 for classes that are not among the chosen ones."""
         rows = centre_pathway(pathway, self.evaluator.num_classes).sign()
         if self.classes is None:
             return rows
@@ -255,7 +255,7 @@ class _LayerReader:
         return whole.index_copy_(0, self.classes.to(rows.device), rows)
 
     def _run_tails(self) -> dict[str, Tensor]:
-        """Logits of the tails that must be run; all processes' on the host, this one's alone on its device."""
+        """Logits of the tails that must be run: on the host with several processes, else on the device."""
         evaluator, order = self.evaluator, list(self.map)
         pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self.choice.wants(name)]
@@ -268,7 +268,7 @@ class _LayerReader:
         return {name: value for found in evaluator.processes.gather(work) for name, value in found.items()}
 
     def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
-        """Accuracy and linear share of every layer's tail, worked out on the host."""
+        """Accuracy and linear share of every layer's tail, computed on the host."""
         evaluator = self.evaluator
         tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
         for name, linear in tails.logits(logits).items():
@@ -280,23 +280,23 @@ class _LayerReader:
                 )
 
     def _accuracy(self, logits: Tensor) -> float:
-        """Accuracy of some logits; NaN where there are no classes."""
+        """Accuracy of some logits; NaN without classes."""
         if self.evaluator.num_classes < 2:
             return math.nan
         return float(right_class(logits, self.labels).double().mean())
 
 
 def nonfinite(outputs: object) -> int:
-    """Number of samples whose outputs are not finite; 0 where the outputs are no tensor."""
+    """Number of samples whose outputs are not finite; 0 if the outputs are not a tensor."""
     if not isinstance(outputs, Tensor):
         return 0
     return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
 
 
 def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
-    """Warn of samples whose outputs are not finite; inputs that are not finite have been warned of already."""
+    """Warn of samples whose outputs are not finite, unless there was a warning about the inputs already."""
     if lost and bool(finite(evaluator.inputs)):
         checks.warn(
-            f"The network puts out NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong; units "
+            f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong; units "
             "whose local fields hold NaN are left out of the modes."
         )
