@@ -337,7 +337,7 @@ def test_inputs_that_are_not_finite_are_warned_of(learned, value):
     holed[:20, 0] = value
     found, texts = messages(lambda: diagnose(net, holed, target))
     assert [text for text in texts if text.startswith("`inputs` holds NaN or inf.")] == [
-        "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure the "
+        "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong. Leave them out to measure the "
         "network alone."
     ]
     assert found.accuracy <= 0.9
