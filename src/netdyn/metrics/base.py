@@ -1,7 +1,7 @@
-"""What every metric of netdyn shares: states that torchmetrics can reduce, copy and move without losing a digit.
+"""The base class of netdyn's metrics: states that torchmetrics can reduce, copy and move without loss of precision.
 
-States are one-dimensional float64 lists (``cat``), fixed-shape maxima or sums, which also survive a process that saw
-no data.
+States are one-dimensional float64 lists (``cat``), or maxima and sums of fixed shape, which also work on a process that
+saw no data.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _numbers = itertools.count()
 
 
 def _number() -> Tensor:
-    """A new number; a factor apart from the last, since a collection takes what differs by a part in 10⁵ for equal."""
+    """A new number, a factor above the last: a collection treats numbers that differ by a part in 10⁵ as equal."""
     return torch.tensor(1.0001 ** next(_numbers), dtype=torch.float64)
 
 
 class StateMetric(Metric):
-    """States stay in float64: neither labels nor ranks nor counts survive rounding to half precision."""
+    """A metric whose states stay in float64: labels, ranks and counts do not survive rounding to half precision."""
 
     full_state_update = False
     is_differentiable = False
@@ -32,11 +32,11 @@ class StateMetric(Metric):
         super().__init__(**kwargs)
         # The type of the placeholder that torchmetrics gathers from a process without data.
         self._dtype = torch.float64
-        # A collection takes metrics for one whose states are equal after an update: this one is told from all others.
+        # A collection merges metrics whose states are equal after an update. This number keeps each metric apart.
         self.add_state("number", default=_number(), dist_reduce_fx="max")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy is another metric, with a number of its own."""
+        """Give a copy a number of its own: it is another metric."""
         super().__setstate__(state)
         number = _number()
         self._defaults["number"] = number
@@ -52,6 +52,6 @@ class StateMetric(Metric):
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         super()._reduce_states(incoming_state)
-        # merge_state leaves an old value in the cache, and a fresh metric without an update.
+        # merge_state leaves an old value in the cache, and a new metric without an update.
         self._computed = None
         self._update_count = max(self._update_count, 1)

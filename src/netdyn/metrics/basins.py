@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes of attraction basins: they keep samples and measure at the end."""
+"""torchmetrics metrics of attraction basins: they keep samples, and measure in ``compute``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from netdyn.probes.tasks import TOLERANCE
 
 @dataclass(frozen=True)
 class _Measured:
-    """The model, and the form of its inputs and targets; a copy of the metric shares it.
+    """The model, and the form of its inputs and targets; copies of the metric share it.
 
     Attributes:
         model: The model of the last update.
         inputs: Inputs of that update.
-        target: Its targets.
+        target: Targets of that update.
     """
 
     model: nn.Module
@@ -48,7 +48,7 @@ class _Measured:
         return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in (*leaves, self.target)], dim=1)
 
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and targets of the kind of this update's, from rows."""
+        """Inputs and targets in the form of this update's, from rows."""
         turn, first = iter(samples_first(self.inputs)), 0
 
         def leaf(like: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class _Measured:
 
 
 class _BasinMetric(StateMetric):
-    """A radius; :meth:`result` gives the whole :class:`~netdyn.BasinResult`."""
+    """A radius; :meth:`result` gives the whole :class:`netdyn.BasinResult`."""
 
     higher_is_better = True
     rows: list[Tensor]
@@ -80,7 +80,7 @@ class _BasinMetric(StateMetric):
         self.options = options
         self._measured: _Measured | None = None
         self._result: BasinResult | None = None
-        # Samples flat, one after the other; the width of one is not known to a process without data.
+        # Samples, flattened one after the other; a process without data does not know the width of a sample.
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -129,7 +129,7 @@ class _BasinMetric(StateMetric):
         if int(self.width) and self._measured is not None:
             result = self._basin(self._measured.model, *self._measured.unpacked(self._kept()))
         if self._is_synced and dist.is_available() and dist.is_initialized():
-            # A process without data has no model: it takes what the others found.
+            # A process without data has no model: it takes the result of another one.
             found: list[BasinResult | None] = [None] * dist.get_world_size(self.process_group)
             dist.all_gather_object(found, result, group=self.process_group)
             result = next((each for each in found if each is not None), None)
@@ -140,7 +140,7 @@ class _BasinMetric(StateMetric):
         return torch.tensor(radius, dtype=torch.float64, device=self.device)
 
     def result(self) -> BasinResult:
-        """The whole result; computed if need be, in which case all processes must call it.
+        """The whole result, computed if necessary; all processes must call it.
 
         Raises:
             RuntimeError: If there was no update.
@@ -157,12 +157,12 @@ class _BasinMetric(StateMetric):
         return value
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its model where this one has none."""
+        """Take over another metric's samples, and its model if this one has none."""
         super().merge_state(incoming_state)
         self._measured = self._measured or getattr(incoming_state, "_measured", None)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all samples."""
         super().reset()
         self._measured = self._result = None
 
@@ -174,8 +174,8 @@ class _BasinMetric(StateMetric):
 class SampleBasin(_BasinMetric):
     """How much noise the inputs tolerate, see :func:`netdyn.functional.sample_basin`.
 
-    Updates keep samples and the model; :meth:`compute` measures, and gives the radius: the function's on all samples
-    kept, in whatever batches and on however many processes they came.
+    Updates keep samples and the model; :meth:`compute` measures. The radius is the function's on all samples kept,
+    whatever the batches and the number of processes.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5, or 0.75 for two classes.
@@ -188,9 +188,9 @@ class SampleBasin(_BasinMetric):
         batch_size: Samples per forward pass. None: all at once.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-        noise_at: Names of the modules whose outputs noise falls on, or of inputs. None: all floating inputs.
+        noise_at: Names of modules, to whose outputs noise is added, or of inputs. None: all floating inputs.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, attraction basin in sample space.
@@ -246,14 +246,14 @@ class SampleBasin(_BasinMetric):
 class WeightBasin(_BasinMetric):
     """How much noise the weights tolerate, see :func:`netdyn.functional.weight_basin`.
 
-    Updates keep samples and the model; :meth:`compute` measures, and gives the radius: the function's on all samples
-    kept, in whatever batches and on however many processes they came.
+    Updates keep samples and the model; :meth:`compute` measures. The radius is the function's on all samples kept,
+    whatever the batches and the number of processes.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5, or 0.75 for two classes.
         relative: Count ``accuracy`` from chance to the accuracy without noise.
         rays: Number of rays.
-        samples: Samples per ray, another stratified choice for each.
+        samples: Samples per ray, a different stratified choice for each ray.
         normalization: ``"layer"`` or ``"global"``: each tensor's own standard deviation, or that of all together.
         layers: Names or globs of the parameters to disturb, or ``"each"``. None: every floating one with two or more
             dimensions.
@@ -265,7 +265,7 @@ class WeightBasin(_BasinMetric):
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, attraction basin in weight space.

@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes; the numbers come from below."""
+"""torchmetrics metrics of a layer's modes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _FieldMetric(StateMetric):
             fields: Local fields ``[samples, units]``.
             target: Class labels ``[samples]``.
             pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in
-                every update of one accumulation.
+                every update until :meth:`reset`.
 
         Raises:
             TypeError: If the labels are not whole numbers.
@@ -58,7 +58,7 @@ class _FieldMetric(StateMetric):
 
     def forward(self, fields: Tensor, target: Tensor, pathway: Tensor) -> Any:
         """Update, and the value of this batch alone."""
-        # A batch that does not fit must be refused before torchmetrics takes the states apart.
+        # A batch that does not fit must be refused before torchmetrics changes the states.
         self._checked(fields, target, pathway)
         return super().forward(fields, target, pathway)
 
@@ -86,20 +86,20 @@ class _FieldMetric(StateMetric):
         self._settle()
 
     def _settle(self) -> None:
-        """Keep ``max_samples`` samples."""
+        """Keep at most ``max_samples`` samples."""
         if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
             fields, target = self._smallest(*self._samples())
             self.fields, self.target = [fields.reshape(-1)], [target.double()]
 
     def _smallest(self, fields: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
+        """The ``max_samples`` samples with the smallest content digests: the same ones in any order."""
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
         kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
         return fields[kept], target[kept]
 
     def _samples(self) -> tuple[Tensor, Tensor]:
-        """Fields ``[samples, units]`` and targets of all processes seen."""
+        """Fields ``[samples, units]`` and targets of all processes."""
         units = int(self.units_seen)
         if not units:
             return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -110,7 +110,7 @@ class _FieldMetric(StateMetric):
         """The pathway ``[classes or 1, units]``.
 
         Raises:
-            ValueError: If processes have different ones.
+            ValueError: If processes have different pathways.
         """
         shape = int(self.rows_seen), int(self.units_seen)
         if not shape[1]:
@@ -122,18 +122,19 @@ class _FieldMetric(StateMetric):
 
 
 class NeuronModes(_FieldMetric):
-    """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and that are neither.
+    """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and of other units.
 
     See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
     layer's own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction``
-    (sum 1 over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``.
+    (together 1, over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and
+    ``rpd_gradient``.
     :attr:`rule` names the rule used.
 
     Args:
         num_classes: Number of classes K.
-        alpha: Share of OPT units that an untrained network is allowed to show.
+        alpha: Share of OPT units that an untrained network may show by chance.
         max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, order-preserving and non-order-preserving transformations; both rules are netdyn's conventions.
@@ -152,7 +153,7 @@ class NeuronModes(_FieldMetric):
         self.rule = "none"
 
     def compute(self) -> dict[str, Tensor]:
-        """The shares and the gradient, float64 scalars; NaN where nothing can be said."""
+        """The shares and the gradient, float64 scalars; NaN where they are not defined."""
         fields, target = self._samples()
         share = torch.bincount(target, minlength=self.num_classes).double() / max(len(target), 1)
         tuning = class_tuning(fields, target, self.num_classes)
@@ -186,7 +187,7 @@ class RankDistribution(_FieldMetric):
         num_classes: Number of classes K.
         bins: Number of equal bins on [0, 1].
         max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, rank probability distribution.
@@ -208,7 +209,7 @@ class RankDistribution(_FieldMetric):
         return rank_distribution(*self._samples(), self._pathway(), self.num_classes, self.bins)
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
-        """Draw one curve a class."""
+        """Draw one curve per class."""
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
