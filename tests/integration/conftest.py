@@ -22,7 +22,7 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Two processes for all tests of a run; those who need them are in one file, so that one worker has them."""
+    """Two processes for all tests of a run; those who need them are in one file, so that one worker runs them."""
     pair = Pair(tmp_path_factory.mktemp("pair"))
     yield pair
     pair.close()

@@ -33,7 +33,7 @@ class Monitor(DynamicsMonitor):
     """Writes down at which global step, and at which x, it measures."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"strict": True, "probe_size": 48, "weight_rays": 1, "rel_tol": 0.5} | options)
+        super().__init__(**{"strict": True, "probe_size": 48, "weight_rays": 1, "weight_samples": 24} | options)
         self.steps: list[int] = []
         self.axis: list[int] = []
 
@@ -130,7 +130,7 @@ def same_steps(run: Run) -> None:
     assert run.monitor.steps == run.saves.steps
     assert run.monitor.steps == sorted(set(run.monitor.steps))
     assert run.monitor.steps
-    assert run.monitor._skipped == 0
+    assert run.monitor.monitor.skipped == 0
     assert set(run.monitor.axis) == run.axis("probe/accuracy")
     assert set(run.monitor.axis) <= run.axis("train_loss_step")
 

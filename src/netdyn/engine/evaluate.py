@@ -143,6 +143,16 @@ class _Evaluation:
             self.step()
 
     def _attempted(self, name: str, work: Callable[[], T], instead: Callable[[], T] | None) -> T | None:
+        try:
+            return self._repeated(work)
+        except Exception as caught:
+            error = caught
+        replaced = None if instead is None else self._repeated(instead)
+        self.on_failure(name, error)
+        return replaced
+
+    def _repeated(self, work: Callable[[], T]) -> T:
+        """What some work gives; where memory runs out it is repeated with half as many samples per pass."""
         size = self.config.batch_size
         while True:
             try:
@@ -159,13 +169,10 @@ class _Evaluation:
                     self.on_smaller_batches(self.config.batch_size)
                 return result
             passed = self.config.batch_size or self.evaluator.samples
-            if full and passed > 1:
-                self._set_batch_size(passed // 2)
-                continue
-            self._set_batch_size(size)
-            replaced = None if instead is None else instead()
-            self.on_failure(name, error)
-            return replaced
+            if not full or passed == 1:
+                self._set_batch_size(size)
+                raise error
+            self._set_batch_size(passed // 2)
 
     def _set_batch_size(self, size: int | None) -> None:
         self.config = replace(self.config, batch_size=size)
@@ -180,7 +187,7 @@ class _Evaluation:
         held_out = attempt("val_probe", lambda: self._held_out(val_probe), wanted=val_probe is not None)
         layers = next((name for name in ("modes", "linear") if name in wanted), None)
         reading = attempt(layers or "", self._read, wanted=layers is not None, instead=self._reading_without_layers)
-        reading = reading or self._reading_without_layers()
+        reading = reading or self._repeated(self._reading_without_layers)
         right = reading.right
         sample_basin = attempt("sample_basin", lambda: self._sample_basin(right), wanted="sample_basin" in wanted)
         covered = attempt(
@@ -312,7 +319,9 @@ class _Evaluation:
         name = next(iter(survey.found))
         classes, most = SUBNETWORK
         first = choose(model, survey, [name])
-        return maps, find_subnetwork(model, inputs, first, most, classes, reading.pathways.get(name))
+        return maps, find_subnetwork(
+            model, inputs, first, most, classes, reading.pathways.get(name), evaluator.batch_size
+        )
 
     def _chance(self) -> float:
         """What guessing gives: the largest class is guessed at least as well as any."""

@@ -270,7 +270,7 @@ class Logging(Classifier):
 
 
 class Exponent(nn.Module):
-    """A module with a method called ``log`` that is nobody's logging."""
+    """A module with a method called ``log`` that has nothing to do with logging."""
 
     def log(self, x: Tensor) -> Tensor:
         return x.abs().add(1).log()
