@@ -152,8 +152,8 @@ class Ray:
 
     def logit(self, level: float) -> float:
         """Logit of the accuracy at a level, above that of the target."""
-        right = self.right[level]
-        return logit(self.shares()[level], len(right)) - logit(self.target)
+        count = len(self.right[level])
+        return logit(self.shares()[level], count) - logit(self.target, count)
 
     def slope(self) -> float | None:
         """Fall of logit A per unit of log σ around the crossing; None where that is not known."""
