@@ -161,6 +161,7 @@ class DynamicsMonitor(Callback):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module
         self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer, pl_module))
+        self._publish(trainer)
         self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -194,6 +195,10 @@ class DynamicsMonitor(Callback):
             return
         self._measured_step = trainer.global_step
         self.monitor.measure(pl_module, step, network=partial(self._network, trainer, pl_module))
+        self._publish(trainer)
+
+    def _publish(self, trainer: Trainer) -> None:
+        """Put our last numbers where other callbacks look for them."""
         # The property of this name would compute the user's own metrics on the way; the dict behind it is what it
         # returns.
         trainer._logger_connector._callback_metrics.update(
