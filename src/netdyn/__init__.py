@@ -1,7 +1,7 @@
 """Network-dynamics metrics for PyTorch training.
 
-Public names are loaded on first use, so that ``import netdyn`` stays light: the callback brings Lightning,
-the metrics bring torchmetrics, and neither is paid for by somebody who only wants the functions.
+Public names are imported on first use, which keeps ``import netdyn`` fast: only the callback needs Lightning, and only
+the metrics need torchmetrics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The share of training's time that evaluations may take."""
+"""The share of the training time that evaluations may take."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import time
 
 
 class Budget:
-    """What evaluations have taken so far, in seconds, and whether there is room for more.
+    """The seconds that evaluations have taken so far, and whether another one fits.
 
     Args:
-        share: Most that they may take, as a share of the time of training without them; None: as much as they like.
+        share: Limit, as a share of the training time without evaluations. None: no limit.
 
     Attributes:
-        spent: Seconds that evaluations, and sending and drawing what they found, have taken.
+        spent: Seconds that evaluations have taken, with sending and drawing their results.
         last: Seconds of the last evaluation, without sending and drawing.
-        drawing: Seconds that the first figures took.
+        drawing: Seconds of the first drawing.
 
     Example:
         >>> budget = Budget(0.05)
@@ -30,32 +30,32 @@ class Budget:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Training goes on from here."""
+        """Start or resume the clock of the training."""
         self._since = time.monotonic()
 
     def stop(self) -> None:
-        """Training has ended, or pauses."""
+        """Stop the clock of the training."""
         self._before, self._since = self._elapsed(time.monotonic()), None
 
     def trained(self, now: float | None = None) -> float:
-        """Seconds of training, up to a time of the clock, without what evaluations have taken."""
+        """Seconds of training until ``now`` (None: the present), without evaluations."""
         return self._elapsed(time.monotonic() if now is None else now) - self.spent
 
     def overhead(self, trained: float | None = None) -> float:
-        """What was spent, as a share of so many seconds of training (None: of all so far)."""
+        """Seconds spent, as a share of ``trained`` seconds of training (None: all so far)."""
         return self.spent / max(self.trained() if trained is None else trained, 1e-9)
 
     def affords(self, seconds: float) -> bool:
-        """Whether so much more is within the share."""
+        """Whether so many seconds more are within the limit."""
         return self.share is None or self.spent + seconds <= self.share * self.trained()
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds so far, as plain numbers."""
+        """The seconds so far."""
         elapsed = self._elapsed(time.monotonic())
         return {"spent": self.spent, "last_cost": self.last, "drawing": self.drawing, "trained": elapsed}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        """Continue from an earlier :meth:`state_dict`."""
         self.spent, self.last, self.drawing = state["spent"], state["last_cost"], state["drawing"]
         self._before = state["trained"]
 

@@ -1,4 +1,4 @@
-"""The Lightning callback: when to measure, and on which samples. What is measured, :mod:`netdyn.monitor` does."""
+"""The Lightning callback: it decides when to measure and on which samples; :mod:`netdyn.monitor` measures."""
 
 from __future__ import annotations
 
@@ -23,29 +23,30 @@ from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
 from netdyn.probes.probe import Probe
 from netdyn.report.results import Report
 
-#: An evaluation that takes more than this share of an epoch is worth a word.
-DEAR = 0.1
+#: An evaluation that takes more than this share of an epoch is reported.
+EXPENSIVE = 0.1
 
 
 @takes_options_of(Monitor, without=["loggers"])
 class DynamicsMonitor(Callback):
-    """Watch a network's neuron modes and attraction basins while it trains, without touching the training.
+    """Watch a network's neuron modes and attraction basins while it trains, without changing the training.
 
-    Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures at the end of every epoch,
-    and the untrained and the trained network, on a fixed probe of the training data. Scalars go to every logger and to
-    ``trainer.callback_metrics``, histograms and figures to TensorBoard. :mod:`netdyn.tags` lists the tags.
+    Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures the untrained network, the
+    network at the end of every epoch, and the trained network, on a fixed probe of the training data. Scalars go to
+    every logger and to ``trainer.callback_metrics``, histograms and figures to TensorBoard. :mod:`netdyn.tags` lists
+    the tags.
 
-    Training with it is bit-identical to training without: see the README for what is promised, and what is not
-    (features that read the clock).
+    Training with it is bit-identical to training without it. docs/guarantees.md lists what is guaranteed, and the
+    exceptions (features that read the clock).
 
     Args:
         every_n_epochs: Measure at the end of every n-th epoch, as ModelCheckpoint counts them. Default: 1, unless
             another cadence is given.
-        on_fit_ends: Measure at the start of training (the untrained network) and at its end too.
+        on_fit_ends: Measure at the start of training (the untrained network) and at the end of training too.
         probe: The samples to measure on: a pair of tensors (inputs, target), a Dataset or a DataLoader. None:
             ``probe_size`` samples of the training data.
-        val_probe: The same for held-out data. None: from the validation data, where there are any.
-        options: As for :class:`netdyn.Monitor`.
+        val_probe: The same for held-out data. None: samples of the validation data, if there are any.
+        options: As in :class:`netdyn.Monitor`.
 
     Attributes:
         monitor: The :class:`netdyn.Monitor` that measures.
@@ -100,7 +101,7 @@ class DynamicsMonitor(Callback):
     # --- when ---
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get the probe, and measure the untrained network."""
+        """Read the probe, and measure the untrained network."""
         monitor = self.monitor
         lockstep = any(is_sharded(module) for module in pl_module.modules())
         monitor.processes = Processes.world(lockstep) if trainer.world_size > 1 else Processes()
@@ -117,7 +118,7 @@ class DynamicsMonitor(Callback):
             self._measure(trainer, pl_module, step=0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Gather the probe from the first batches, where the data set cannot be read."""
+        """Collect the probe from the first batches, if the data set cannot be read."""
         if self._collector is not None:
             collector = self._collector
             with restored(pl_module, trainer.datamodule, self.monitor.unpack):  # type: ignore[attr-defined]
@@ -129,13 +130,13 @@ class DynamicsMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure if the count of optimiser steps says so."""
+        """Measure if a measurement is due at this optimiser step."""
         due = self.monitor.due(trainer.global_step) and not self._every_n_epochs
         if due and not _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure at the last validation of an epoch, so that callbacks that monitor validation see the new values."""
+        """Measure at the last validation of an epoch: callbacks that monitor validation then see the new values."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if not self._val_asked and not self._unusable:
@@ -147,42 +148,42 @@ class DynamicsMonitor(Callback):
             self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure at the epoch's end, unless its last validation was the occasion already."""
+        """Measure at the end of an epoch, unless that was done at its last validation."""
         trained = self.monitor.budget.trained()
         self._complete_probe(pl_module)
         if self._take_epoch(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         if trainer.current_epoch == 0 and self.monitor.report is not None:
-            self._tell_cost(trained)
+            self._report_cost(trained)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure the trained network, unless that has just been done."""
+        """Measure the trained network, unless that has just been done, and draw it."""
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module
         self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer, pl_module))
         self._publish(trainer)
-        self._let_go()
+        self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the probe."""
-        self._let_go()
+        """Release the probe."""
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._forget_probe()
         self.monitor.destinations = ()
 
-    def _tell_cost(self, epoch: float) -> None:
-        """Say once what an evaluation costs beside an epoch of so many seconds, where that is much."""
+    def _report_cost(self, epoch: float) -> None:
+        """Report once how long an evaluation takes, if that is a large share of an epoch."""
         share = self.monitor.budget.last / max(epoch, 1e-9)
-        if share > DEAR:
+        if share > EXPENSIVE:
             rank_zero_info(
                 f"DynamicsMonitor: one evaluation takes {100 * share:.0f} % of the time of the first epoch. "
-                '`every_n_epochs`, `schedule="log"` or `max_overhead=0.1` lower the cost of the run.'
+                'Use `every_n_epochs`, `schedule="log"` or `max_overhead=0.1` to lower the cost.'
             )
 
     def _take_epoch(self, trainer: Trainer) -> bool:
-        """Whether this epoch's end is an occasion that has not been taken."""
+        """Whether to measure at the end of this epoch, once per epoch."""
         if self._every_n_epochs < 1 or _is_dev_run(trainer) or self._measured_epoch == trainer.current_epoch:
             return False
         due = (trainer.current_epoch + 1) % self._every_n_epochs == 0
@@ -198,9 +199,8 @@ class DynamicsMonitor(Callback):
         self._publish(trainer)
 
     def _publish(self, trainer: Trainer) -> None:
-        """Put our last numbers where other callbacks look for them."""
-        # The property of this name would compute the user's own metrics on the way; the dict behind it is what it
-        # returns.
+        """Put the last numbers where other callbacks look for them."""
+        # The property of this name would compute the user's own metrics; this is the dict that it returns.
         trainer._logger_connector._callback_metrics.update(
             {tag: torch.tensor(value, dtype=torch.float32) for tag, value in self.monitor.scalars.items()}
         )
@@ -208,7 +208,7 @@ class DynamicsMonitor(Callback):
     # --- on what ---
 
     def _network(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
-        """The module to look at, called as training calls it.
+        """The module to measure, called as training calls it.
 
         Raises:
             ValueError: If the LightningModule has no ``forward`` and not exactly one child with parameters.
@@ -220,7 +220,7 @@ class DynamicsMonitor(Callback):
         return Adapter(module, forward, context=trainer.precision_plugin.forward_context)
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the probes; on several processes the first one reads, and all get what it has read."""
+        """Read the probes; of several processes the first one reads, and sends what it has read to the others."""
         monitor = self.monitor
         given = monitor.given_probe
         monitor.probe = self._shared(lambda: self._read(given, trainer.train_dataloader, trainer, pl_module), pl_module)
@@ -233,11 +233,11 @@ class DynamicsMonitor(Callback):
         self._get_val_probe(trainer, pl_module)
 
     def _get_val_probe(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the held-out probe, once there is something to read it from."""
+        """Read the held-out probe, if there are validation data."""
         given, loaders = self.monitor.given_val_probe, trainer.val_dataloaders
         self._val_asked = not (given is None and loaders is None)
         stage = trainer.state.stage
-        # Hooks that augment batches in training look at this.
+        # Hooks that augment training batches read this flag.
         trainer.validating = True
         try:
             self.monitor.val_probe = self._shared(lambda: self._read(given, loaders, trainer, pl_module), pl_module)
@@ -269,14 +269,14 @@ class DynamicsMonitor(Callback):
             self._collector = None
 
     def _complete_probe(self, pl_module: LightningModule) -> None:
-        """At the end of an epoch a stream has shown all it has: what came is the probe."""
+        """At the end of an epoch a stream has been read completely: the samples collected so far are the probe."""
         if (collector := self._collector) is not None:
             self._collector = None
             self._guarded(lambda: setattr(self.monitor, "probe", self._shared(collector.probe, pl_module)))
             self._unusable = self.monitor.probe is None
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Get a probe; what fails is reported once. Without a probe, and none under way, nothing can be measured."""
+        """Read or collect a probe; a failure is reported once. Without any probe, nothing can be measured."""
         done, *_ = self.monitor.guarded(work)
         self._unusable |= not done and self.monitor.probe is None and self._collector is None
 
@@ -284,18 +284,18 @@ class DynamicsMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells this monitor's state in a checkpoint from that of another one in the same trainer."""
+        """The key of the state in a checkpoint, which distinguishes several monitors in one trainer."""
         config = self.monitor.config
         own = {"measure": config.measure, "layers": config.layers, "seed": config.seed, "prefix": self.monitor.prefix}
         return self._generate_state_key(**own, **self._cadence)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters that a resumed run continues, as plain numbers."""
+        """The state that a resumed run continues, as plain numbers, lists and dicts."""
         own = {"measured_step": self._measured_step, "measured_epoch": self._measured_epoch}
         return own | self.monitor.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the counters of an earlier run."""
+        """Continue an earlier run."""
         self._measured_step, self._measured_epoch = state_dict["measured_step"], state_dict["measured_epoch"]
         self.monitor.load_state_dict(state_dict)
 
@@ -305,12 +305,12 @@ def _is_dev_run(trainer: Trainer) -> bool:
 
 
 def _last_step(trainer: Trainer) -> int:
-    """Where Lightning puts an epoch's own curves: the x of the last batch."""
+    """The step at which Lightning logs an epoch's values: that of its last batch."""
     return max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
 
 
 def _only_loader(loaders: Any) -> Any:
-    """The loader, where there is exactly one."""
+    """The loader, if there is exactly one."""
     if isinstance(loaders, list | tuple):
         return loaders[0] if len(loaders) == 1 else None
     return loaders
@@ -327,7 +327,7 @@ def _only_child(pl_module: LightningModule) -> nn.Module:
 
 
 def _transfer(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    """Take a batch the way that training takes it: precision, the module's transfer hooks, device."""
+    """Convert a batch as training does: precision, the module's transfer hooks, device."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

@@ -1,7 +1,7 @@
-"""netdyn's public functions: tensors or a model in, tensors out; nothing global is read or written.
+"""netdyn's public functions: they take tensors or a model and return tensors, and use no global state.
 
-Functions that take a model run it in eval mode and leave it as they found it: modes, buffers, attributes, random
-generators, also when they raise.
+Functions that take a model run it in eval mode and leave it as they found it, also if they raise: training flags,
+buffers, attributes and random generators.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure a network while it trains, in any training loop: one measurement at a step, its history, its cost."""
+"""Measure a network while it trains, in any training loop; keep the history, send it to loggers, limit the cost."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
 class Monitor:
     """Watch a network's neuron modes and attraction basins in a training loop of your own.
 
-    Ask :meth:`due` at every optimiser step, call :meth:`measure` where it says so, and :meth:`close` at the end. A
-    measurement leaves the network, its data and every random generator as it found them, sends its numbers to the
-    loggers, and never ends the training: what fails is reported once as a warning.
+    Ask :meth:`due` at every optimiser step, call :meth:`measure` if it is True, and :meth:`close` at the end. A
+    measurement sends its numbers to the loggers, and leaves the network, its data and every random generator as it
+    found them. It never ends the training: a failure is reported once, as a warning.
 
     Args:
         probe: The samples to measure on: a pair of tensors (inputs, target), a Dataset or a DataLoader.
         val_probe: The same for held-out data.
-        loggers: Where the numbers go: Lightning loggers, TensorBoard ``SummaryWriter``s, or folders to write
-            TensorBoard's event files to; one of them or a list.
+        loggers: One destination of the numbers or a list of them: Lightning loggers, TensorBoard ``SummaryWriter``s, or
+            folders for TensorBoard's event files.
         every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
         schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
         max_overhead: Skip an evaluation that would bring the time spent measuring over this share of the time spent
-            training. The first one is always made. None: no limit.
-        probe_size: Number of samples in a probe that is read from a data set, the classes in proportion.
-        unpack: ``unpack(batch)`` → (inputs, target), where batches are no such pairs.
+            training. The first one is never skipped. None: no limit.
+        probe_size: Number of samples in a probe that is read from a data set, with the classes in proportion.
+        unpack: ``unpack(batch)`` → (inputs, target), for batches that are not such pairs.
         histograms: Send histograms to the loggers that can show them.
         figures: Send figures at both ends of training, at every evaluation, or never; they need the extra ``plot``.
-        layout: Arrange TensorBoard's custom scalars, and write down there what each tag means.
-        prefix: Put before every tag, with a slash.
-        strict: Raise when a measurement fails, instead of warning once and training on.
+        layout: Arrange TensorBoard's custom scalars, and write a table of the tags.
+        prefix: Prefix of every tag, followed by a slash.
+        strict: Raise an error if a measurement fails, instead of warning once.
         options: What to measure and how, see :class:`netdyn.Config`.
 
     Attributes:
         report: The last report; None before the first evaluation.
-        scalars: What was last sent to the loggers, by tag.
-        evaluations: Evaluations so far.
-        skipped: Evaluations that were skipped, for their cost or because they failed.
+        scalars: The scalars sent last, by tag.
+        evaluations: Number of evaluations so far.
+        skipped: Number of evaluations skipped, to keep to ``max_overhead`` or because they failed.
         history: The layers' numbers at every step so far.
-        budget: What evaluations have cost so far.
+        budget: The time that evaluations have taken so far.
         processes: The processes that share the work; all of them must make the same calls.
-        inform: Where notices go; by default the logger ``netdyn`` at level INFO.
+        inform: Function that takes notices; by default they go to the logger ``netdyn`` at level INFO.
 
     Raises:
         TypeError: If an argument is of the wrong type.
@@ -126,7 +126,7 @@ class Monitor:
         self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
         self.config = Config(**options)
         if figures == "never":
-            # Nothing else shows them.
+            # Only figures show the characteristic maps.
             self.config = self._without_maps()
         several = isinstance(loggers, Sequence) and not isinstance(loggers, str | os.PathLike)
         self.destinations: Sequence[Destination] = [destination(each) for each in (loggers if several else [loggers])]
@@ -152,12 +152,12 @@ class Monitor:
     # --- when ---
 
     def due(self, step: int) -> bool:
-        """Whether to measure after so many optimiser steps: at step 0, and where the schedule says so."""
+        """Whether to measure after ``step`` optimiser steps: at step 0, and at the steps of the schedule."""
         before, self._seen_step = self._seen_step, step
         return step > before and (step == 0 or self.schedule.due(max(before, 0), step))
 
     def start(self) -> None:
-        """The time of training counts from here; :meth:`measure` calls this if nothing else has."""
+        """Start the clock of the training; :meth:`measure` does this if it has not been done."""
         self._started = True
         self.budget.start()
         self._arrange()
@@ -168,15 +168,15 @@ class Monitor:
     # --- what ---
 
     def measure(self, model: nn.Module, step: int, *, network: Callable[[], nn.Module] | None = None) -> Report | None:
-        """Measure a network, and send what was found to the loggers.
+        """Measure a network, and send the results to the loggers.
 
         Args:
             model: The network; it is left as it was found.
-            step: Where its numbers stand on the loggers' axis.
-            network: Makes the module to run, where that is not ``model`` itself: a part of it, or an adapter.
+            step: The step to log the results at.
+            network: Makes the module to run, if that is not ``model`` itself but a part of it, or an adapter.
 
         Returns:
-            The report; None where the evaluation was skipped for its cost, or failed.
+            The report; None if the evaluation was skipped to keep to ``max_overhead``, or failed.
         """
         if any(is_lazy(parameter) for parameter in model.parameters()):
             self.inform("netdyn: lazy parameters have no shape yet; measuring begins when they have seen a batch.")
@@ -188,7 +188,7 @@ class Monitor:
             if self._unreadable:
                 return None
         budget = self.budget
-        # The first process's clock counts for all.
+        # The clock of the first process decides for all.
         affordable, overhead = self.processes.gather(lambda: (budget.affords(budget.last), budget.overhead()))[0]
         if self.evaluations and not affordable:
             self.skipped += 1
@@ -213,19 +213,20 @@ class Monitor:
             self.report, self._last_step = report, step
             self.history.add(step, report.layers)
             self._show(report, step, draw)
-        # Sending and drawing have a cost as well. It is known only now: the next evaluation logs it.
+        # Sending and drawing take time too, which the next evaluation logs.
         budget.spent += time.monotonic() - begin
         return report
 
     def close(
         self, model: nn.Module | None = None, step: int | None = None, *, network: Callable[[], nn.Module] | None = None
     ) -> None:
-        """End of training: draw the last report, and close what was opened here.
+        """End of training: draw the last report, and close the files that were opened here.
 
         Args:
-            model: The trained network, for the characteristic maps among the figures; None: without these.
-            step: Where the figures stand on the loggers' axis; None: where the last report does.
-            network: As for :meth:`measure`.
+            model: The trained network, which characteristic maps and the curves of the classes need. None: without
+                these.
+            step: The step to log the figures at. None: that of the last report.
+            network: As in :meth:`measure`.
         """
         step = self._last_step if step is None else step
         if self._figures == "ends" and self.report is not None and self._drawn_step != step:
@@ -243,7 +244,7 @@ class Monitor:
     # --- how ---
 
     def _read_probes(self, model: nn.Module) -> None:
-        """Read what was given as probes, to the device of the network."""
+        """Read the probes, onto the device of the network."""
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
         weight = next(model.parameters(), None)
@@ -260,11 +261,11 @@ class Monitor:
     def _evaluated(
         self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config, per_class: bool
     ) -> tuple[Report | None, float]:
-        """The report on the network as it is, and the seconds of training before; leaves everything as it was.
+        """The report on the network, None if it failed, and the seconds of training before; its time counts either way.
 
-        The report is None if it could not be made. Its cost is spent either way.
+        The network and everything that it refers to are left as they were.
         """
-        # The result is kept outside of what is put back: the model may hold this very monitor.
+        # A local list is not restored afterwards; attributes of a monitor that the model refers to are.
         found: list[Report] = []
         probe, forward = self.probe, config.forward
         assert probe is not None
@@ -293,24 +294,24 @@ class Monitor:
         return found[0] if done else None, trained
 
     def _remember_batch_size(self, size: int) -> None:
-        """Memory ran out: later evaluations begin with what has fitted."""
+        """Memory ran out: later evaluations start with the batch size that fitted."""
         self.config = replace(self.config, batch_size=size)
         checks.warn(f"netdyn: out of memory; from here on {size} samples per forward pass. Set `batch_size={size}`.")
 
     def _warn_of_failure(self, name: str, error: Exception) -> None:
-        """Warn that a measure failed; the others come. Warnings of an evaluation are issued when it is over."""
+        """Warn that a measure failed, after the evaluation; the other measures are still made."""
         instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
         checks.warn(
-            f"netdyn could not measure {name!r}, and goes on without it: {type(error).__name__}: {error} "
-            f"{_advice(error)}{instead}, or pass strict=True to have this raised."
+            f"netdyn could not measure {name!r}, and goes on without it: {_reason(error)} {_advice(error)}{instead}, "
+            "or pass strict=True to have this raised."
         )
 
     def _without_maps(self) -> Config:
-        """Nothing but figures shows the characteristic maps."""
+        """The options without the characteristic maps, which only figures show."""
         return replace(self.config, measure=tuple(name for name in self.config.measure if name != "maps"))
 
     def _introduce(self, report: Report) -> None:
-        """Say once what is measured, and on what."""
+        """Report once what is measured, on what, and how long it took."""
         held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
         layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
         self.inform(
@@ -324,22 +325,22 @@ class Monitor:
         return f"{self.prefix}/{tag}" if self.prefix else tag
 
     def _send_scalars(self, scalars: dict[str, float], step: int) -> None:
-        """Send numbers; as in Lightning, every process does."""
+        """Send scalars, from every process, as Lightning does."""
         self.scalars = {self._tag(tag): value for tag, value in scalars.items()}
         self._send("scalars", lambda receiver: receiver.scalars(self.scalars, step), everywhere=True)
 
     def _send(self, what: str, send: Callable[[Destination], object], everywhere: bool = False) -> None:
-        """Hand something to every logger; one that refuses it is named once, and the others get theirs."""
+        """Send something to every logger; one that raises is reported once, and the others get theirs."""
         for receiver in self.destinations if everywhere or self.processes.rank == 0 else ():
             try:
                 send(receiver)
             except Exception as error:
                 if self.strict:
                     raise
-                self.say_once(f"netdyn: {receiver.name} refused the {what}: {type(error).__name__}: {error}")
+                self.say_once(f"netdyn: {receiver.name} refused the {what}: {_reason(error)}")
 
     def _show(self, report: Report, step: int, draw: bool) -> None:
-        """Send what is no scalar."""
+        """Send histograms and figures."""
         if self._histograms:
             named = {self._tag(tag): values for tag, values in report.histograms().items()}
             self._send("histograms", lambda receiver: receiver.histograms(named, step))
@@ -349,16 +350,16 @@ class Monitor:
             self.budget.drawing = time.monotonic() - begin
 
     def _arrange(self) -> None:
-        """Arrange the pages of the loggers; at the end again, for a layout that the user wrote meanwhile."""
+        """Arrange the pages of the loggers; again at the end, in case the user has written a layout since."""
         if self._layout:
             self._send("layout", lambda receiver: receiver.arrange(self.config.measure, self._tag("")))
 
     def _draws(self) -> bool:
-        """Whether any logger here shows figures."""
+        """Whether this process has a logger that shows figures."""
         return self.processes.rank == 0 and any(receiver.shows_figures for receiver in self.destinations)
 
     def _draw(self, report: Report, step: int) -> None:
-        # All processes count alike, the first one draws.
+        # Only the first process draws, but all keep the same state.
         self._drawn_step = step
         if not self._draws():
             return
@@ -378,13 +379,11 @@ class Monitor:
     def _draw_last(
         self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
     ) -> None:
-        """Draw the trained network, if the budget has room for as much as the first drawing took."""
-        # Numbers of two moments do not belong into one report.
-        wanted = ("sample_basin", "maps") if step == self._last_step else ("maps",)
-        only = tuple(name for name in self.config.measure if name in wanted)
+        """Draw the trained network, if the time that the first drawing took fits into the budget."""
+        only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
         again = model is not None and self.probe is not None and only and report.characteristic_maps is None
-        # Finding the maps and the classes' basins costs less than an evaluation. Where nothing is drawn there is
-        # nothing to leave out.
+        # Maps and the basins of the classes take less time than a whole evaluation. Without drawing there is nothing to
+        # leave out.
         cost = self.budget.drawing + self.budget.last * bool(again)
         drawn = self._draws() and available()
         if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
@@ -399,7 +398,7 @@ class Monitor:
                 report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
                 basins = found.sample_basin, report.sample_basin
                 if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
-                    # The same network as when the last report was made: that of all classes belongs to it.
+                    # The network has not changed since the last report: the radii of the classes belong to it.
                     before, sent = report.scalars(), self.scalars
                     report = replace(report, sample_basin=basins[0])
                     if new := {tag: value for tag, value in report.scalars().items() if tag not in before}:
@@ -411,10 +410,10 @@ class Monitor:
     # --- never in the way ---
 
     def guarded(self, work: Callable[[], None]) -> tuple[bool, float, float, float]:
-        """Run some of our own work; whether it went well, its seconds, those of training, and those spent before.
+        """Run netdyn's own work: whether it succeeded, its seconds, those of training, and those spent before.
 
-        The seconds are the first process's. What fails is reported once, and the training goes on, on all processes
-        alike.
+        The seconds are those of the first process. A failure is reported once, and the training goes on, on all
+        processes alike.
         """
         begin = time.monotonic()
         caught: list[warnings.WarningMessage] = []
@@ -432,8 +431,8 @@ class Monitor:
             if self.strict:
                 raise
             self.say_once(
-                f"netdyn: measurement failed and was skipped; training continues: {type(error).__name__}: {error} "
-                f"{_advice(error)}Pass strict=True to have this raised.",
+                f"netdyn: measurement failed and was skipped; training continues: {_reason(error)} {_advice(error)}"
+                "Pass strict=True to have this raised.",
                 key=f"{type(error).__name__}: {error}",
             )
             return False, *seconds()
@@ -442,8 +441,8 @@ class Monitor:
                 self.say_once(str(warning.message), warning.category)
 
     def say_once(self, text: str, category: type[Warning] = UserWarning, key: str | None = None) -> None:
-        """Warn, unless this has been said before; only the first process does."""
-        # Numbers change from one evaluation to the next; what is said does not.
+        """Warn, unless this warning has been issued before; only on the first process."""
+        # The numbers in a warning change from one evaluation to the next.
         key = "".join(character for character in key or text if not character.isdigit())
         if key not in self._said:
             self._said.add(key)
@@ -453,7 +452,7 @@ class Monitor:
     # --- checkpoints ---
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues, as plain numbers, lists and dicts."""
+        """The state that a resumed run continues, as plain numbers, lists and dicts."""
         return {
             "evaluations": self.evaluations,
             "skipped": self.skipped,
@@ -467,6 +466,12 @@ class Monitor:
         self.history.load(state_dict["history"])
         self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
+
+
+def _reason(error: Exception) -> str:
+    """An error's type and text, as the end of a sentence."""
+    text = f"{type(error).__name__}: {error}".rstrip()
+    return text if text[-1] in ".!?" else f"{text}."
 
 
 def _advice(error: Exception) -> str:

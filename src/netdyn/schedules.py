@@ -1,4 +1,4 @@
-"""When to measure: objects that answer, for each optimiser step, whether an evaluation is due."""
+"""Schedules: whether an evaluation is due at an optimiser step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Schedule(Protocol):
     """Decides whether an evaluation is due between two counts of optimiser steps."""
 
     def due(self, before: int, now: int) -> bool:
-        """Whether an evaluation is due at step ``now``, the last one looked at being ``before``."""
+        """Whether an evaluation is due at step ``now``, if the step asked about before was ``before``."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Never:
 class Every:
     """Every ``n`` optimiser steps, by ModelCheckpoint's rule: when the count is a multiple of ``n``.
 
-    Where several optimisers step in one batch the count can jump over a multiple; such a multiple is passed over,
-    as ModelCheckpoint passes it over.
+    If several optimisers step in one batch, the count can jump over a multiple. That multiple is then skipped, as in
+    ModelCheckpoint.
     """
 
     n: int
@@ -51,7 +51,7 @@ class Every:
 
 @dataclass(frozen=True)
 class AtSteps:
-    """At the listed optimiser steps; a step that the count jumps over is taken at the next one seen."""
+    """At the listed optimiser steps; if the count jumps over one, at the next step seen."""
 
     steps: tuple[int, ...]
 
@@ -66,13 +66,13 @@ class AtSteps:
         return bisect.bisect_right(self.steps, before) < bisect.bisect_right(self.steps, now)
 
 
-#: Steps a decade of the "log" schedule: 1, 2, 3, 5, 10, 20, 30, 50, …
+#: Steps per decade of the "log" schedule: 1, 2, 3, 5, 10, 20, 30, 50, …
 _DECADE = (1, 2, 3, 5)
 
 
 @dataclass(frozen=True)
 class LogSpaced:
-    """At 1, 2, 3, 5, 10, 20, 30, 50, 100, … optimiser steps: many points early, few late, without an end."""
+    """At 1, 2, 3, 5, 10, 20, 30, 50, 100, … optimiser steps: many points early, few late."""
 
     def due(self, before: int, now: int) -> bool:
         """Whether a step of the series lies in ``(before, now]``.
@@ -89,7 +89,7 @@ class LogSpaced:
 
 
 def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterable[int] | None) -> Schedule:
-    """The schedule that the callback's arguments name.
+    """The schedule that the arguments of a monitor describe.
 
     Args:
         every_n_train_steps: A period in optimiser steps, or None.
@@ -97,7 +97,7 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
 
     Raises:
         TypeError: If a number is not whole.
-        ValueError: If a number is smaller than 1, the list is empty or the word is not known.
+        ValueError: If a number is smaller than 1, the list is empty or the word is unknown.
     """
     if every_n_train_steps is not None:
         return Every(whole("every_n_train_steps", every_n_train_steps))

@@ -144,6 +144,11 @@ def linear():
     return fill(nn.Linear(1, 2))
 
 
+def computed(metric, *arguments):
+    metric.update(*arguments)
+    return metric.compute()
+
+
 #: Everything public that takes class labels of two samples and two classes.
 TAKERS_OF_LABELS = {
     "class_tuning": lambda target: class_tuning(FIELDS, target, 2),
@@ -152,18 +157,39 @@ TAKERS_OF_LABELS = {
     "RankDistribution": lambda target: RankDistribution(2).update(FIELDS, target, PATHWAY),
     "sample_basin": lambda target: sample_basin(linear(), FIELDS, target),
     "weight_basin": lambda target: weight_basin(linear(), FIELDS, target),
-    "SampleBasin": lambda target: SampleBasin().update(linear(), FIELDS, target),
-    "WeightBasin": lambda target: WeightBasin().update(linear(), FIELDS, target),
+    "SampleBasin": lambda target: computed(SampleBasin(), linear(), FIELDS, target),
+    "WeightBasin": lambda target: computed(WeightBasin(), linear(), FIELDS, target),
     "diagnose": lambda target: diagnose(linear(), FIELDS, target, measure=["sample_basin"]),
 }
 
 
 @pytest.mark.parametrize("taker", TAKERS_OF_LABELS.values(), ids=TAKERS_OF_LABELS)
-@pytest.mark.parametrize("bad", ["float", "negative", "too large", "too many"])
+@pytest.mark.parametrize("bad", ["float", "negative", "too large"])
 def test_every_taker_of_labels_refuses_bad_ones(taker, bad):
     target, kind, text = BAD_LABELS[bad]
     with refused(kind, text):
         taker(target)
+
+
+@pytest.mark.parametrize("name", TAKERS_OF_LABELS)
+def test_every_taker_of_labels_refuses_too_many(name):
+    what = "entry" if name in ("SampleBasin", "WeightBasin") else "label"
+    with refused(ValueError, f"`target` must have one {what} for each of the 2 samples, got 3."):
+        TAKERS_OF_LABELS[name](torch.tensor([0, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        ([0, 1], TypeError, "`target` must be a tensor with one entry per sample, got list."),
+        (torch.zeros(3, 2), ValueError, "`target` must have one entry for each of the 2 samples, got 3."),
+        (torch.tensor(1), ValueError, "`target` must have one entry for each of the 2 samples, got a single number."),
+    ],
+)
+def test_what_does_not_have_one_entry_per_sample_is_refused(value, kind, text):
+    checks.entries("target", torch.zeros(2, 5), 2)
+    with refused(kind, text):
+        checks.entries("target", value, 2)
 
 
 def test_matrix_passes_detached():
@@ -238,7 +264,6 @@ BAD_OPTIONS = [
     ({"accuracy": 75}, ValueError, "`accuracy` must lie strictly between 0 and 1, got 75."),
     ({"rays": 0}, ValueError, "`rays` must be at least 1, got 0."),
     ({"rays": 1.5}, TypeError, "`rays` must be a whole number, got 1.5 of type float."),
-    ({"rel_tol": 0.0}, ValueError, "`rel_tol` must be a positive, finite number, got 0.0."),
     ({"seed": -1}, ValueError, "`seed` must be at least 0, got -1."),
     ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, got 0."),
 ]
@@ -249,6 +274,11 @@ BAD_OPTIONS = [
 def test_every_basin_refuses_bad_options_at_once(measure, options, kind, text):
     with refused(kind, text):
         measure(**options)
+
+
+def test_a_sample_basin_refuses_bad_bisections_at_once():
+    with refused(ValueError, "`rel_tol` must be a positive, finite number, got 0.0."):
+        MEASURES["sample_basin"](rel_tol=0.0)
 
 
 def test_diagnose_refuses_a_name_instead_of_a_list():

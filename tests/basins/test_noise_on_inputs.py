@@ -4,17 +4,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from netdyn._utils.random import sample_digests
-from netdyn._utils.trees import blocks, map_tensors, samples_first, take
-from netdyn.basins.input_noise import disturb, standard_noise
+from netdyn._utils.random import digests
+from netdyn._utils.trees import blocks, count, map_tensors, samples_first, take
+from netdyn.basins.input_noise import Noise, disturb
 from trees import IDS, IMAGES, MASK, TABLE, every_tree
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-def noise_of(inputs, seed=0, ray=0):
-    return standard_noise(inputs, sample_digests(inputs), seed, ray)
+def noise_of(inputs, seed=0, ray=0, by_sample=None):
+    """Standard normal numbers for each tensor that noise falls on, None for the others, in a tree."""
+    by_sample = by_sample or samples_first(inputs)
+    rays = torch.as_tensor(ray).expand(count(inputs))
+    drawn = iter(Noise.at(nn.Identity(), inputs, by_sample, None, seed).draw(inputs, digests(inputs, by_sample), rays))
+    return map_tensors(lambda tensor: next(drawn), inputs)
 
 
 # Noise
@@ -71,7 +76,7 @@ def test_noise_is_standard_normal_and_independent():
 
 def test_each_sample_may_have_a_ray_of_its_own():
     inputs = {"image": IMAGES, "ids": IDS}
-    drawn = standard_noise(inputs, sample_digests(inputs), 0, [3, 0, 1, 3, 2])["image"]
+    drawn = noise_of(inputs, ray=[3, 0, 1, 3, 2])["image"]
     for row, ray in enumerate([3, 0, 1, 3, 2]):
         assert torch.equal(drawn[row], noise_of(inputs, ray=ray)["image"][row])
 
@@ -79,8 +84,7 @@ def test_each_sample_may_have_a_ray_of_its_own():
 def test_a_part_of_as_many_samples_as_a_table_has_rows_has_no_noise_on_the_table():
     inputs = (IMAGES, TABLE)
     by_sample = samples_first(inputs)
-    part = take(inputs, slice(0, 3), by_sample)
-    drawn = standard_noise(part, sample_digests(part, by_sample), 0, 0, by_sample)
+    drawn = noise_of(take(inputs, slice(0, 3), by_sample), by_sample=by_sample)
     assert drawn[1] is None
     assert torch.equal(drawn[0], noise_of(inputs)[0][:3])
 

@@ -477,14 +477,14 @@ def test_the_map_is_not_centred():
         (
             lambda z: z[:, :, None],
             ValueError,
-            "The model's output must have shape [samples, classes] = [64, classes], got shape [64, 4, 1]. Wrap "
+            "The model's output must have shape [samples, classes] = [2, classes], got shape [2, 4, 1]. Wrap "
             "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
             "taken.",
         ),
         (
             lambda z: z.mean(0),
             ValueError,
-            "The model's output must have shape [samples, classes] = [64, classes], got shape [4]. Wrap "
+            "The model's output must have shape [samples, classes] = [2, classes], got shape [4]. Wrap "
             "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
             "taken.",
         ),

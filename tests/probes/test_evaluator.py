@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from netdyn._utils.distributed import Processes
-from netdyn._utils.random import sample_digests
+from netdyn._utils.random import Contents
 from netdyn.probes.criteria import right_class
 from netdyn.probes.evaluator import Evaluator
 from networks import CLASSES, bn_mlp, labels, samples
@@ -40,12 +40,11 @@ def test_batches_are_copies():
     assert torch.equal(target, labels(NUMBER)[:5])
 
 
-def test_digests_are_made_once_and_follow_the_samples():
-    found = evaluator()
-    assert found.digests == sample_digests(samples(NUMBER))
-    assert found.digests is found.digests
-    index = torch.tensor([3, 0, 7])
-    assert found.only(index).digests == [found.digests[i] for i in (3, 0, 7)]
+def test_contents_are_made_once_and_follow_the_samples():
+    found, index = evaluator(), torch.tensor([3, 0, 7])
+    assert torch.equal(found.contents.digests, Contents.of(samples(NUMBER)).digests)
+    assert found.contents is found.contents
+    assert torch.equal(found.only(index).contents.digests, found.contents.digests[index])
 
 
 def test_labels_are_zero_if_targets_are_not_classes():

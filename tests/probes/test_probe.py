@@ -1,8 +1,8 @@
-"""A probe: one fixed set of samples, its digests, and its way to a device."""
+"""A probe: one fixed set of samples, its contents, and its way to a device."""
 
 import torch
 
-from netdyn._utils.random import sample_digests
+from netdyn._utils.random import Contents
 from netdyn.probes.probe import Probe
 
 
@@ -13,8 +13,8 @@ def test_a_probe_moves_as_a_whole():
     assert moved.inputs["n"][1] == 5
 
 
-def test_digests_are_made_once_and_only_when_asked_for():
+def test_contents_are_made_once_and_only_when_asked_for():
     probe = Probe(torch.arange(6.0).reshape(3, 2), torch.arange(3))
-    assert "digests" not in vars(probe)
-    assert probe.digests == sample_digests(probe.inputs)
-    assert probe.digests is probe.digests
+    assert "contents" not in vars(probe)
+    assert torch.equal(probe.contents.digests, Contents.of(probe.inputs).digests)
+    assert probe.contents is probe.contents

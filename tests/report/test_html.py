@@ -40,7 +40,7 @@ def test_a_notebook_has_names_in_full_and_everything_escaped():
     page = report(layer(name), weight=basin(per_layer={"<i>": 0.1, "b": 1.0}))._repr_html_()
     reader = Reader(page)
     assert name in reader.texts
-    assert any("the weights <i>:" in text for text in reader.texts)
+    assert any("The most fragile weights are <i>:" in text for text in reader.texts)
     assert set(reader.tags) <= {"div", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li"}
 
 

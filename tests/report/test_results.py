@@ -180,6 +180,6 @@ def test_a_trained_network_reads_as_trained():
     assert "untrained" not in words
     assert "Order is preserved most in layer" in words
     assert "act linearly" in words or "acts linearly" in words
-    assert re.search(r"^sample basin: radius \d\S* at accuracy 0.5 \(95% interval", words, re.MULTILINE)
-    assert re.search(r"^weight basin: radius \d\S* at accuracy 0.5 \(95% interval", words, re.MULTILINE)
+    assert re.search(r"^sample basin: radius \d\S* at accuracy 0.5 \(95 % interval", words, re.MULTILINE)
+    assert re.search(r"^weight basin: radius \d\S* at accuracy 0.5 \(95 % interval", words, re.MULTILINE)
     Reader(made._repr_html_())

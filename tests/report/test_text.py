@@ -28,9 +28,11 @@ def test_printed_report_is_a_table_lines_and_sentences():
         "fc2           1024  0.062  0.938  0.000    -0.250        0.875",
         "phase: index -1.000, spread 1.750, mean 0.625 of the layers' gradients",
         "functional depth: 1 of 2 layers",
-        "batch-norm gap: 0.062 (accuracy with the statistics of a batch minus accuracy with its own)",
-        "sample basin: radius 0.5 at accuracy 0.5 (95% interval 0.25 to 1; 12.5% of the rays never lost)",
-        "weight basin: radius 1.38 at accuracy 0.5 (75% interval 1.25 to beyond 10; 12.5% of the rays never lost)",
+        "batch-norm gap: 0.062 (accuracy with batch statistics minus accuracy with running statistics)",
+        "sample basin: radius 0.5 at accuracy 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples still correct at the "
+        "highest noise level)",
+        "weight basin: radius 1.38 at accuracy 0.5 (75 % interval 1.25 to beyond 10; 12.5 % of the rays still above it "
+        "at the highest noise level)",
         *(f"- {sentence}" for sentence in made.findings()),
     ]
     assert len(made.findings()) == 7
@@ -50,7 +52,8 @@ def test_numbers_to_be_predicted_have_neither_classes_nor_accuracy():
         "layer  units    OPT    NPT   dead  gradient  linear tail",
         "fc1       40  0.500  0.500  0.000         -            -",
         "fc1       40  0.500  0.500  0.000         -            -",
-        "sample basin: radius 0.5 at share of right answers 0.5 (95% interval 0.25 to 1; 12.5% of the rays never lost)",
+        "sample basin: radius 0.5 at share of right answers 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples still "
+        "correct at the highest noise level)",
     ]
     assert "class" not in "\n".join(printed)
 
@@ -114,18 +117,19 @@ def test_radius_zero_and_infinity_are_put_in_words():
         "sample basin: radius 0 (accuracy is 0.09 without noise, not above 0.75)"
     )
     assert basin_line(INF, (2.0, INF), high=2.5, accuracy=0.75, censored=0.875) == (
-        "sample basin: radius beyond 2.5, the highest noise tried, where accuracy is above 0.75 (95% interval 2 to "
-        "beyond 2.5; 87.5% of the rays never lost)"
+        "sample basin: radius beyond 2.5, the highest noise tried, where accuracy is above 0.75 (95 % interval 2 to "
+        "beyond 2.5; 87.5 % of the samples still correct at the highest noise level)"
     )
 
 
 @pytest.mark.parametrize("unknown", [{"level": 0.0}, {"interval": (NAN, 1.0)}, {"interval": (0.5, NAN)}])
 def test_an_interval_that_too_few_rays_give_is_not_shown(unknown):
     assert basin_line(**{"interval": (0.5, 0.5)} | unknown) == (
-        "sample basin: radius 0.5 at accuracy 0.5 (no interval: too few rays; 12.5% of the rays never lost)"
+        "sample basin: radius 0.5 at accuracy 0.5 (no interval: too few rays; 12.5 % of the samples still "
+        "correct at the highest noise level)"
     )
 
 
-@pytest.mark.parametrize(("level", "shown"), [(0.95, "95%"), (0.9375, "93.8%"), (0.5, "50%")])
+@pytest.mark.parametrize(("level", "shown"), [(0.95, "95 %"), (0.9375, "93.8 %"), (0.5, "50 %")])
 def test_the_level_of_an_interval_is_shown(level, shown):
     assert f"({shown} interval 0.25 to 1;" in basin_line(level=level)

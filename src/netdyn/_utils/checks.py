@@ -144,6 +144,20 @@ def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -
     return target.long()
 
 
+def entries(name: str, value: Any, samples: int) -> None:
+    """Check that ``value`` is a tensor with one entry for each of the samples.
+
+    Raises:
+        TypeError: If it is not a tensor.
+        ValueError: If it has another number of entries.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a tensor with one entry per sample, got {type(value).__name__}.")
+    if value.ndim == 0 or len(value) != samples:
+        number = len(value) if value.ndim else "a single number"
+        raise ValueError(f"`{name}` must have one entry for each of the {samples} samples, got {number}.")
+
+
 def matrix(name: str, value: Tensor, layout: str) -> Tensor:
     """Return ``value``, detached, if it is a two-dimensional tensor. ``layout`` names its axes in the error.
 

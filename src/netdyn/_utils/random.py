@@ -1,8 +1,8 @@
-"""Random numbers as functions of keys and places: nothing is drawn in turn, so that nothing depends on an order.
+"""Random numbers as functions of keys and positions, instead of numbers drawn one after the other.
 
 Each row of numbers has two keys of 64 bits, made from a seed, a ray, a sample's content and the place where the noise
-falls. Number j of a row is a function of the keys and of j alone: whichever rows are made together, in whatever order,
-on whatever device, each comes out the same. Everything is calculated in whole numbers on the device of the keys.
+falls. Number j of a row depends on the keys and on j alone. A row is therefore the same in any batch, in any order, on
+any process and on any device. Everything is calculated in whole numbers on the device of the keys.
 
 Layout: digests and keys int64 ``[rows, 2]``, numbers ``[rows, count]``.
 """
@@ -22,54 +22,52 @@ from torch import Tensor
 
 from netdyn._utils.trees import Inputs, samples_first, tensors
 
-#: The odd number nearest to 2^64 over the golden ratio: the step from one place to the next.
+#: The odd number nearest to 2^64 over the golden ratio: the step from one position to the next.
 STEP = 0x9E3779B97F4A7C15
 #: Multipliers of David Stafford's 13th variant of MurmurHash3's finaliser, as in SplitMix64.
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-#: Pairs of numbers made at a time: on a CPU few enough to stay in a core's cache.
+#: Pairs of numbers made at a time: on a CPU few enough to fit in a core's cache.
 BLOCK = {"cpu": 1 << 15}
 BLOCK_ELSEWHERE = 1 << 24
 
 
 def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
-    """A digest of each sample's content: equal samples have equal digests, wherever they stand in a batch.
+    """A digest of each sample's content, int64 ``[samples, 2]``. Equal samples have equal digests, anywhere in a batch.
 
-    Words of 64 bits are mixed with their places in two ways and summed up.
+    Words of 64 bits are mixed with their positions in two ways, and summed.
 
     Args:
         inputs: Samples first.
-        by_sample: Which of the tensors have the samples first; None: found here.
+        by_sample: Whether each tensor has the samples first; None: see :func:`~netdyn._utils.trees.samples_first`.
     """
+    by_sample = samples_first(inputs) if by_sample is None else by_sample
     found: Tensor | None = None
-    for number, (tensor, own) in enumerate(
-        zip(tensors(inputs), samples_first(inputs) if by_sample is None else by_sample, strict=True)
-    ):
+    for number, (tensor, own) in enumerate(zip(tensors(inputs), by_sample, strict=True)):
         if own:
             raw = tensor.detach().contiguous().reshape(len(tensor), -1)
             octets = raw.to(torch.uint8) if raw.dtype == torch.bool else raw.view(torch.uint8)
             words = F.pad(octets, (0, -octets.shape[1] % 8)).view(torch.int64)
             sums = torch.stack([_summed(words, 2 * number), _summed(words, 2 * number + 1)], dim=1)
             found = sums if found is None else found + sums.to(found.device)
-    assert found is not None  # a tensor with the samples first has been counted
+    assert found is not None  # at least the tensor that gives the number of samples
     return _mixed(found)
 
 
 def _summed(words: Tensor, way: int) -> Tensor:
-    """Σ_j mix(word_j + place_j), the places being other ones for each ``way``; a few rows at a time."""
-    places = _mixed(torch.arange(words.shape[1], device=words.device) + (way << 40))
+    """Σ_j mix(word_j + mix(position j)), with different positions for each ``way``; a few rows at a time."""
+    positions = _mixed(torch.arange(words.shape[1], device=words.device) + (way << 40))
     rows = max(BLOCK.get(words.device.type, BLOCK_ELSEWHERE) // max(words.shape[1], 1), 1)
-    sums = [_mixed(part + places).sum(dim=1) for part in torch.split(words, rows)]
-    return torch.cat(sums)
+    return torch.cat([_mixed(part + positions).sum(dim=1) for part in torch.split(words, rows)])
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What seeds the noise of some samples, and which of them are copies of one another.
+    """The contents of some samples: what seeds their noise, and which of them are copies of one another.
 
     Attributes:
-        digests: A digest of each sample's content and of its occurrence among samples of equal content, int64
-            ``[samples, 2]``.
-        clusters: The number of its content, int64 ``[samples]`` on the CPU.
+        digests: Digest of each sample, int64 ``[samples, 2]``. The copies of a sample are numbered, and this number
+            enters the digest, so that copies have different noise.
+        clusters: Number of the sample's content, the same for all copies, int64 ``[samples]`` on the CPU.
 
     Example:
         >>> found = Contents.of(torch.tensor([[1.0], [0.0], [1.0]]))
@@ -82,37 +80,37 @@ class Contents:
 
     @classmethod
     def of(cls, inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Contents:
-        """Those of inputs, samples first; ``by_sample`` as for :func:`digests`."""
+        """The contents of inputs, samples first; ``by_sample`` as for :func:`digests`."""
         digest = digests(inputs, by_sample)
         cluster: Tensor = torch.unique(digest, dim=0, return_inverse=True)[1]
         order = torch.argsort(cluster, stable=True)
-        place, ordered = torch.arange(len(order), device=order.device), cluster[order]
+        position, ordered = torch.arange(len(order), device=order.device), cluster[order]
         begins = torch.ones_like(ordered, dtype=torch.bool)
         begins[1:] = ordered[1:] != ordered[:-1]
-        occurrence = torch.empty_like(cluster)
-        occurrence[order] = place - torch.where(begins, place, 0).cummax(dim=0).values
-        return cls(digest + _mixed(occurrence)[:, None], cluster.cpu())
+        copy = torch.empty_like(cluster)
+        copy[order] = position - torch.where(begins, position, 0).cummax(dim=0).values
+        return cls(digest + _mixed(copy)[:, None], cluster.cpu())
 
     def chosen(self, index: Tensor) -> Contents:
-        """Those of some of the samples."""
+        """The contents of some of the samples."""
         return Contents(self.digests[index.to(self.digests.device)], self.clusters[index])
 
     def first(self, number: int) -> Tensor:
-        """A choice of so many samples that depends on contents alone: indices on the CPU."""
+        """Indices of a fixed choice of ``number`` samples, which depends on contents alone; on the CPU."""
         return torch.argsort(self.digests[:, 0]).cpu()[:number]
 
 
 def keys(digest: Tensor, seed: int, rays: int | Tensor, place: str) -> Tensor:
-    """Two keys for each row: of its digest, its ray (or one for all), the seed and the place.
+    """Two keys for each row, made from its digest, its ray (or one ray for all), the seed and the place.
 
-    The digest spreads contents evenly over 128 bits, and another one spreads seed and place; each half goes through
-    the finaliser on a way of its own. Two rows that differ in anything share both keys with a probability of 2^-128.
+    The digest spreads the content evenly over 128 bits; a second digest does the same for seed and place. Each half
+    goes through the finaliser separately. Two different rows share both keys with a probability of 2^-128.
     """
-    own = hashlib.blake2b(f"{seed}|{place}".encode(), digest_size=16).digest()
-    spread = torch.from_numpy(np.frombuffer(own, dtype="<i8").astype(np.int64)).to(digest.device)
-    # Rays are counted upward from any number: modulo 2^64.
-    turn = torch.as_tensor(rays, dtype=torch.int64, device=digest.device).reshape(-1, 1) * _signed(STEP)
-    return _mixed(digest + _mixed(spread + turn))
+    hashed = hashlib.blake2b(f"{seed}|{place}".encode(), digest_size=16).digest()
+    seed_and_place = torch.from_numpy(np.frombuffer(hashed, dtype="<i8").astype(np.int64)).to(digest.device)
+    # A ray may be any whole number, also a negative one: modulo 2^64.
+    ray = torch.as_tensor(rays, dtype=torch.int64, device=digest.device).reshape(-1, 1) * _signed(STEP)
+    return _mixed(digest + _mixed(seed_and_place + ray))
 
 
 def uniforms(key: Tensor) -> Tensor:
@@ -120,13 +118,18 @@ def uniforms(key: Tensor) -> Tensor:
     return ((_mixed(key).cpu() >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
 
 
-def normals(key: Tensor, count: int) -> Tensor:
+def normals(key: Tensor, count: int, block: int | None = None) -> Tensor:
     """Standard normal numbers float32 ``[rows, count]``, independent within a row and between rows.
 
-    Bits are SplitMix64's for the state key₁ + (j + 1)·STEP, with key₂ added half-way: a counter behind a hash, which
-    can be asked at any place. Two numbers of 32 bits give by Box and Muller's formula the pair r·cos φ, r·sin φ with r
-    = √(−2 ln u): its largest value is 6.66, which normal numbers exceed once in 4·10¹⁰. The bits are the same on every
-    device; logarithm, root and sine may differ in the last digit.
+    The bits are SplitMix64's for the state key₁ + (j + 1)·STEP, with key₂ added half-way: a hash of a counter, which
+    can be evaluated at any position. Box and Muller's formula turns two numbers of 32 bits into the pair r·cos φ,
+    r·sin φ with r = √(−2 ln u). The largest r is 6.66; normal numbers exceed it once in 4·10¹⁰. The bits are the same
+    on all devices; logarithm, root and sine may differ in the last digit.
+
+    Args:
+        key: Keys ``[rows, 2]``, see :func:`keys`.
+        count: Numbers per row.
+        block: Pairs of numbers made at a time; None: as many as suit the device.
 
     Source:
         G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number generators (2014); G. Box, M. Muller, A note
@@ -138,33 +141,33 @@ def normals(key: Tensor, count: int) -> Tensor:
         True
     """
     half = -(-count // 2)
-    made = torch.empty(len(key), count, device=key.device)
-    block = BLOCK.get(key.device.type, BLOCK_ELSEWHERE)
-    pairs = _pairs_on_cpu if key.device.type == "cpu" else _pairs
+    numbers = torch.empty(len(key), count, device=key.device)
+    block = block or BLOCK.get(key.device.type, BLOCK_ELSEWHERE)
+    pairs = pairs_by_numpy if key.device.type == "cpu" else pairs_by_torch
     columns = min(half, block) or 1
     rows = max(block // columns, 1)
     for row in range(0, len(key), rows):
         for first in range(0, half, columns):
             last = min(first + columns, half)
             cosine, sine = pairs(key[row : row + rows], first, last)
-            made[row : row + rows, first:last] = cosine
-            made[row : row + rows, half + first : half + last] = sine[:, : count - half - first]
-    return made
+            numbers[row : row + rows, first:last] = cosine
+            numbers[row : row + rows, half + first : half + last] = sine[:, : count - half - first]
+    return numbers
 
 
-def _pairs(key: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+def pairs_by_torch(key: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
     """Both halves of the pairs from number ``first`` to before ``last``: float32 ``[rows, last − first]`` each."""
-    places = torch.arange(first + 1, last + 1, device=key.device) * _signed(STEP)
-    bits = _mixed_by_torch(key[:, :1] + places, key[:, 1:])
-    # As signed numbers: the magnitude keeps all bits where it is small, which is where the tail of the normal is.
+    steps = torch.arange(first + 1, last + 1, device=key.device) * _signed(STEP)
+    bits = _mixed_by_torch(key[:, :1] + steps, key[:, 1:])
+    # As signed numbers: where the magnitude is small, which gives the tail of the normal, it keeps all of its bits.
     parts = bits.view(torch.int32).to(torch.float32).view(*bits.shape, 2)
     radius = parts[..., 0].abs().mul_(2.0**-31).add_(2.0**-32).log_().mul_(-2).sqrt_()
     angle = parts[..., 1].mul(math.pi * 2.0**-31)
     return angle.cos().mul_(radius), angle.sin_().mul_(radius)
 
 
-def _pairs_on_cpu(key: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """:func:`_pairs` by NumPy, which is twice as fast there: torch multiplies whole numbers of 64 bits one by one."""
+def pairs_by_numpy(key: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """:func:`pairs_by_torch` on the CPU, twice as fast: torch multiplies whole numbers of 64 bits one by one."""
     words = key.numpy().view(np.uint64)
     bits = words[:, :1] + np.arange(first + 1, last + 1, dtype=np.uint64) * np.uint64(STEP)
     _mix_by_numpy(bits, words[:, 1:])
@@ -185,13 +188,13 @@ def _pairs_on_cpu(key: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
 
 
 def seeded(generator: torch.Generator, *parts: bytes | int | str) -> torch.Generator:
-    """Seed a private generator from any mixture of numbers, names and digests."""
+    """Seed a private generator from numbers, names and digests, and return it."""
     text = b"|".join(part if isinstance(part, bytes) else str(part).encode() for part in parts)
     return generator.manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1)
 
 
 def _mixed(state: Tensor) -> Tensor:
-    """SplitMix64's finaliser of some states, as new ones."""
+    """SplitMix64's finaliser, as a new tensor."""
     if state.device.type != "cpu":
         return _mixed_by_torch(state, 0)
     mixed = state.numpy().view(np.uint64).copy()
@@ -200,14 +203,14 @@ def _mixed(state: Tensor) -> Tensor:
 
 
 def _mixed_by_torch(z: Tensor, halfway: Tensor | int) -> Tensor:
-    """The finaliser, with something added half-way. torch's numbers of 64 bits have a sign, which is masked away."""
+    """SplitMix64's finaliser with ``halfway`` added half-way. torch's int64 has a sign, whose copies are masked out."""
     z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(FIRST) + halfway
     z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(SECOND)
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
 def _mix_by_numpy(z: NDArray[np.uint64], halfway: NDArray[np.uint64] | np.uint64) -> None:
-    """The same, in place."""
+    """SplitMix64's finaliser in place, with ``halfway`` added half-way."""
     shifted = z >> np.uint64(30)
     z ^= shifted
     z *= np.uint64(FIRST)
@@ -220,5 +223,5 @@ def _mix_by_numpy(z: NDArray[np.uint64], halfway: NDArray[np.uint64] | np.uint64
 
 
 def _signed(constant: int) -> int:
-    """A number of 64 bits as torch has it, with a sign."""
+    """A number of 64 bits as torch's int64, which has a sign."""
     return constant - (1 << 64) if constant >> 63 else constant

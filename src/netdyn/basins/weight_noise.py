@@ -51,6 +51,11 @@ class WeightNoise:
         self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, Tensor], seed: int
     ) -> None:
         self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
+        #: All names of each weight: a tied one has several.
+        found: dict[int, list[str]] = {}
+        for name, weight in model.named_parameters(remove_duplicate=False):
+            found.setdefault(id(weight), []).append(name)
+        self.names = {name: found[id(weight)] for name, weight in weights.items()}
 
     @classmethod
     def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
@@ -104,8 +109,12 @@ class WeightNoise:
             own = {name: local_tensor(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
 
+        everywhere = {other: moved[name] for name in moved for other in self.names[name]}
+
         def call(inputs: Inputs) -> Tensor:
-            return torch.func.functional_call(self.model, moved, (inputs,))  # type: ignore[no-any-return]
+            # With all names written out torch need not look for tied weights at each call.
+            called = torch.func.functional_call
+            return called(self.model, everywhere, (inputs,), tie_weights=False)  # type: ignore[no-any-return]
 
         return call
 

@@ -244,7 +244,7 @@ class _Evaluation:
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise: that is found once for a probe."""
-        self.evaluator.known_contents = self.probe.contents
+        self.evaluator.contents = self.probe.contents
         return self.evaluator
 
     def _sample_basin(self, right: Tensor) -> BasinResult:
@@ -319,7 +319,9 @@ class _Evaluation:
         name = next(iter(survey.found))
         classes, most = SUBNETWORK
         first = choose(model, survey, [name])
-        return maps, find_subnetwork(model, inputs, first, most, classes, reading.pathways.get(name))
+        return maps, find_subnetwork(
+            model, inputs, first, most, classes, reading.pathways.get(name), evaluator.batch_size
+        )
 
     def _chance(self) -> float:
         """What guessing gives: the largest class is guessed at least as well as any."""

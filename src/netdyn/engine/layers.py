@@ -135,7 +135,13 @@ class _LayerReader:
         # Of many classes the tail needs all rows, and is cheaper to run.
         through = self.linear and self.classes is None
         self.map = substitute(
-            evaluator.model, evaluator.inputs, everything, classes=self.classes, units=self._sampled, through=through
+            evaluator.model,
+            evaluator.inputs,
+            everything,
+            classes=self.classes,
+            units=self._sampled,
+            through=through,
+            batch_size=evaluator.batch_size,
         )
         self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
         self.tail = TailReader(self.map)

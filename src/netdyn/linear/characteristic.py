@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, count, evenly_spaced, map_tensors, samples_first, take, tensors
+from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, map_tensors, samples_first, take, tensors
 from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import MAP_SAMPLES, differentiable, substitute
 from netdyn.modes.ranks import statistic_dtype
@@ -23,8 +23,6 @@ from netdyn.tracing.site import Site
 from netdyn.tracing.survey import Survey, discover
 from netdyn.tracing.tracer import Tracer, traced
 
-#: Number of samples that show whether a derivative depends on the sample; if it does not, no others are used.
-TRIAL_SAMPLES = 4
 #: Number of samples for the shares of units in a logit's variance.
 SHARE_SAMPLES = 1024
 
@@ -209,8 +207,8 @@ def _mean_gradients(
 
     In most networks the gradient is the same for all samples, and a few samples are enough.
     """
-    for samples in (TRIAL_SAMPLES, MAP_SAMPLES):
-        last = samples == MAP_SAMPLES
+    for samples in (MAP_SAMPLES[0], MAP_SAMPLES[-1]):
+        last = samples == MAP_SAMPLES[-1]
         with _straight_run(model, inputs, choice, samples) as (logits, source, sites):
             means: list[Tensor] = []
             differing: list[Tensor] = []
@@ -259,7 +257,13 @@ class Subnetwork:
 
 
 def find_subnetwork(
-    model: nn.Module, inputs: Inputs, choice: Choice, most: int, classes: int, pathway: Tensor | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    most: int,
+    classes: int,
+    pathway: Tensor | None = None,
+    batch_size: int | None = None,
 ) -> Subnetwork | None:
     """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map.
 
@@ -270,13 +274,15 @@ def find_subnetwork(
         most: Number of units per logit.
         classes: Number of logits.
         pathway: The layer's whole map; None: calculate it.
+        batch_size: Samples per forward pass; None: all at once.
     """
     if pathway is None:
         pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
     if pathway is None:
         return None
     some = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
-    units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most))
+    largest = largest_shares(model, some, choice, pathway, most, batch_size)
+    units, shares = (found[:classes] for found in largest)
     wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
     place = torch.searchsorted(wanted, units)
@@ -285,12 +291,16 @@ def find_subnetwork(
 
 
 def largest_shares(
-    model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, most: int
+    model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, most: int, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The units of the one chosen layer with the largest shares, and the shares, ``[classes, most]`` each."""
     found: list[Tensor] = []
-    _, logits = read(model, inputs, lambda name, fields, outputs: found.append(outputs.clone()), choice)
-    shares = unit_shares(found[0], pathway, as_logits(logits, count(inputs)))
+    logits = []
+    for part in blocks(count(inputs), batch_size):
+        batch = take(inputs, part)
+        _, own = read(model, batch, lambda name, fields, outputs: found.append(outputs.clone()), choice)
+        logits.append(as_logits(own, count(batch)))
+    shares = unit_shares(torch.cat(found), pathway, torch.cat(logits))
     top = shares.topk(min(most, shares.shape[1]), dim=1)
     return top.indices, top.values
 

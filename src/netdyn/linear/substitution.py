@@ -19,7 +19,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from netdyn._utils.checks import warn
-from netdyn._utils.trees import Inputs, count, evenly_spaced, map_tensors, numbers, take
+from netdyn._utils.trees import Inputs, copied, count, evenly_spaced, map_tensors, numbers, take
 from netdyn.isolation.isolated import isolated
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
@@ -29,8 +29,12 @@ from netdyn.tracing.site import Site
 from netdyn.tracing.survey import discover
 from netdyn.tracing.tracer import Tracer, traced
 
-#: Number of samples that a map is averaged over.
-MAP_SAMPLES = 64
+#: Number of samples that a map is averaged over: more where the Jacobians of fewer disagree.
+MAP_SAMPLES = (4, 16, 64)
+#: A mean Jacobian is known when its standard error is at most this part of it.
+SETTLED = 0.025
+#: Most samples in one graph: samples times the classes whose Jacobians one backward pass gives.
+MOST_ROWS = 64
 #: Above this the signs of an averaged map are noise.
 DEFECT_LIMIT = 0.9
 
@@ -49,6 +53,12 @@ class Spread:
 
     sums: Tensor
     samples: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether more samples would hardly change the mean; it is read from the device."""
+        ((apart, size),) = numbers([self.sums])
+        return not self.defect(apart, size) / math.sqrt(self.samples) > SETTLED
 
     def defect(self, apart: float, size: float) -> float:
         """The affine defect, from both sums on the host; NaN for one sample or non-finite Jacobians, 0 if all are 0."""
@@ -177,26 +187,78 @@ def substitute(
     inputs: Inputs,
     choice: Choice,
     *,
-    samples: int = MAP_SAMPLES,
     classes: Tensor | None = None,
     units: Callable[[int], Tensor] | None = None,
     through: bool = False,
+    batch_size: int | None = None,
 ) -> LinearMap:
-    """The maps of the chosen layers, averaged over ``samples`` of the inputs.
-
-    It needs memory for the graph of these samples, and for classes × units numbers per layer.
+    """The maps of the chosen layers, averaged over 4 samples, and over 16 or 64 where the Jacobians of fewer disagree.
 
     Args:
         model: The network, in eval mode.
         inputs: Its inputs.
         choice: The layers.
-        samples: Number of samples.
         classes: The rows of the map, as indices of classes; None: all.
         units: From a layer's number of units to the indices of the map's columns; None: all.
         through: Also find the part of each map that goes through the layer's activation.
+        batch_size: Most samples per pass.
+    """
+    if classes is None:
+        with torch.no_grad():
+            few = as_logits(model(copied(take(inputs, slice(0, 2)))), min(count(inputs), 2))
+        classes = torch.arange(few.shape[1])
+    rows = min(batch_size or MOST_ROWS, MOST_ROWS)
+    for samples in MAP_SAMPLES:
+        index = evenly_spaced(count(inputs), samples)
+        parts = [
+            _averaged(model, inputs, choice, part, classes, units, through, rows) for part in torch.split(index, rows)
+        ]
+        found = _joined(parts)
+        if samples >= count(inputs) or all(spread.settled for spread in found.spreads.values()):
+            break
+    return found
+
+
+def _joined(parts: Sequence[LinearMap]) -> LinearMap:
+    """One map from those of several choices of samples: their means, and the spread within and between them."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def mean(maps: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+        sizes = [part.spreads[name].samples for part in parts]
+        weighted = [own[name] * size for own, size in zip(maps, sizes, strict=True)]
+        return torch.stack(weighted).sum(dim=0) / sum(sizes)
+
+    pathways = {name: mean([part.pathways for part in parts], name) for name in parts[0]}
+    through = {name: mean([part.through for part in parts], name) for name in parts[0].through}
+    spreads = {}
+    for name, own in pathways.items():
+        sums = torch.zeros_like(parts[0].spreads[name].sums)
+        for part in parts:
+            sums += part.spreads[name].sums
+            sums[0] += part.spreads[name].samples * (part.pathways[name] - own).square().sum()
+        spreads[name] = Spread(sums, sum(part.spreads[name].samples for part in parts))
+    return LinearMap(pathways, through, spreads)
+
+
+def _averaged(
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    index: Tensor,
+    classes: Tensor,
+    units: Callable[[int], Tensor] | None,
+    through: bool,
+    rows: int,
+) -> LinearMap:
+    """Mean Jacobian over some samples and its spread.
+
+    The samples are repeated, once for each of several classes, so that one backward pass gives the Jacobians of all of
+    these, as far as ``rows`` samples per pass allow. Further classes take a backward pass each.
     """
     sites: list[Site] = []
-    chosen = take(inputs, evenly_spaced(count(inputs), samples))
+    copies = max(1, min(len(classes), rows // len(index)))
+    chosen = take(inputs, index.repeat(copies))
     with differentiable():
         # Copies can start a graph, unlike inputs made in inference mode.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
@@ -205,80 +267,75 @@ def substitute(
             if choice.holds(site):
                 sites.append(site)
 
-        tracer = Tracer(model, count(chosen), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
-        with traced(tracer, model, chosen) as (_, logits):
-            quantised = any(is_quantised(module) for module in model.modules())
-            return _average(as_logits(logits, count(chosen)), sites, classes, units, through, quantised)
-
-
-def _average(
-    logits: Tensor,
-    sites: list[Site],
-    classes: Tensor | None,
-    units: Callable[[int], Tensor] | None,
-    through: bool,
-    quantised: bool,
-) -> LinearMap:
-    """Mean Jacobian over samples and its spread, class by class: memory holds the Jacobians of one class only."""
-    rows = range(logits.shape[1]) if classes is None else classes.tolist()
-    layers = [_Average(site, units) for site in sites]
-    edges = [layer.site.edge for layer in layers]
-    if through:
-        edges += [layer.site.output_edge for layer in layers]
-    wanted = [edge for edge in edges if edge is not None]
-    for k in rows:
-        total = logits[:, k].sum()
-        found: Sequence[Tensor | None] = (None,) * len(wanted)
-        if total.requires_grad and wanted:
-            found = torch.autograd.grad(total, wanted, retain_graph=k != rows[-1], allow_unused=True)
-        values = iter(found)
-        gradients = [None if edge is None else next(values) for edge in edges]
-        for i, layer in enumerate(layers):
-            layer.add(gradients[i])
-            if through and layer.site.output_edge is not None:
-                layer.add_through(gradients[i + len(layers)])
+        tracer = Tracer(model, len(index) * copies, keep, straight=True, promoted=choice.promoted, axes=choice.axes)
+        with traced(tracer, model, chosen) as (_, output):
+            logits = as_logits(output, len(index) * copies).reshape(copies, len(index), -1)
+            layers = [_Average(site, copies, units) for site in sites]
+            edges = [layer.site.edge for layer in layers]
+            if through:
+                edges += [layer.site.output_edge for layer in layers]
+            wanted = [edge for edge in edges if edge is not None]
+            for chunk in torch.split(classes.to(logits.device), copies):
+                total = logits[torch.arange(len(chunk), device=chunk.device), :, chunk].sum()
+                found: Sequence[Tensor | None] = (None,) * len(wanted)
+                if total.requires_grad and wanted:
+                    found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+                values = iter(found)
+                gradients = [None if edge is None else next(values) for edge in edges]
+                for i, layer in enumerate(layers):
+                    layer.add(gradients[i], len(chunk))
+                    if through and layer.site.output_edge is not None:
+                        layer.add_through(gradients[i + len(layers)], len(chunk))
     # A quantised layer has no gradient: layers before it are wired to the logits, but their maps are unknown.
+    quantised = any(is_quantised(module) for module in model.modules())
     layers = [layer for layer in layers if layer.reached or not quantised]
     return LinearMap(
-        {layer.site.name: torch.stack(layer.means) for layer in layers},
-        {layer.site.name: torch.stack(layer.through) for layer in layers if layer.passed},
+        {layer.site.name: torch.cat(layer.means) for layer in layers},
+        {layer.site.name: torch.cat(layer.through) for layer in layers if layer.passed},
         {layer.site.name: layer.spread() for layer in layers},
     )
 
 
 class _Average:
-    """A layer's mean Jacobian and its spread, gathered class by class."""
+    """A layer's mean Jacobian and its spread, gathered over chunks of classes."""
 
-    def __init__(self, site: Site, units: Callable[[int], Tensor] | None) -> None:
+    def __init__(self, site: Site, copies: int, units: Callable[[int], Tensor] | None) -> None:
         self.site = site
-        field = site.axis.rows(site.field)
-        self.samples, width = field.shape
-        self.index = None if units is None else units(width).to(field.device)
-        self.dtype = torch.promote_types(field.dtype, torch.float32)
+        rows, self.width = site.axis.rows(site.field).shape
+        self.samples = rows // copies
+        index = None if units is None else units(self.width)
+        self.index = None if index is None or len(index) == self.width else index.to(site.field.device)
+        self.dtype = torch.promote_types(site.field.dtype, torch.float32)
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
-        #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖², class by class.
+        #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖², chunk by chunk.
         self.squares: list[Tensor] = []
         self.reached = self.passed = False
 
-    def add(self, gradient: Tensor | None) -> None:
-        """Add one class's Jacobian with respect to the field."""
+    def add(self, gradient: Tensor | None, classes: int) -> None:
+        """Add the Jacobians of some classes with respect to the field; units are chosen before any arithmetic."""
         self.reached = self.reached or gradient is not None
-        jacobian = self._rows(gradient)
-        mean = jacobian.mean(dim=0)
-        self.squares.append(torch.stack([(jacobian - mean).square().sum(), jacobian.square().sum()]))
-        self.means.append(mean if self.index is None else mean.index_select(0, self.index))
+        jacobian = self._jacobian(gradient, classes, self.index)
+        mean = jacobian.mean(dim=1)
+        apart = jacobian - mean[:, None]
+        self.squares.append(torch.stack([apart.square().sum(), jacobian.square().sum()]))
+        self.means.append(mean)
 
-    def add_through(self, gradient: Tensor | None) -> None:
-        """Add one class's Jacobian with respect to the output; None if the class does not depend on it."""
+    def add_through(self, gradient: Tensor | None, classes: int) -> None:
+        """Add the Jacobians of some classes with respect to the output; None if no class depends on it."""
         self.passed = self.passed or gradient is not None
-        self.through.append(self._rows(gradient).mean(dim=0))
+        self.through.append(self._jacobian(gradient, classes, None).mean(dim=1))
 
     def spread(self) -> Spread:
         """The spread over all classes that were added."""
         squares = torch.stack(self.squares)
         return Spread(squares.to(statistic_dtype(squares.device)).sum(dim=0), self.samples)
 
-    def _rows(self, gradient: Tensor | None) -> Tensor:
-        value = torch.zeros_like(self.site.field) if gradient is None else gradient.detach()
-        return self.site.axis.rows(value).to(self.dtype)
+    def _jacobian(self, gradient: Tensor | None, classes: int, index: Tensor | None) -> Tensor:
+        """``[classes, samples, units]``."""
+        width = self.width if index is None else len(index)
+        if gradient is None:
+            return torch.zeros(classes, self.samples, width, dtype=self.dtype, device=self.site.field.device)
+        rows = self.site.axis.rows(gradient.detach())[: classes * self.samples]
+        rows = rows if index is None else rows.index_select(1, index)
+        return rows.to(self.dtype).reshape(classes, self.samples, width)

@@ -1,1 +1,1 @@
-"""Where the numbers go."""
+"""Destinations of the numbers, figures and texts."""

@@ -1,4 +1,4 @@
-"""What every logger is to a monitor: a destination of numbers, and for some of pictures and texts."""
+"""The interface of a destination: scalars, and for some destinations histograms, figures and texts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from netdyn.tags import Tag
 
 
 class Destination:
-    """A logger that takes scalars alone, such as Lightning's CSVLogger; what else is sent to it is left out.
+    """A logger that takes only scalars, such as Lightning's CSVLogger; everything else is ignored.
 
-    A logger that can show more has a class of its own that overrides the methods below.
+    Loggers that can show more have subclasses that override the methods below.
 
     Args:
         logger: An object with Lightning's ``log_metrics(metrics, step)``.
 
     Attributes:
-        shows_figures: Whether it is worth drawing figures for it.
+        shows_figures: Whether it shows figures, so that they are drawn.
     """
 
     shows_figures = False
@@ -29,7 +29,7 @@ class Destination:
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Name of the logger in messages."""
         return type(self.logger).__name__
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -43,10 +43,10 @@ class Destination:
         """Send matplotlib figures, by tag."""
 
     def about(self, tags: Iterable[Tag], prefix: str) -> None:
-        """Send the table of tags, once per run."""
+        """Send the table of tags, once per run, each tag after the prefix."""
 
     def arrange(self, measure: Collection[str], prefix: str) -> None:
-        """Arrange the page on which the numbers are shown."""
+        """Arrange the page that shows the numbers."""
 
     def close(self) -> None:
-        """Close what was opened here."""
+        """Close the files that were opened here."""

@@ -1,4 +1,4 @@
-"""Which destination a logger is."""
+"""Find the destination that fits a logger."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, opened
 
 
 def destination(logger: Any) -> Destination:
-    """The destination that stands for a logger: a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder.
+    """The destination for a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder.
 
-    Classes are recognised by their names, so that no logger's package is imported here: Lightning has its own twice
-    (``lightning.pytorch``, ``pytorch_lightning``), and users derive from either.
+    Classes are recognised by their names, so that no package of a logger is imported here. Lightning exists twice
+    (``lightning.pytorch``, ``pytorch_lightning``), and users derive classes from both.
 
     Raises:
         TypeError: If it is something else.

@@ -1,4 +1,4 @@
-"""TensorBoard: scalars, histograms, figures, the table of tags and a page of custom scalars."""
+"""TensorBoard: scalars, histograms, figures, a table of the tags and a page of custom scalars."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from netdyn.report.figures.canvas import pixels
 from netdyn.tags import Tag
 
 Layout = dict[str, dict[str, list[Any]]]
-"""Category → title of a chart → its kind, ``"Multiline"`` or ``"Margin"``, and its tags: what a SummaryWriter takes."""
+"""Category → title of a chart → its kind, ``"Multiline"`` or ``"Margin"``, and tags, as a SummaryWriter takes it."""
 
-#: Records of an event file larger than this hold no layout and are skipped.
+#: Larger records of an event file hold no layout and are skipped.
 _LARGEST = 1 << 20
 
 
@@ -27,7 +27,7 @@ class TensorBoard(Destination):
 
     Args:
         logger: The writer.
-        opened: Whether it was opened here, and is to be closed here.
+        opened: Whether the writer was opened here and must be closed here.
     """
 
     shows_figures = True
@@ -44,7 +44,7 @@ class TensorBoard(Destination):
 
     @property
     def prefix(self) -> str:
-        """What the logger itself puts before every tag."""
+        """The prefix that the logger itself puts before every tag."""
         return ""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -61,27 +61,27 @@ class TensorBoard(Destination):
     def figures(self, figures: Mapping[str, Any], step: int) -> None:
         """Write matplotlib figures as images.
 
-        They are turned into pixels here: the writer's own ``add_figure`` would bring in pyplot.
+        They are rendered here, because the writer's own ``add_figure`` would import pyplot.
         """
         writer = self.writer
         for tag, figure in figures.items():
             writer.add_image(self.prefix + tag, pixels(figure).numpy(), global_step=step, dataformats="HWC")
 
     def about(self, tags: Iterable[Tag], prefix: str) -> None:
-        """Write the table of tags as a text: a page of curves that explains them."""
+        """Write the table of tags as a text, beside the curves that it explains."""
         rows = "\n".join(f"| `{prefix}{tag.name}` | {tag.unit} | {tag.meaning} |" for tag in tags)
         text = f"| tag | unit | what it is |\n|---|---|---|\n{rows}"
         self.writer.add_text(f"{self.prefix}{prefix}netdyn/about", text, 0)
 
     def arrange(self, measure: Collection[str], prefix: str) -> None:
-        """Add our charts to the page of custom scalars, beside those that a user has put there.
+        """Add netdyn's charts to the page of custom scalars, beside those of the user.
 
-        TensorBoard shows only the last layout of a run. So the one written before is read back from the run's event
-        files and written once more with our categories after it. If ours are all there already, nothing is written. A
-        layout that a user writes later replaces this one until this method is called again.
+        TensorBoard shows only the last layout of a run. Therefore the previous one is read back from the run's event
+        files and written again, followed by netdyn's categories. If these are there already, nothing is written. A
+        layout that the user writes later replaces this one, until this method is called again.
 
-        Where the event files cannot be read back, as in a remote folder, nothing is written: it might replace a layout
-        of the user's.
+        If the event files cannot be read back, as in a remote folder, nothing is written: it could replace a layout of
+        the user's.
         """
         writer = self.writer
         folder = Path(getattr(writer, "log_dir", None) or "")
@@ -100,7 +100,7 @@ class TensorBoard(Destination):
 
 
 class LightningTensorBoard(TensorBoard):
-    """Lightning's ``TensorBoardLogger``, which makes its writer when it is first asked for it."""
+    """Lightning's ``TensorBoardLogger``, which makes its writer on first use."""
 
     @property
     def writer(self) -> Any:
@@ -114,33 +114,33 @@ class LightningTensorBoard(TensorBoard):
         return f"{own}-" if own else ""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Send finite numbers the way that Lightning does."""
+        """Send finite numbers as Lightning does."""
         Destination.scalars(self, values, step)
 
 
 def opened(folder: str | os.PathLike[str]) -> TensorBoard:
-    """A new writer of event files in a folder."""
+    """The destination for a folder: a new writer of event files."""
     from torch.utils.tensorboard import SummaryWriter
 
     return TensorBoard(SummaryWriter(os.fspath(folder)), opened=True)
 
 
 def layout(measure: Collection[str], before: str = "") -> Layout:
-    """Our page of custom scalars: basins with their intervals, phase, functional depth, accuracy and cost.
+    """The charts on the page of custom scalars: basins with intervals, phase, functional depth, accuracy and cost.
 
-    Custom scalars have one colour a run, so that a chart holds no more than can be told apart by shape; what varies
-    over layers is shown as heat maps.
+    Custom scalars have one colour per run, so that a chart shows only a few curves. Numbers per layer are shown as heat
+    maps instead.
 
     Args:
-        measure: What is measured, as in :func:`netdyn.diagnose`. Charts of other things are left out.
-        before: What stands before the tags.
+        measure: The measures, as in :func:`netdyn.diagnose`. Charts of other measures are left out.
+        before: Prefix of the tags.
 
     Returns:
         Categories whose names begin with ``netdyn``.
     """
 
     def lines(*tags: str) -> list[Any]:
-        # Tags of lines are regular expressions, which match from the start on; those of margins are not.
+        # Tags of lines are regular expressions that match from the start; tags of margins are plain.
         return ["Multiline", [f"^{re.escape(before + tag)}$" for tag in tags]]
 
     basins: dict[str, list[Any]] = {
@@ -179,12 +179,12 @@ def last_layout(folder: Path) -> Layout:
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    """The small records of an event file: each has its length in 8 bytes, 4 of a checksum, its content, 4 more."""
+    """The small records of an event file. Around each: its length in 8 bytes, a checksum of 4, and another one of 4."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         while len(header := stream.read(12)) == 12:
             (length,) = struct.unpack("<Q", header[:8])
-            # The last record may still be on its way.
+            # The last record may not be complete yet.
             if stream.tell() + length > size:
                 return
             if length <= _LARGEST:
@@ -195,7 +195,7 @@ def _records(file: Path) -> Iterator[bytes]:
 
 
 def _as_layout(message: Any) -> Layout:
-    """A layout as a SummaryWriter takes it, in which a margin chart has one series: one chart for each of them."""
+    """A layout as a SummaryWriter takes it: margin charts have one series, so that each series gets its own chart."""
     found: Layout = {}
     for category in message.category:
         charts = found.setdefault(category.title, {})

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
 from netdyn._utils.random import Contents
-from netdyn._utils.trees import Inputs, map_tensors, samples_first, tensors
+from netdyn._utils.trees import Inputs, count, map_tensors, samples_first, tensors
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import sample_basin
 from netdyn.basins.target import check_basin
@@ -91,7 +91,12 @@ class _BasinMetric(StateMetric):
             model: Any PyTorch module, the same in every update of one accumulation.
             inputs: A tensor, or a sequence or mapping of tensors, samples first.
             target: Class labels ``[samples]``, or numbers to be predicted.
+
+        Raises:
+            TypeError: If ``target`` is not a tensor.
+            ValueError: If it does not have one entry per sample.
         """
+        checks.entries("target", target, count(inputs))
         self._measured = _Measured(model, inputs, target)
         rows = self._measured.rows().to(self.device)
         self.rows.append(rows.reshape(-1))

@@ -1,9 +1,10 @@
-"""A network, a probe and a criterion: is the network still right?"""
+"""Which samples of a probe a network gets right, under a criterion."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +17,18 @@ from netdyn.probes.criteria import Criterion, apply_criterion
 
 @dataclass
 class Evaluator:
-    """A network, a probe and a criterion; counts the samples that it sends through the network.
+    """A network, a probe and a criterion. It counts the samples that it passes through the network.
 
     Attributes:
         model: The network, in eval mode.
         inputs: The probe's inputs.
         target: Their targets ``[samples]``.
         criterion: Decides which outputs are right.
-        num_classes: Number of classes; 1 where the targets are no labels.
+        num_classes: Number of classes; 1 if the targets are not class labels.
         batch_size: Samples per forward pass (None: all).
-        processes: The processes that share the work.
-        passed: Samples sent through the network so far.
-        known_contents: What :attr:`contents` gives, if it is known already.
-        by_sample: Which of the inputs' tensors have the samples first; the others travel whole.
+        processes: The processes that divide the work among themselves.
+        passed: Number of samples that have passed through the network.
+        by_sample: Whether each of the inputs' tensors has the samples first; the others stay whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
     """
 
@@ -40,7 +40,6 @@ class Evaluator:
     batch_size: int | None = None
     processes: Processes = field(default_factory=Processes)
     passed: float = 0
-    known_contents: Contents | None = None
     by_sample: tuple[bool, ...] = ()
     numbers: Tensor | None = None
 
@@ -52,16 +51,14 @@ class Evaluator:
         """Number of samples."""
         return len(self.target)
 
-    @property
+    @cached_property
     def contents(self) -> Contents:
-        """What seeds the samples' noise, and which of them are copies."""
-        if self.known_contents is None:
-            self.known_contents = Contents.of(self.inputs, self.by_sample)
-        return self.known_contents
+        """What seeds the samples' noise, and which of them are copies; made at the first use."""
+        return Contents.of(self.inputs, self.by_sample)
 
     @property
     def labels(self) -> Tensor:
-        """Class labels int64 ``[samples]``; all zero where the targets are no labels."""
+        """Class labels int64 ``[samples]``; all zero if the targets are not class labels."""
         if self.num_classes > 1:
             return self.target
         return torch.zeros(self.samples, dtype=torch.int64, device=self.target.device)
@@ -73,7 +70,7 @@ class Evaluator:
 
     def outputs(self, inputs: Inputs, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """The network's outputs for a batch."""
-        self.passed += len(next(t for t, cut in zip(tensors(inputs), self.by_sample, strict=True) if cut))
+        self.passed += len(next(t for t, own in zip(tensors(inputs), self.by_sample, strict=True) if own))
         return (model or self.model)(inputs)
 
     def right(self, inputs: Inputs, target: Tensor, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
@@ -88,7 +85,7 @@ class Evaluator:
         return right
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and targets of some samples: copies, since a network may write over its input."""
+        """Inputs and targets of some samples, as copies: a network may overwrite its input."""
         return copied(take(self.inputs, part, self.by_sample)), self.targets(part)
 
     def targets(self, part: slice | Tensor) -> Tensor:
@@ -96,31 +93,32 @@ class Evaluator:
         return self.target[part if isinstance(part, slice) else part.to(self.target.device)]
 
     def only(self, index: Tensor) -> Evaluator:
-        """The same on some of the samples, by this process alone; its inputs are not to be written over."""
+        """An evaluator of some of the samples, for this process alone. Its inputs must not be overwritten."""
         part = as_slice(index)
-        return replace(
-            self,
-            inputs=take(self.inputs, part, self.by_sample),
-            target=self.targets(part),
-            processes=Processes(),
-            passed=0,
-            known_contents=self.contents.chosen(index),
-        )
+        inputs, target = take(self.inputs, part, self.by_sample), self.targets(part)
+        own = replace(self, inputs=inputs, target=target, processes=Processes(), passed=0)
+        own.contents = self.contents.chosen(index)
+        return own
 
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
-        """Let each process do its part of the samples (of ``index``); the results side by side, ``[..., samples]``.
+        """Divide some samples among the processes, and put their results side by side, ``[..., samples]``.
 
-        The work gets an evaluator of its part, and the indices of that part. With one process the results stay on
-        their device; those of several are on the host.
+        Args:
+            work: From an evaluator of a process's part, and the indices of that part, to results
+                ``[..., samples of the part]``.
+            index: Indices of the samples; None: all.
+
+        Returns:
+            The results in the order of ``index``: on their device for one process, on the host for several.
         """
         index = torch.arange(self.samples) if index is None else index
         part, counted = self.processes.own_samples(index)
         own = self.only(part)
 
-        def one() -> tuple[Tensor, float]:
+        def own_part() -> tuple[Tensor, float]:
             found = work(own, part)[..., :counted]
             return found if self.processes.size == 1 else found.cpu(), own.passed * counted / max(len(part), 1)
 
-        results = self.processes.gather(one)
+        results = self.processes.gather(own_part)
         self.passed += sum(passed for _, passed in results)
         return torch.cat([result for result, _ in results], dim=-1)

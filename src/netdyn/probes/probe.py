@@ -14,9 +14,11 @@ from netdyn._utils.trees import Inputs, map_tensors
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed set of samples: inputs as the model takes them, and targets ``[samples]``.
+    """A fixed set of samples.
 
-    Digests of the samples are made once, since a probe stays as it is.
+    Attributes:
+        inputs: The inputs, as the model takes them.
+        target: Their targets ``[samples, …]``.
     """
 
     inputs: Inputs
@@ -24,7 +26,7 @@ class Probe:
 
     @cached_property
     def contents(self) -> Contents:
-        """What seeds the samples' noise, and which of them are copies."""
+        """What seeds the samples' noise, and which of them are copies; made at the first use."""
         return Contents.of(self.inputs)
 
     def to(self, device: torch.device) -> Probe:

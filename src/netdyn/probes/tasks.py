@@ -147,8 +147,7 @@ def find_task(
         ValueError: If their shape does not fit.
     """
     if criterion is not None:
-        if len(target) != samples:
-            raise ValueError(f"`target` must have one entry for each of the {samples} samples, got {len(target)}.")
+        checks.entries("target", target, samples)
         return Task(target, criterion, _classes(outputs, target))
     logits = as_logits(outputs, min(samples, 2))
     if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:

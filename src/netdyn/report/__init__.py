@@ -1,1 +1,1 @@
-"""What an evaluation found, in words and pictures."""
+"""The results of an evaluation, as numbers, text and figures."""

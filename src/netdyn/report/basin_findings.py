@@ -1,4 +1,4 @@
-"""What stands out in a network's basins, in plain sentences; see :mod:`netdyn.report.findings`."""
+"""What stands out in a network's basins; see :mod:`netdyn.report.findings`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from statistics import median
 from netdyn.basins.result import BasinResult
 from netdyn.report.results import Report
 
-#: A class whose radius is smaller than this share of the whole is called narrow, one larger than its inverse wide.
+#: A class is narrow if its radius is below this share of the radius over all samples, and wide above its inverse.
 NARROW = 0.5
-#: A class that noise is taken for is named above this part of the way from 1/K, an even share, to all samples.
+#: The class predicted most under the strongest noise is reported above this share of the way from 1/K to 1.
 FALLBACK = 0.5
-#: Weights are fragile if alone they bear less than this share of what the others do (their median).
+#: A weight tensor is fragile if its own radius is below this share of the median of the others.
 FRAGILE = 0.5
-#: Of more classes than this the first are named.
+#: Up to this many classes are named.
 MOST_CLASSES = 10
-#: Unit and place of a basin's noise.
+#: Unit of the noise, and what it falls on.
 NOISE = {"sample": ("", "every component of the samples"), "weight": (" standard deviations", "the weights")}
 
 
 def basins(report: Report) -> list[str]:
-    """Both basins; where neither exists, that is one sentence."""
+    """Sentences on both basins; one sentence if neither exists."""
     classes = report.num_classes > 1
     spaces = {"sample": report.sample_basin, "weight": report.weight_basin}
     found = {space: basin for space, basin in spaces.items() if basin is not None}
@@ -40,15 +40,16 @@ def basins(report: Report) -> list[str]:
 
 
 def _no_basin(missing: dict[str, BasinResult], classes: bool) -> str:
-    """Radius 0: what is asked is not reached even without noise."""
+    """A radius of 0: accuracy is too low even without noise."""
     basin = next(iter(missing.values()))
     clean, target = percent(basin.clean), percent(basin.accuracy)
     right = f"accuracy is {clean}" if classes else f"{clean} of the answers are right"
-    return f"There is no {' and no '.join(missing)} basin: without noise {right}, not more than {target}."
+    basins = " and no ".join(f"{space} basin" for space in missing)
+    return f"There is no {basins}: without noise, {right}, not above {target}."
 
 
 def _radius(basin: BasinResult, unit: str, where: str, classes: bool) -> str:
-    """The noise that brings accuracy to its target; an infinite radius in words."""
+    """The noise that brings accuracy down to its target; an infinite radius in words."""
     target = percent(basin.accuracy)
     if math.isinf(basin.radius):
         left = f"accuracy above {target}" if classes else f"more than {target} of the answers right"
@@ -58,7 +59,7 @@ def _radius(basin: BasinResult, unit: str, where: str, classes: bool) -> str:
 
 
 def _classes_apart(basin: BasinResult) -> list[str]:
-    """Classes below half or above twice the common radius, if that is finite."""
+    """Classes whose radius is below half or above twice the radius over all samples, if that is finite."""
     if math.isinf(basin.radius) or basin.per_class is None:
         return []
     radii = list(enumerate(basin.per_class.tolist()))
@@ -66,14 +67,14 @@ def _classes_apart(basin: BasinResult) -> list[str]:
     wide = [k for k, radius in radii if radius > basin.radius / NARROW]
     sentences = []
     if narrow:
-        sentences.append(f"Narrow sample basins, less than half as wide: {_classes(narrow)}.")
+        sentences.append(f"Sample basins less than half as wide as over all samples: {_classes(narrow)}.")
     if wide:
-        sentences.append(f"Wide sample basins, more than twice as wide: {_classes(wide)}.")
+        sentences.append(f"Sample basins more than twice as wide as over all samples: {_classes(wide)}.")
     return sentences
 
 
 def _fallback(basin: BasinResult) -> list[str]:
-    """A class named for most samples under the strongest noise: more than halfway from an even share to all."""
+    """The class predicted most under the strongest noise, if its share is more than halfway from 1/K to 1."""
     votes = basin.noise_classes
     if votes is None:
         return []
@@ -81,13 +82,13 @@ def _fallback(basin: BasinResult) -> list[str]:
     if float(votes.max()) <= even + FALLBACK * (1 - even):
         return []
     return [
-        f"Under the strongest noise tried the network falls back on class {int(votes.argmax())}: it names it for "
+        f"Under the strongest noise tried, the network predicts class {int(votes.argmax())} for "
         f"{percent(float(votes.max()))} of the samples."
     ]
 
 
 def _fragile(basin: BasinResult) -> list[str]:
-    """The weights that alone bear least, if that is less than half the median of the others."""
+    """The weight tensor with the smallest radius of its own, if that is below half the median of the others."""
     radii = basin.per_layer or {}
     if len(radii) < 2:
         return []
@@ -96,8 +97,8 @@ def _fragile(basin: BasinResult) -> list[str]:
     if not 0 < radii[name] < FRAGILE * usual:
         return []
     return [
-        f"Most fragile are the weights {name}: on them alone noise of {radii[name]:.2g} standard deviations is enough, "
-        "less than half of what is usual for the others."
+        f"The most fragile weights are {name}: their own radius is {radii[name]:.2g} standard deviations, less than "
+        "half the median of the others."
     ]
 
 
@@ -107,9 +108,9 @@ def _classes(classes: Sequence[int]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with decimals only where it has them: 50%, 62.5%, 0.3%.
+    """A share in percent, to three digits.
 
     >>> [percent(share) for share in (0.5, 0.625, 0.00312, 1.0)]
-    ['50%', '62.5%', '0.312%', '100%']
+    ['50 %', '62.5 %', '0.312 %', '100 %']
     """
-    return f"{100 * share:.3g}%"
+    return f"{100 * share:.3g} %"

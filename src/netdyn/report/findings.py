@@ -1,4 +1,4 @@
-"""What stands out in a report, in plain sentences; the rule behind each stands beside it, and in docs/findings.md."""
+"""What stands out in a report, in plain sentences. docs/findings.md gives the rule behind each."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from collections.abc import Sequence
 from netdyn.report.basin_findings import basins, percent
 from netdyn.report.results import LayerReport, Report
 
-#: A network that is no more than this share of the way from guessing to perfection reads as untrained.
+#: A network counts as untrained if its accuracy is at most this share of the way from chance to 1.
 BEATEN = 0.2
-#: An OPT share this many times alpha, and 1/√units (the units of a narrow layer are few, and alike), is more than an
-#: untrained network shows.
+#: A layer shows order if its OPT share exceeds this many times alpha plus 1/√units: narrow layers have few, similar
+#: units.
 ORDERED_TIMES = 3.0
-#: Gradients lie in ±6(1 − 1/K). Layers whose gradients differ by no more than this part of 6(1 − 1/K) are alike.
+#: Gradients lie in ±6(1 − 1/K). Layers are alike if their gradients differ by at most this share of 6(1 − 1/K).
 ALIKE = 0.1
-#: A mean gradient above this part of 6(1 − 1/K) is high.
+#: A mean gradient above this share of 6(1 − 1/K) is high.
 HIGH = 0.2
-#: From this index on (Kendall's correlation of gradient and depth) gradients rise, or fall, from layer to layer.
+#: Gradients rise from layer to layer if the index (Kendall's correlation of gradient and depth) is at least this, and
+#: fall if it is at most minus this.
 STEADY = 0.5
-#: More constant units than this are worth a sentence.
+#: A layer is reported if its share of constant units exceeds this.
 DEAD_SHARE = 0.2
-#: An activation that keeps the order of fewer pairs of samples than this is named.
+#: A layer is reported if its activation keeps the order of a smaller share of the pairs of samples.
 SHUT = 0.1
-#: More accuracy than this gained by the statistics of a batch is worth a sentence.
+#: The batch-norm gap is reported above this.
 BATCHNORM_GAP = 0.02
 #: Above this affine defect the signs of a layer's wiring are noise.
 DEFECT = 0.9
-#: Of more layers than this the first are named and the others counted.
+#: Up to this many layers are named; the others are counted.
 MOST_LAYERS = 3
 
 
 def findings(report: Report) -> list[str]:
-    """Sentences about a network: what it knows, its layers, its batch normalisation, its basins."""
+    """Sentences about a network: its accuracy, its layers, its batch normalisation and its basins."""
     return [
         *_untrained(report),
         *_order(report),
@@ -50,17 +51,17 @@ def findings(report: Report) -> list[str]:
 
 
 def _guesses(accuracy: float, num_classes: int) -> bool:
-    """No more than a fifth of the way from 1/K, what guessing gives, to perfection; never so without classes."""
+    """Whether an accuracy is at most a fifth of the way from chance, 1/K, to 1; False without classes."""
     if num_classes < 2:
         return False
     chance = 1 / num_classes
     return accuracy - chance <= BEATEN * (1 - chance)
 
 
-def _reads_as_untrained(report: Report) -> bool:
-    """By its accuracy, or because it has no functional depth.
+def _counts_as_untrained(report: Report) -> bool:
+    """Whether accuracy is about chance, or the network has no functional depth.
 
-    The functional depth knows the share of the largest class, and is NaN where the network hardly beats that.
+    The functional depth is NaN if accuracy is about the share of the largest class, which it takes into account.
     """
     tails = [layer.tail_accuracy for layer in report.layers]
     read = bool(tails) and not any(map(math.isnan, tails))
@@ -68,12 +69,14 @@ def _reads_as_untrained(report: Report) -> bool:
 
 
 def _untrained(report: Report) -> list[str]:
-    """Accuracy near guessing, unless the statistics of a batch would mend it."""
-    if not _reads_as_untrained(report) or _batchnorm(report):
+    """Accuracy about chance, unless batch statistics would restore it."""
+    if not _counts_as_untrained(report) or _batchnorm(report):
         return []
+    chance = f"chance ({percent(1 / report.num_classes)})"
+    about = chance if _guesses(report.accuracy, report.num_classes) else "the share of the largest class"
     return [
-        "The network is untrained, has learnt little or fails on this probe: its accuracy is no more than a fifth of "
-        "the way from guessing to perfection."
+        "The network is untrained, has learnt little or fails on this probe: accuracy is "
+        f"{percent(report.accuracy)}, about {about}."
     ]
 
 
@@ -81,17 +84,17 @@ def _untrained(report: Report) -> list[str]:
 
 
 def _beyond_chance(layer: LayerReport, alpha: float) -> float:
-    """OPT share above 3·alpha + 1/√units."""
+    """By how much the OPT share exceeds 3·alpha + 1/√units."""
     return layer.opt_fraction - ORDERED_TIMES * alpha - 1 / math.sqrt(layer.sampled)
 
 
 def _readable(layers: Sequence[LayerReport]) -> list[LayerReport]:
-    """Layers whose OPT share is known, and not noise."""
+    """Layers whose OPT share is known and means something."""
     return [layer for layer in layers if not math.isnan(layer.opt_fraction) and not layer.affine_defect > DEFECT]
 
 
 def _order(report: Report) -> list[str]:
-    """No layer above 3·alpha + 1/√units: no order beyond chance. Else the one farthest above it is named."""
+    """The layer that exceeds 3·alpha + 1/√units most; if none does, there is no order beyond chance."""
     known = _readable(report.layers)
     if not known:
         return []
@@ -103,7 +106,7 @@ def _order(report: Report) -> list[str]:
     how = (
         "rank a class high where they are wired to raise its logit, and low where they lower it"
         if classes
-        else "rank the samples by their target as their wiring asks"
+        else "rank the samples by their target in the direction of their wiring"
     )
     return [
         f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how} "
@@ -112,11 +115,11 @@ def _order(report: Report) -> list[str]:
 
 
 def _phase(report: Report) -> list[str]:
-    """Gradients of layers that order: alike and high (III), falling (I) or rising (II) from layer to layer."""
+    """The learning phase: gradients alike and high (III), falling (I) or rising (II) from layer to layer."""
     phase, known = report.phase, _readable(report.layers)
     ordered = any(_beyond_chance(layer, report.alpha) > 0 for layer in known)
     noisy = any(layer.affine_defect > DEFECT for layer in report.layers)
-    if math.isnan(phase.index) or _reads_as_untrained(report) or not ordered or noisy:
+    if math.isnan(phase.index) or _counts_as_untrained(report) or not ordered or noisy:
         return []
     largest = 6 * (1 - 1 / report.num_classes)
     if phase.spread <= ALIKE * largest:
@@ -135,7 +138,7 @@ def _phase(report: Report) -> list[str]:
 
 
 def _linear_tail(report: Report) -> list[str]:
-    """The layers from the functional depth on, and what is lost without their activations."""
+    """The layers from the functional depth on, and the accuracy that removing their activations costs."""
     layers, depth = report.layers, report.functional_depth
     if math.isnan(depth) or not layers or any(layer.affine_defect > DEFECT for layer in layers[int(depth) :]):
         return []
@@ -145,12 +148,12 @@ def _linear_tail(report: Report) -> list[str]:
     lost = _points_lost(report.accuracy - first.tail_accuracy)
     if linear == 0:
         which = "The only layer" if total == 1 else f"Even the last of {total} layers"
-        return [f"{which} does not act linearly: taking its activation away {lost}."]
+        return [f"{which} does not act linearly: removing its activation {lost}."]
     if linear == 1:
         which = "The only layer" if total == 1 else f"The last of {total} layers"
-        return [f"{which} acts linearly: taking its activation away {lost}."]
+        return [f"{which} acts linearly: removing its activation {lost}."]
     which = f"All {total} layers" if linear == total else f"The last {linear} of {total} layers"
-    return [f"{which} act linearly: taking their activations away {lost}."]
+    return [f"{which} act linearly: removing their activations {lost}."]
 
 
 def _points_lost(lost: float) -> str:
@@ -161,16 +164,16 @@ def _points_lost(lost: float) -> str:
 
 
 def _dead(layers: Sequence[LayerReport]) -> list[str]:
-    """Layers with more than a fifth of their units constant."""
+    """Layers in which more than a fifth of the units are constant."""
     found = [layer for layer in layers if layer.constant_fraction > DEAD_SHARE]
     shown = [
-        f"{percent(layer.constant_fraction)} of the units of layer {layer.name} say the same for every sample."
+        f"{percent(layer.constant_fraction)} of the units of layer {layer.name} have the same value for every sample."
         for layer in found[:MOST_LAYERS]
     ]
     if more := len(found) - len(shown):
         shown.append(
-            f"In {more} more {'layer' if more == 1 else 'layers'} over {DEAD_SHARE:.0%} of the units say the same for "
-            "every sample."
+            f"In {more} more {'layer' if more == 1 else 'layers'}, over {percent(DEAD_SHARE)} of the units have the "
+            "same value for every sample."
         )
     return shown
 
@@ -181,20 +184,20 @@ def _shut(layers: Sequence[LayerReport]) -> list[str]:
     if not found:
         return []
     return [
-        f"The activation of {_names(found)} keeps the order of less than {SHUT:.0%} of the pairs of samples: it cuts "
-        "off or turns round nearly all that reaches it."
+        f"The activation of {_names(found)} keeps the order of less than {percent(SHUT)} of the pairs of samples: it "
+        "cuts off or inverts nearly everything that reaches it."
     ]
 
 
 def _batchnorm(report: Report) -> list[str]:
-    """Over 2 points gained with the statistics of a batch, and more than guessing then."""
+    """More than 2 points gained with batch statistics, to an accuracy that is better than chance."""
     gap = report.batchnorm_gap
     measured_on = report.accuracy if report.val_accuracy is None else report.val_accuracy
     if not gap > BATCHNORM_GAP or _guesses(measured_on + gap, report.num_classes):
         return []
     return [
-        f"With the statistics of a batch in batch normalisation accuracy is {100 * gap:.1f} points higher: the "
-        "network's own running statistics lag behind or were spoilt."
+        f"With batch statistics in batch normalisation, accuracy is {100 * gap:.1f} points higher: the running "
+        "statistics lag behind or are corrupted."
     ]
 
 
@@ -205,7 +208,7 @@ def _defect(layers: Sequence[LayerReport]) -> list[str]:
         return []
     return [
         f"The wiring from {_names(found)} to the outputs changes so much from sample to sample that OPT, NPT, gradient "
-        "and linear tail say nothing there."
+        "and linear tail mean nothing there."
     ]
 
 

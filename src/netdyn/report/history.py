@@ -1,4 +1,4 @@
-"""What the layers' numbers were at every step so far: the heat maps of a run."""
+"""The layers' numbers at every step so far, and heat maps of them."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from netdyn.report.results import LayerReport
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Tag of a map → the layer's number that it shows, its label; shares lie between 0 and 1, gradients about zero.
+#: Tag of a heat map → the number of a layer that it shows, and its label.
 MAPS = {
     "modes/map": ("opt_fraction", "share of order-preserving units"),
     "modes/gradient_map": ("rpd_gradient", "RPD gradient"),
     "linear/map": ("tail_accuracy", "accuracy of the linear tail"),
 }
+#: Maps of numbers on both sides of 0; the others show shares.
 SIGNED = ("modes/gradient_map",)
-#: Beyond so many steps every second one is forgotten.
+#: A longer history drops every second step.
 LONGEST = 2000
 
 
 @dataclass
 class History:
-    """Steps, and for each map a number a layer and step; plain numbers, since a checkpoint holds them.
+    """One number per heat map, layer and step, all of them plain: a checkpoint holds them.
 
     Attributes:
         steps: The steps so far.
-        rows: At each step, layer → a number for each of :data:`MAPS`.
+        rows: For each step, layer → its numbers in the order of :data:`MAPS`.
     """
 
     steps: list[int] = field(default_factory=list)
     rows: list[dict[str, list[float]]] = field(default_factory=list)
 
     def add(self, step: int, layers: Sequence[LayerReport]) -> None:
-        """Take the layers' numbers at a step; what was there from this step on is forgotten (a run begun anew)."""
+        """Add the layers' numbers at a step; drop this and later steps first, if a run has started again."""
         while self.steps and self.steps[-1] >= step:
             del self.steps[-1], self.rows[-1]
         self.steps.append(step)
@@ -47,7 +48,7 @@ class History:
             del self.steps[1::2], self.rows[1::2]
 
     def figures(self) -> dict[str, Figure]:
-        """Tag → heat map, layer × step, in the order of the last step's layers; what is not known is blank."""
+        """Tag → heat map, layer × step, in the order of the last step's layers; unknown numbers are blank."""
         from netdyn.report.figures import maps
 
         drawn: dict[str, Figure] = {}
@@ -64,9 +65,9 @@ class History:
         return drawn
 
     def state(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
+        """The history as plain lists and numbers."""
         return {"steps": list(self.steps), "rows": [dict(row) for row in self.rows]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue an earlier run's."""
+        """Continue the history of an earlier run."""
         self.steps, self.rows = list(state["steps"]), [dict(row) for row in state["rows"]]

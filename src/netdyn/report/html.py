@@ -1,4 +1,4 @@
-"""A report as HTML for a notebook: the lines, table and sentences of the text."""
+"""A report as HTML for a notebook, with the content of the text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from netdyn.report.findings import findings
 from netdyn.report.results import Report
 from netdyn.report.text import COLUMNS, layer_numbers, probe_line, summary
 
-#: Colours are the notebook's own, light or dark.
+#: The colours are the notebook's own, light or dark.
 TABLE_STYLE = "border-collapse: collapse; color: inherit; background: transparent; font-variant-numeric: tabular-nums"
 CELL_STYLE = "padding: 2px 8px; border-bottom: 1px solid rgba(128, 128, 128, 0.4); background: transparent"
 
 
 def html(report: Report) -> str:
-    """The report for a notebook: the same, with layers' names in full."""
+    """The report for a notebook, with the full names of the layers."""
     parts = [_paragraph(probe_line(report))]
     if report.layers:
         head = "".join(_cell("th", name, right=place > 0, title=title) for place, (name, title) in enumerate(COLUMNS))

@@ -1,4 +1,4 @@
-"""What was measured of one network on one probe: to print, to log, to draw, to save."""
+"""The results of one evaluation: to print, to log, to draw or to save."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What was measured of one layer; NaN where it was not, or nothing can be said.
+    """The numbers of one layer; NaN for what was not measured or is not defined.
 
     Attributes:
         name: The layer's name.
-        units: Number of its units, of which ``sampled`` were measured.
+        units: Number of units.
         sampled: Number of units measured.
-        opt_fraction: Share of order-preserving units among wired, live ones.
-        npt_fraction: Share of the others among wired, live ones.
+        opt_fraction: Share of order-preserving units among the wired, live ones.
+        npt_fraction: Share of the other units among the wired, live ones.
         constant_fraction: Share of units with a constant local field.
-        unwired_fraction: Share of units without any pathway to the logits.
+        unwired_fraction: Share of units without a pathway to the logits.
         rpd_gradient: Slope of the rank probability distribution.
         transfer_order: Share of pairs of samples whose order the activation keeps, mean over units.
-        affine_defect: How much of the pathway depends on the sample.
-        tail_accuracy: Accuracy when every activation from this layer upward is the identity.
+        affine_defect: Share of the pathway that depends on the sample.
+        tail_accuracy: Accuracy when every activation from this layer on is the identity.
         linear_share: Squared correlation of the logits with those of that linear tail.
-        rule: The rule that told OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
-        order_index: Per measured unit ``[sampled]``.
-        alignment: Per measured unit ``[sampled]``.
+        rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
+        order_index: Order index of each measured unit ``[sampled]``.
+        alignment: Alignment of each measured unit ``[sampled]``.
         distribution: The layer's rank probability distribution ``[bins]``, mean over classes; None if not asked for.
     """
 
@@ -63,25 +63,25 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`netdyn.diagnose` measured.
+    """The results of :func:`netdyn.diagnose`.
 
     Attributes:
         layers: The layers, in order of execution.
-        sample_basin: The basin in sample space, None if it was not asked for.
-        weight_basin: The basin in weight space, None if it was not asked for.
-        accuracy: Accuracy on the probe; NaN where numbers are predicted.
-        val_accuracy: Accuracy on the validation probe, None without one or where numbers are predicted.
+        sample_basin: The basin in sample space; None if it was not measured.
+        weight_basin: The basin in weight space; None if it was not measured.
+        accuracy: Accuracy on the probe; NaN if the network predicts numbers.
+        val_accuracy: Accuracy on the validation probe; None without one, or if the network predicts numbers.
         samples: Number of samples in the probe.
-        num_classes: Number of classes; 1 where there are none.
+        num_classes: Number of classes; 1 without classes.
         alpha: Share of OPT units that an untrained network is allowed to show.
-        functional_depth: First layer from which on the network acts linearly, see
-            :func:`netdyn.linear.tails.functional_depth`.
-        batchnorm_gap: Accuracy with the statistics of a batch minus accuracy with running ones, on the validation probe
-            where there is one.
+        functional_depth: The first layer from which on the network acts linearly, see
+            :func:`netdyn.functional.functional_depth`.
+        batchnorm_gap: Accuracy with batch statistics minus accuracy with running statistics, on the validation probe if
+            there is one.
         coverage: How far the answers for training samples reach, see :func:`netdyn.functional.coverage`; None without a
             validation probe.
-        characteristic_maps: What each logit looks at ``[classes, *input shape]``, None if it was not asked for.
-        subnetwork: The units of the first layer that carry most of each logit, likewise.
+        characteristic_maps: How each logit weighs the input ``[classes, *input shape]``; None if not measured.
+        subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
     """
 
     layers: tuple[LayerReport, ...]
@@ -100,14 +100,14 @@ class Report:
 
     @property
     def phase(self) -> Phase:
-        """Learning phase, from the layers' RPD gradients; NaN throughout without modes of classes."""
+        """The learning phase, from the layers' RPD gradients; NaN if these were not measured, or without classes."""
         gradients = [layer.rpd_gradient for layer in self.layers]
         return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
 
     def scalars(self) -> dict[str, float]:
-        """Tag → value, exactly as the callback logs them: finite values only.
+        """Tag → value, as a monitor logs them: finite values only.
 
-        An infinite radius is given as the highest noise level visited; what is NaN is left out.
+        An infinite radius is replaced by the highest noise level; NaN is left out.
         """
         values: dict[str, float] = {"probe/accuracy": self.accuracy}
         if self.val_accuracy is not None:
@@ -158,10 +158,10 @@ class Report:
         return drawn
 
     def plot(self, tag: str = "modes/rpd") -> Figure:
-        """One of the figures, by its tag.
+        """One figure, by its tag.
 
         Raises:
-            KeyError: If what it shows was not measured.
+            KeyError: If its numbers were not measured.
         """
         drawn = self.figures()
         if tag not in drawn:
@@ -169,13 +169,13 @@ class Report:
         return drawn[tag]
 
     def findings(self) -> list[str]:
-        """What stands out, a sentence each; :mod:`netdyn.report.findings` has the rule behind every one."""
+        """What stands out, one sentence per finding; docs/findings.md gives the rule behind each."""
         from netdyn.report.findings import findings
 
         return findings(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts (JSON); what is not finite is None."""
+        """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None."""
         layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
             f"{space}_basin": {
@@ -233,7 +233,7 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
 
 
 def _curves(basin: BasinResult) -> Figure:
-    """Accuracy against noise, over all samples and over each class."""
+    """Accuracy against noise, over all samples and per class."""
     from netdyn.report.figures import curves
 
     sigma = basin.curve.sigma

@@ -1,4 +1,4 @@
-"""A report as text: lines, a table and sentences."""
+"""A report as text: summary lines, a table of layers, and findings."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import math
 from collections.abc import Sequence
 
 from netdyn.basins.result import BasinResult
+from netdyn.report.basin_findings import percent
 from netdyn.report.findings import findings
 from netdyn.report.results import LayerReport, Report
 
-#: Head and meaning of the table's columns.
+#: Heading and meaning of each column of the table.
 COLUMNS = (
     ("layer", "the module whose output the activation reads"),
-    ("units", "number of neurons"),
+    ("units", "number of units"),
     ("OPT", "share of live units that preserve the order of the samples"),
     ("NPT", "share of live units that do not"),
-    ("dead", "share of units that say the same for every sample"),
-    ("gradient", "slope of the ranks of a class where the layer is wired to raise its logit"),
-    ("linear tail", "accuracy without the activations from this layer upward"),
+    ("dead", "share of units that have the same value for every sample"),
+    ("gradient", "slope of the rank distribution: positive if a class ranks high in the units that raise its logit"),
+    ("linear tail", "accuracy when the activations from this layer on are removed"),
 )
-#: Longer names of layers are cut in the middle, unless that makes two of them equal.
+#: Longer names of layers are shortened in the middle, unless two of them would then be equal.
 NAME_WIDTH = 28
 
 
 def text(report: Report) -> str:
-    """The report for a terminal: what the probe is, a table of layers, summary lines, findings."""
+    """The report for a terminal: the probe, a table of layers, summary lines, findings."""
     lines = [probe_line(report)]
     if report.layers:
         names = shortened([layer.name for layer in report.layers], NAME_WIDTH)
@@ -34,11 +35,11 @@ def text(report: Report) -> str:
     return "\n".join([*lines, *summary(report), *(f"- {sentence}" for sentence in findings(report))])
 
 
-# What is said --------------------------------------------------------------------------------------------------------
+# What is shown -------------------------------------------------------------------------------------------------------
 
 
 def probe_line(report: Report) -> str:
-    """What the probe is, and the accuracy on it."""
+    """The size of the probe, and the accuracy on it."""
     line = f"probe: {report.samples} samples"
     if report.num_classes > 1:
         line += f", {report.num_classes} classes"
@@ -53,7 +54,7 @@ def _accuracy_of(report: Report) -> str:
 
 
 def layer_numbers(layer: LayerReport) -> list[str]:
-    """The cells of a layer's row after its name."""
+    """The cells of a layer's row that follow its name."""
     measured = (
         layer.opt_fraction,
         layer.npt_fraction,
@@ -77,46 +78,48 @@ def summary(report: Report) -> list[str]:
         lines.append(f"functional depth: {report.functional_depth:.0f} of {len(report.layers)} layers")
     if not math.isnan(report.batchnorm_gap):
         lines.append(
-            f"batch-norm gap: {_number(report.batchnorm_gap)} (accuracy with the statistics of a batch minus accuracy "
-            "with its own)"
+            f"batch-norm gap: {_number(report.batchnorm_gap)} (accuracy with batch statistics minus accuracy with "
+            "running statistics)"
         )
     for name, basin in (("sample", report.sample_basin), ("weight", report.weight_basin)):
         if basin is not None:
-            lines.append(f"{name} basin: {_basin(basin, _accuracy_of(report))}")
+            lines.append(f"{name} basin: {_basin(basin, name, _accuracy_of(report))}")
     return lines
 
 
-def _basin(basin: BasinResult, accuracy: str) -> str:
-    """Radius, interval and share of censored rays; 0 and inf in words.
+def _basin(basin: BasinResult, space: str, accuracy: str) -> str:
+    """Radius, interval and censored share; 0 and inf in words.
 
-    A radius of 0 has no interval: where accuracy is too low without noise, there is nothing to be lost.
+    A radius of 0 has no interval: accuracy is too low even without noise.
     """
-    lost = f"{basin.censored:.1%} of the rays never lost"
+    kept = f"{100 * basin.censored:.1f} % of the "
+    kept += "samples still correct" if space == "sample" else "rays still above it"
+    kept += " at the highest noise level"
     if basin.radius == 0:
         return f"radius 0 ({accuracy} is {basin.clean:.3g} without noise, not above {basin.accuracy:.3g})"
     if math.isinf(basin.radius):
         radius = f"radius beyond {basin.high:.3g}, the highest noise tried, where {accuracy} is above"
     else:
         radius = f"radius {basin.radius:.3g} at {accuracy}"
-    return f"{radius} {basin.accuracy:.3g} ({_interval(basin)}; {lost})"
+    return f"{radius} {basin.accuracy:.3g} ({_interval(basin)}; {kept})"
 
 
 def _interval(basin: BasinResult) -> str:
     low, high = basin.interval
     if basin.level <= 0 or math.isnan(low) or math.isnan(high):
         return "no interval: too few rays"
-    return f"{100 * basin.level:.3g}% interval {_bound(low, basin)} to {_bound(high, basin)}"
+    return f"{percent(basin.level)} interval {_bound(low, basin)} to {_bound(high, basin)}"
 
 
 def _bound(radius: float, basin: BasinResult) -> str:
     return f"beyond {basin.high:.3g}" if math.isinf(radius) else f"{radius:.3g}"
 
 
-# How it is shown -----------------------------------------------------------------------------------------------------
+# How it is formatted -------------------------------------------------------------------------------------------------
 
 
 def _number(value: float) -> str:
-    """Three decimals; "-" where there is no number, no sign at zero.
+    """Three decimals; "-" for NaN, and no sign at zero.
 
     >>> [_number(value) for value in (0.5, -0.0001, math.nan)]
     ['0.500', '0.000', '-']
@@ -125,7 +128,7 @@ def _number(value: float) -> str:
 
 
 def shortened(names: Sequence[str], width: int) -> list[str]:
-    """Names cut in the middle to ``width`` characters, or to as many as it takes to tell them apart.
+    """Names shortened in the middle to ``width`` characters, or to as few more as keep them distinct.
 
     >>> shortened(["encoder.block.0.attention.output", "head"], 15)
     ['encoder….output', 'head']
@@ -146,7 +149,7 @@ def _cut(name: str, size: int) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, numbers to the right, two spaces between."""
+    """Rows as lines: the first column aligned left, the others right, two spaces between."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

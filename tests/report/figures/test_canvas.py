@@ -71,7 +71,7 @@ def test_the_style_is_put_back_when_drawing_fails():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(canvas, "available", lambda: False)
-    text = "netdyn draws no figures, for matplotlib is not installed. Get it with: pip install 'netdyn[plot]'."
+    text = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         tail({"a": 0.5}, 0.5, 0)
 

@@ -115,7 +115,7 @@ def test_a_subnetwork_has_a_row_a_class_and_a_column_a_unit():
     units, shares = torch.tensor([[3, 1], [0, 2], [5, 4]]), torch.tensor([[0.5, 0.25], [0.4, 0.3], [1.0, 0.0]])
     maps = gaussian(3, 2, 4, 4)
     figure = subnetwork(units, shares, maps)
-    assert titles_of(figure)[:3] == ["0: unit 3, 50%", "0: unit 1, 25%", "1: unit 0, 40%"]
+    assert titles_of(figure)[:3] == ["0: unit 3, 50 %", "0: unit 1, 25 %", "1: unit 0, 40 %"]
     assert np.array_equal(images_of(figure)[3], maps[1, 1].double())
     panels = panels_of(figure)
     assert panels[0][2:] == panels[1][2:]

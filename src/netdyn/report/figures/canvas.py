@@ -1,7 +1,7 @@
-"""What every figure is drawn on: matplotlib's own style, a size that fits a card of TensorBoard, names that fit.
+"""What all figures share: matplotlib's default style, a size that fits a card of TensorBoard, names that fit.
 
-Figures are made with matplotlib's object interface: pyplot, with its list of open figures, is not involved, and
-matplotlib is loaded when the first figure is drawn.
+Figures are made with matplotlib's object interface; pyplot and its list of open figures are not used. Matplotlib is
+imported when the first figure is drawn.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What is said where figures are wanted and matplotlib is not there.
-MISSING = "netdyn draws no figures, for matplotlib is not installed. Get it with: pip install 'netdyn[plot]'."
+#: The error if matplotlib is missing.
+MISSING = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
 
-#: Okabe and Ito's colours, without yellow, which is hard to see on white, and black, which is the whole's.
+#: The colours of Okabe and Ito, without yellow, which is hard to see on white, and black, which stands for all samples.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-#: Lines that are there for comparison.
+#: Colour of lines for comparison.
 GREY = "0.55"
-#: Where a map has no value: neither white, which means zero in one of the scales, nor a colour of the other.
+#: Colour of missing values: neither white, which means zero on one scale, nor a colour of the other scale.
 BLANK = "0.85"
 SIZE = (4.8, 3.4)
 DPI = 160
-#: So many names fit beside an axis.
+#: Most names beside an axis.
 NAMES = 12
 
 
@@ -42,7 +42,7 @@ def available() -> bool:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Inside, matplotlib has its own style, whatever the user's is.
+    """Use matplotlib's default style inside, whatever the user's is.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -62,7 +62,7 @@ def pixels(figure: Figure) -> Tensor:
 
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # A name in letters that the font lacks is shown as boxes.
+        # Letters that the font lacks are shown as boxes.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         canvas.draw()  # type: ignore[no-untyped-call]
     return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())  # type: ignore[no-untyped-call]
@@ -76,7 +76,7 @@ def blank(height: float = SIZE[1]) -> Figure:
 
 
 def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes."""
+    """A figure with one set of axes."""
     figure = blank()
     axes = figure.subplots()
     axes.set_xlabel(x)
@@ -86,14 +86,14 @@ def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def shades(number: int) -> list[tuple[float, ...]]:
-    """Colours from dark to light, short of the lightest."""
+    """Colours from dark to light, without the lightest."""
     from matplotlib import colormaps
 
     return [tuple(colormaps["cividis"](0.9 * i / max(number - 1, 1))) for i in range(number)]
 
 
 def short(name: str, length: int = 20) -> str:
-    """A name that fits, its middle left out; dollar signs would start a formula.
+    """A name shortened in the middle; dollar signs are escaped, because they would start a formula.
 
     >>> short("encoder.layers.10.fc1", 12)
     'encod…0.fc1'
@@ -103,7 +103,7 @@ def short(name: str, length: int = 20) -> str:
 
 
 def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
-    """Layers' names without the modules that all of them are in, so that what tells them apart has room.
+    """Names of layers without the modules that contain all of them, to leave room for what differs.
 
     >>> layer_labels(["encoder.layers.0.fc1", "encoder.layers.10.fc1"], 12)
     ['0.fc1', '10.fc1']
@@ -116,7 +116,7 @@ def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
 
 
 def thinned(number: int, most: int = NAMES) -> list[int]:
-    """At most ``most`` of the numbers from 0, at even distances, the first and the last among them.
+    """At most ``most`` of the first ``number`` integers, evenly spaced, including both ends.
 
     >>> thinned(9, 3)
     [0, 4, 8]
@@ -127,7 +127,7 @@ def thinned(number: int, most: int = NAMES) -> list[int]:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """Beside the axes, where it hides nothing; below them where it is short."""
+    """Put the legend beside the axes, or below them if it is short."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         beside = len(handles) > 3
@@ -142,7 +142,7 @@ def legend(figure: Figure, axes: Axes) -> None:
 
 
 def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
-    """Say which of the shades is whose: a legend where it fits, else a scale with some of the names."""
+    """Name the shades: a legend if it fits, else a colour scale with some of the names."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
 
@@ -156,5 +156,5 @@ def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
 
 
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:
-    """Numbers as an array of NumPy, float64."""
+    """Numbers as a NumPy array, float64."""
     return torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()

@@ -1,6 +1,6 @@
-"""Numbers in, matplotlib figures out: what a run shows beside its curves.
+"""Curves of ranks, linear tails and basins.
 
-Colours are those that colour-blind people can tell apart: cividis, a red-blue scale, the palette of Okabe and Ito.
+The colours can be told apart by colour-blind people: cividis, a red-blue scale, the palette of Okabe and Ito.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 @styled()
 def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
-    """The rank probability distribution of every layer, one curve a layer.
+    """The rank probability distribution, one curve per layer.
 
     Args:
         densities: Layer name → density ``[bins]`` on [0, 1], in order of execution.
 
     Returns:
-        Curves from the first layer (dark) to the last (light); a dashed line marks the flat distribution of no order.
+        Curves from the first layer (dark) to the last (light); a dashed line marks a flat distribution, without order.
     """
     figure, axes = with_axes("rank of the local field, along the wiring", "density of a class's samples")
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
@@ -55,16 +55,16 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
 
 @styled()
 def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: float) -> Figure:
-    """Accuracy that is left when every activation from a layer upward is the identity, layer by layer.
+    """Accuracy when every activation from a layer on is the identity, against that layer.
 
     Args:
         accuracies: Layer name → accuracy, in order of execution.
         accuracy: Accuracy of the network as it is.
-        functional_depth: The first layer from which on this costs nothing; the number of layers if there is none, NaN
-            where the network does not beat chance.
+        functional_depth: The first layer from which on the network acts linearly; the number of layers if there is
+            none, NaN if the network is no better than chance.
 
     Returns:
-        The accuracies, with the layers that act linearly shaded.
+        The accuracies; the layers that act linearly are shaded.
     """
     figure, axes = with_axes("first layer without activation", "accuracy on the probe")
     layers = len(accuracies)
@@ -95,24 +95,24 @@ def basin_curves(
     interval: tuple[float, float],
     unit: str = "σ per input component",
 ) -> Figure:
-    """Accuracy against the level of noise, for all samples and for each class, with the radius marked.
+    """Accuracy against the noise level, for all samples and per class, with the radius marked.
 
     Args:
         sigma: Noise levels ``[levels]``, positive.
-        overall: Accuracy at each ``[levels]``.
+        overall: Accuracy at each level ``[levels]``.
         per_class: Accuracy of each class ``[classes, levels]`` (NaN: absent), or None.
         accuracy: The accuracy that defines the radius.
-        radius: The radius; 0 where accuracy starts lower, inf where it never falls so low.
-        interval: Its confidence interval.
-        unit: What the noise level is measured in.
+        radius: The radius; 0 if accuracy is lower even without noise, inf if it never falls to ``accuracy``.
+        interval: Confidence interval of the radius.
+        unit: Unit of the noise level.
 
     Returns:
-        One thin curve a class, one thick one for all. A radius off the axis is an arrow at its edge.
+        One thin curve per class, a thick one for all samples. A radius off the axis is an arrow at its edge.
     """
     figure, axes = with_axes(f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
     axes.set_xscale("log")
-    # Powers of ten would be typeset as formulas, which takes a fifth of the time.
+    # Powers of ten would be typeset as formulas, which takes a fifth of the drawing time.
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(levels.min(), levels.max())
     axes.set_ylim(-0.03, 1.03)
@@ -126,7 +126,7 @@ def basin_curves(
 
 
 def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray) -> None:
-    """Few classes in colours of their own, many all alike."""
+    """Draw few classes in different colours, many in the same one."""
     from matplotlib.collections import LineCollection
 
     present = [k for k, curve in enumerate(curves) if not np.isnan(curve).all()]
@@ -147,7 +147,7 @@ def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray) -> None:
 
 
 def _mark(axes: Axes, accuracy: float, radius: float, interval: tuple[float, float]) -> None:
-    """The crossing and its interval; what lies off the axis ends at its edge, with an arrow for the radius."""
+    """Mark the radius and its interval; off the axis, the interval ends at the edge and the radius is an arrow."""
     if math.isnan(radius):
         return
     left, right = axes.get_xlim()

@@ -1,7 +1,7 @@
-"""Many small maps of the input on one sheet, on one scale: images, or bars where the input has no two dimensions.
+"""Characteristic maps, subnetworks and heat maps.
 
-All of them stand in one pair of axes. A pair for each map is what such a figure would cost most: forty of them take
-over a second to be made, laid out and drawn.
+Maps of the input are images on one scale, or bars if the input has no two dimensions. All of them share one set of
+axes: forty sets would take over a second to make, lay out and draw.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Classes shown as maps.
+#: Most classes shown as maps.
 _MAPS = 20
-#: Steps whose largest distance is so many times their smallest are shown on a logarithmic axis.
+#: The axis of steps is logarithmic if their largest distance exceeds the smallest by this factor.
 _UNEVEN = 20.0
-#: Against, and for.
+#: Colours of inputs that lower and that raise a logit.
 COLOURS = ("#2166AC", "#B2182B")
-#: Inches: what a title takes, the distance of neighbours, and what is left of the width beside a scale or an axis.
+#: Inches: the height of a title, the gap between panels, and the width of all panels beside a scale or an axis.
 _TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
-#: A bar as high as the scale ends so far from the middle of its panel.
+#: Half the height of a panel of bars, in units of the highest bar.
 _REACH = 1.05
 
 
 @styled()
 def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Figure:
-    """What each class's logit looks at, like radiographs: blue inputs speak against the class, red ones for it.
+    """How each logit weighs the input: blue inputs lower it, red ones raise it.
 
     Args:
-        maps: A map a class, ``[classes, height, width]`` or ``[classes, channels, height, width]`` (shown: the sum over
-            channels), or ``[classes, inputs]`` as bars; other shapes are laid out flat, as bars.
+        maps: One map per class, ``[classes, height, width]`` or ``[classes, channels, height, width]`` (the sum over
+            channels is shown), or ``[classes, inputs]`` as bars; other shapes are flattened into bars.
         names: Names of the classes; None: their numbers.
 
     Returns:
-        A grid of the first 20 classes, on one scale that is symmetric about zero.
+        A grid of the first 20 classes, on one scale, symmetric about zero.
     """
     values = as_array(maps)
     shown = min(len(values), _MAPS)
@@ -65,18 +65,20 @@ def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Fig
 
 @styled()
 def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
-    """The units that carry most of each class's logit, and what of the input each brings to it.
+    """The units that contribute most to each logit, and how each weighs the input.
 
     Args:
         units: Indices of the units ``[classes, most]``.
-        shares: Share of the logit's variance that each carries ``[classes, most]``.
-        maps: Pathway × input map of each ``[classes, most, *input shape]``, as in :func:`characteristic_maps`.
+        shares: Share of the logit's variance that each unit explains ``[classes, most]``.
+        maps: Pathway × input map of each unit ``[classes, most, *input shape]``, see :func:`characteristic_maps`.
 
     Returns:
-        A row for each of the first ten classes, a column for each unit, on one scale that is symmetric about zero.
+        One row for each of the first ten classes, one column per unit, on one scale, symmetric about zero.
     """
     rows, columns = min(len(units), _MAPS // 2), units.shape[1]
-    labels = [f"{k}: unit {int(units[k, j])}, {float(shares[k, j]):.0%}" for k in range(rows) for j in range(columns)]
+    labels = [
+        f"{k}: unit {int(units[k, j])}, {100 * float(shares[k, j]):.0f} %" for k in range(rows) for j in range(columns)
+    ]
     values = as_array(maps[:rows]).reshape(rows * columns, *maps.shape[2:])
     title = f"the first {rows} of {len(units)} classes" if rows < len(units) else None
     return radiographs(values, labels, title, columns)
@@ -90,15 +92,15 @@ def heat_map(
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """How a layer's number went over the run: layer × step.
+    """A number of each layer over the run: layer × step.
 
     Args:
-        values: ``[layers, steps]``; NaN and inf are left blank.
-        layers: Names of the layers, in order of execution; the first is shown at the bottom.
-        steps: Training steps, increasing. Each column reaches halfway to its neighbours; the axis is logarithmic where
-            the distances of the steps differ by more than a factor of 20.
-        label: What the numbers are.
-        limits: Ends of the colour scale; None: smallest and largest value. A scale from −a to a has two colours.
+        values: ``[layers, steps]``; NaN and inf are blank.
+        layers: Names of the layers, in order of execution, the first at the bottom.
+        steps: Training steps, increasing. Each column reaches halfway to its neighbours; the axis is logarithmic if the
+            distances of the steps differ by more than a factor of 20.
+        label: Label of the colour scale.
+        limits: Ends of the colour scale. None: smallest and largest value. A scale from −a to a has two colours.
 
     Returns:
         The map.
@@ -127,7 +129,7 @@ def heat_map(
 
 
 def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
-    """Few steps are written out; very uneven ones stand on a logarithmic axis, which is straight up to the first."""
+    """Label up to three steps one by one; put very uneven steps on a logarithmic axis, linear near zero."""
     from matplotlib.ticker import MaxNLocator
 
     gaps = np.diff(steps)
@@ -141,7 +143,7 @@ def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
 
 
 def _edges(steps: Sequence[int]) -> np.ndarray:
-    """Edges of the columns: halfway between neighbours, and as far beyond the outer ones."""
+    """Edges of the columns: halfway between neighbours, and as far beyond the first and the last."""
     at = np.asarray(steps, dtype=float)
     if len(at) == 1:
         return np.array([at[0] - 0.5, at[0] + 0.5])
@@ -151,12 +153,12 @@ def _edges(steps: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Where the panels are, in the coordinates of the axes, whose y runs downward.
+    """Where the panels are, in coordinates of the axes, with y downward.
 
     Attributes:
         columns: Panels in a row.
         width: Width of a panel.
-        height: Its height.
+        height: Height of a panel.
         right: Distance from a panel's left edge to its neighbour's.
         down: Distance from a panel's upper edge to its neighbour's.
     """
@@ -172,7 +174,7 @@ class _Sheet:
         return number % self.columns * self.right, number // self.columns * self.down
 
     def clear(self, axes: Axes, panels: int, face: str) -> None:
-        """Draw the panels' frames, and make room for all of them and their titles."""
+        """Draw the frames of the panels, and make room for them and their titles."""
         from matplotlib.collections import PolyCollection
 
         frames = []
@@ -191,13 +193,13 @@ class _Sheet:
 
 
 def radiographs(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
-    """A grid of maps on one scale: images, channels summed, or bars.
+    """A grid of maps on one scale: images (channels summed) or bars.
 
     Args:
-        values: ``[maps, height, width]``, ``[maps, channels, height, width]``, or of other shapes, laid out flat.
-        labels: What stands above each map.
-        title: What stands above all of them.
-        columns: Maps in a row; None: as many as look well.
+        values: ``[maps, height, width]``, ``[maps, channels, height, width]``, or of other shapes, which are flattened.
+        labels: Title of each map.
+        title: Title of the figure.
+        columns: Maps per row. None: chosen by their number.
     """
     values = values.sum(axis=1) if values.ndim == 4 else values
     values = values if values.ndim == 3 else values.reshape(len(values), -1)
@@ -214,10 +216,10 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     panels, height, width = values.shape
     rows = math.ceil(panels / columns)
     most = max(SIZE[1], 1.05 * rows + 0.5)
-    # Inches that an input is wide: what the width or the height allows.
+    # Inches per input, limited by the width or by the height.
     inch = min((_WIDTH / columns - _GAP) / width, ((most - 0.3) / rows - _TITLE - _GAP) / height)
     sheet = _Sheet(columns, width, height, width + _GAP / inch, height + (_TITLE + _GAP) / inch)
-    # Up to whole quarters of an inch, which are whole dots.
+    # Rounded up to quarters of an inch, which are whole dots.
     figure = blank(max(2.25, math.ceil(4 * (rows * sheet.down * inch + 0.3)) / 4))
     axes = figure.subplots()
     for number, value in enumerate(values):
@@ -239,7 +241,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
 
 
 def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
-    """Bars of a panel stand side by side without a gap, positive and negative ones in two colours."""
+    """Draw the bars of a panel without gaps, positive and negative ones in two colours."""
     from matplotlib.collections import LineCollection, PolyCollection
 
     panels, inputs = values.shape
@@ -280,12 +282,12 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
 
 
 def _write(axes: Axes, sheet: _Sheet, labels: Sequence[str], above: float) -> None:
-    """The labels, each above its panel."""
+    """Write each label above its panel."""
     for number, label in enumerate(labels):
         left, top = sheet.corner(number)
         size = 9 if len(label) < 8 else 7
         written = axes.text(left + sheet.width / 2, top - above, short(label), fontsize=size, ha="center", va="bottom")
-        # The sheet has room for it, which need not be found out.
+        # The sheet has room for it: the layout engine need not check.
         written.set_in_layout(False)
 
 
@@ -294,7 +296,7 @@ def _number(value: float) -> str:
 
 
 def _round_number(most: float) -> float:
-    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is no larger; 0 where there is none.
+    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is at most ``most``; 0 if ``most`` is not positive.
 
     >>> _round_number(783), _round_number(0.21), _round_number(0)
     (500.0, 0.2, 0.0)
