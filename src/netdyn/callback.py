@@ -162,6 +162,7 @@ class DynamicsMonitor(Callback):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module
         self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer, pl_module))
+        self._publish(trainer)
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -195,6 +196,10 @@ class DynamicsMonitor(Callback):
             return
         self._measured_step = trainer.global_step
         self.monitor.measure(pl_module, step, network=partial(self._network, trainer, pl_module))
+        self._publish(trainer)
+
+    def _publish(self, trainer: Trainer) -> None:
+        """Put the last numbers where other callbacks look for them."""
         # The property of this name would compute the user's own metrics; this is the dict that it returns.
         trainer._logger_connector._callback_metrics.update(
             {tag: torch.tensor(value, dtype=torch.float32) for tag, value in self.monitor.scalars.items()}

@@ -399,7 +399,11 @@ class Monitor:
                 basins = found.sample_basin, report.sample_basin
                 if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
                     # The network has not changed since the last report: the radii of the classes belong to it.
+                    before, sent = report.scalars(), self.scalars
                     report = replace(report, sample_basin=basins[0])
+                    if new := {tag: value for tag, value in report.scalars().items() if tag not in before}:
+                        self._send_scalars(new, step)
+                        self.scalars = sent | self.scalars
         self.report = report
         self._draw(report, step)
 

@@ -101,9 +101,7 @@ CASES = {"linear": (First(), linear, linear_truth), "ball": (Ball(), ball, ball_
 def test_interval_covers_a_known_radius(case, accuracy, rays):
     model, probe, truth = CASES[case]
     draw = generator(rays)
-    held, bias = counted(
-        sample_basins(model, lambda: probe(draw), accuracy, rays=rays), crossing(truth, accuracy)
-    )
+    held, bias = counted(sample_basins(model, lambda: probe(draw), accuracy, rays=rays), crossing(truth, accuracy))
     print("COV", case, accuracy, rays, held, bias)
     assert 0.93 < held < 0.98
     assert abs(bias) < 0.03

@@ -288,5 +288,7 @@ def test_metric_takes_the_names():
 
 def test_a_network_that_is_random_in_eval_mode_is_warned_of():
     network = Reader(lambda h: nn.functional.dropout(h, 0.5))
-    with pytest.warns(UserWarning, match=r"^The model is random in eval mode: two identical calls gave different"):
+    with pytest.warns(
+        UserWarning, match=r"^The model is random in eval mode: two identical calls gave different outputs"
+    ):
         sample_basin(network, IDS, torch.zeros(400).long(), noise_at=["embedding"], accuracy=0.9)

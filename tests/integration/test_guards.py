@@ -478,23 +478,26 @@ def test_a_module_that_writes_over_its_input_leaves_the_probe_alone():
 class Fuse:
     """Burns in the n-th pass that the monitor makes from the fourth step on; its state is where no snapshot looks.
 
-    ``where`` holds the names of the functions that were running when it burnt.
+    Where ``ever`` is set it burns in every pass from then on. ``where`` holds the names of the functions that were
+    running when it first burnt.
     """
 
     error: BaseException | None = None
     left = 0
+    ever = False
     weights = ""
     where: frozenset[str] = frozenset()
 
     @classmethod
-    def arm(cls, error: BaseException | None, calls: int) -> None:
-        cls.error, cls.left, cls.weights, cls.where = error, calls, "", frozenset()
+    def arm(cls, error: BaseException | None, calls: int, ever: bool = False) -> None:
+        cls.error, cls.left, cls.ever, cls.weights, cls.where = error, calls, ever, "", frozenset()
 
     @classmethod
     def burn(cls) -> None:
         cls.left -= 1
         if cls.error is not None and cls.left == 0:
             cls.where = frozenset(frame.f_code.co_qualname for frame, _ in traceback.walk_stack(None))
+        if cls.error is not None and (cls.left == 0 or (cls.ever and cls.left < 0)):
             raise cls.error
 
 
@@ -610,18 +613,23 @@ def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, momen
     said = [str(warning.message) for warning in caught if "netdyn" in str(warning.message)]
     assert len(said) == 1
     kind, text = type(ERRORS[error]()).__name__, str(ERRORS[error]())
+    measure, lost_all = COSTS.get(moment), moment == "first pass" or (moment, error) == ("criterion", "error")
     advice = "Pass a smaller `batch_size` or `probe_size`. " if error == "memory" else ""
-    if (measure := COSTS.get(moment)) is None:
+    if lost_all:
         lost, way_out = "netdyn: measurement failed and was skipped; training continues", "Pass"
     else:
         lost = f"netdyn could not measure {measure!r}, and goes on without it"
         way_out = f"Leave {measure!r} out of `measure`, or pass"
-    assert said[0] == f"{lost}: {kind}: {text} {advice}{way_out} strict=True to have this raised."
+    if error == "memory" and not lost_all:
+        # The second attempt, with half of the 48 samples, succeeds.
+        assert said[0] == "netdyn: out of memory; from here on 24 samples per forward pass. Set `batch_size=24`."
+    else:
+        assert said[0] == f"{lost}: {kind}: {text} {advice}{way_out} strict=True to have this raised."
     assert differences(without.recorder.steps, again.recorder.steps) == []
     assert differences(module_state(without.module), module_state(again.module)) == []
-    assert again.monitor.monitor.skipped == (measure is None)
+    assert again.monitor.monitor.skipped == lost_all
     assert again.monitor.monitor.evaluations == 4
-    assert float(again.trainer.callback_metrics["netdyn/skipped"]) == (measure is None)
+    assert float(again.trainer.callback_metrics["netdyn/skipped"]) == lost_all
 
 
 # Lightning looks for a checkpoint to go on from whenever it finds an OnExceptionCheckpoint, and says so twice.
@@ -636,7 +644,8 @@ def test_a_failure_that_ends_training_leaves_true_weights(error, moment, checkpo
         saving: Callback = ModelCheckpoint(dirpath=tmp_path, save_on_exception=True, every_n_train_steps=1000)
     else:
         saving = OnExceptionCheckpoint(tmp_path)
-    Fuse.arm(ERRORS[error](), calls)
+    # Where memory runs out once, the second attempt succeeds.
+    Fuse.arm(ERRORS[error](), calls, ever=error == "memory")
     failing = Run(tmp_path, settings | {"strict": True}, saving)
     with pytest.raises(SystemExit if error == "interrupt" else RuntimeError):
         failing.fit()
@@ -800,8 +809,11 @@ def test_two_hundred_evaluations_do_not_grow_memory(monkeypatch):
     assert monitor.monitor.evaluations >= 200
     assert monitor.monitor.skipped == 0
     assert len(weighing.tensors) == 3
-    # Each report replaces the one before it: as many tensors, of as many bytes.
-    assert weighing.tensors[0] == weighing.tensors[1] == weighing.tensors[2]
+    # Each report replaces the one before it: as many tensors. Curves have an entry for each noise level that was asked,
+    # and their lengths differ by a few.
+    counts, sizes = zip(*weighing.tensors, strict=True)
+    assert len(set(counts)) == 1
+    assert max(sizes) - min(sizes) < 2000
     # In the last 90 evaluations not one block more an evaluation, and under 2 MB more memory of the process. Values
     # that come and go (a radius that is not finite is not sent) are a few blocks each.
     assert weighing.blocks[2] - weighing.blocks[1] < 90 + 4 * len(trainer.callback_metrics)

@@ -14,10 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from integration.scenarios.base import Classifier, dataset, loader
 from integration.untouched import Recorder, differences, generators, module_state
-from netdyn import DynamicsMonitor, callback
+from netdyn import DynamicsMonitor, Report
+from netdyn import monitor as monitoring
+from netdyn.report.history import History
 from netdyn.tags import FIGURES
 
-QUICK: dict[str, Any] = {"probe_size": 48, "weight_rays": 2, "rel_tol": 0.5, "strict": True}
+QUICK: dict[str, Any] = {"probe_size": 48, "weight_rays": 2, "weight_samples": 24, "strict": True}
 #: Three epochs of three batches.
 FIRST, SECOND, LAST = 0, 2, 8
 #: The figures of one evaluation, and those that need two.
@@ -109,8 +111,8 @@ def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch
     def drawn(*args: Any) -> None:
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr(callback.History, "figures", drawn)
-    monkeypatch.setattr(callback.Report, "figures", drawn)
+    monkeypatch.setattr(History, "figures", drawn)
+    monkeypatch.setattr(Report, "figures", drawn)
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"), logger=CSVLogger(tmp_path))
     assert not list(tmp_path.rglob("events*"))
 
@@ -118,10 +120,12 @@ def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch
 @pytest.mark.parametrize("figures", ["ends", "always"])
 def test_without_matplotlib_one_line_says_so_and_all_else_comes(figures, tmp_path, monkeypatch):
     said: list[str] = []
-    monkeypatch.setattr(callback, "available", lambda: False)
-    monkeypatch.setattr(callback, "rank_zero_info", said.append)
-    fit(tmp_path, DynamicsMonitor(**QUICK, figures=figures))
-    assert said == ["DynamicsMonitor: figures need matplotlib, which the extra `plot` installs."]
+    monkeypatch.setattr(monitoring, "available", lambda: False)
+    monitor = DynamicsMonitor(**QUICK, figures=figures)
+    monitor.monitor.inform = said.append
+    fit(tmp_path, monitor)
+    need = "netdyn: figures need matplotlib, which the extra `plot` installs."
+    assert [text for text in said if "figures" in text] == [need]
     assert steps_of(tmp_path) == [FIRST, SECOND, 5, LAST]
     assert images(tmp_path) == {}
 
@@ -130,8 +134,8 @@ def test_a_figure_that_cannot_be_drawn_costs_a_warning_and_not_the_training(tmp_
     def torn(*args: Any) -> None:
         raise OSError("no more ink")
 
-    monkeypatch.setattr(callback.Report, "figures", torn)
-    with pytest.warns(UserWarning, match="TensorBoard refuses the figures: OSError: no more ink") as caught:
+    monkeypatch.setattr(Report, "figures", torn)
+    with pytest.warns(UserWarning, match="TensorBoard refused the figures: OSError: no more ink") as caught:
         trainer = fit(tmp_path, DynamicsMonitor(**QUICK | {"strict": False}, figures="always"))
     assert len([one for one in caught if "no more ink" in str(one.message)]) == 1
     assert trainer.global_step == 9

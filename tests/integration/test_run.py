@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from integration.untouched import OURS, ListLogger
-from netdyn import DynamicsMonitor, budget, callback, diagnose
+from netdyn import DynamicsMonitor, Monitor, budget, diagnose
+from netdyn import monitor as monitoring
 from netdyn.probes.loaders import input_and_target, read_probe
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.
-QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2, "rel_tol": 0.5}
+QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2}
 MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"]}
 
 ALPHA = 0.05
@@ -214,6 +215,9 @@ def test_every_curve_has_the_untrained_network_at_zero_and_each_epoch_at_its_las
     steps = {tag: [step for step, _ in points] for tag, points in whole.scalars.items() if tag.startswith(OURS)}
     # What knows nothing has no depth.
     assert steps.pop("linear/functional_depth") == POINTS[1:]
+    # The radii of the classes are found where figures are drawn: at both ends.
+    classes = [tag for tag in steps if tag.startswith("basin/sample/class_radius/")]
+    assert [steps.pop(tag) for tag in classes] == [[POINTS[0], POINTS[-1]]] * 10
     assert steps == dict.fromkeys(steps, POINTS)
 
 
@@ -235,7 +239,7 @@ def test_histograms_have_the_same_points(whole, kind):
 
 def test_histograms_of_radii_begin_where_there_are_any(whole):
     assert list(whole.histograms["basin/weight/radii"]) == POINTS[1:]
-    assert whole.histograms["basin/weight/radii"][POINTS[-1]].num == 8
+    assert whole.histograms["basin/weight/radii"][POINTS[-1]].num == 16
     # A tenth of the samples is right by luck before training, and their rays have a radius.
     assert list(whole.histograms["basin/sample/radii"]) == POINTS
 
@@ -272,21 +276,6 @@ def test_intervals_enclose_radii(whole, space):
     assert all(a < b < c for a, b, c in zip(low[1:], radius[1:], high[1:], strict=True))
 
 
-def same_numbers(logged: dict[str, float], expected: dict[str, float]) -> None:
-    """Equal, but for basins: a search that begins where the last one ended may meet a ray that comes back elsewhere."""
-    assert logged.keys() == expected.keys()
-    basins = {tag for tag in expected if tag.startswith("basin/")}
-    assert {t: v for t, v in logged.items() if t not in basins} == {
-        t: v for t, v in expected.items() if t not in basins
-    }
-    # Radii of classes under noise on the weights come from the levels visited, which are fewer in such a search.
-    coarse = {tag for tag in basins if tag.startswith("basin/weight/class_radius/")}
-    assert {t: logged[t] for t in coarse} == pytest.approx({t: expected[t] for t in coarse}, rel=0.5, abs=0.05)
-    # Few rays come back, so that another radius moves by less than a cell, which is a tenth.
-    fine = basins - coarse
-    assert {t: logged[t] for t in fine} == pytest.approx({t: expected[t] for t in fine}, rel=0.1, abs=0.02)
-
-
 @pytest.mark.parametrize("step", POINTS)
 def test_what_is_logged_is_what_diagnose_says_of_the_same_weights_and_probe(whole, step):
     module = Digits(network(96, 3))
@@ -300,7 +289,10 @@ def test_what_is_logged_is_what_diagnose_says_of_the_same_weights_and_probe(whol
         if tag.startswith(OURS) and step in dict(points)
     }
     own = {tag: logged.pop(tag) for tag in ("netdyn/seconds", "netdyn/overhead", "netdyn/skipped")}
-    same_numbers(logged, {tag: float(np.float32(value)) for tag, value in report.scalars().items()})
+    expected = {tag: float(np.float32(value)) for tag, value in report.scalars().items()}
+    if step not in (POINTS[0], POINTS[-1]):
+        expected = {tag: value for tag, value in expected.items() if "class_radius" not in tag}
+    assert logged == expected
     assert own["netdyn/seconds"] > 0
     assert own["netdyn/overhead"] > 0
     assert own["netdyn/skipped"] == 0
@@ -496,7 +488,8 @@ def test_settings_reach_the_measurement():
         "normalization": "global",
         "low": 0.01,
         "high": 5.0,
-        "rel_tol": 0.3,
+        "relative": True,
+        "weight_samples": 40,
         "seed": 4,
         "batch_size": 30,
         "num_classes": 10,
@@ -544,7 +537,7 @@ def test_the_model_is_called_by_the_users_function():
 
     x, y = data(200, 300).tensors
     run = fit(DynamicsMonitor(probe=(x, y), **QUICK, forward=digit), module=TwoHeads())
-    expected = diagnose(run.module, x, y, forward=digit, weight_rays=2, rel_tol=0.5)
+    expected = diagnose(run.module, x, y, forward=digit, weight_rays=2)
     assert run.monitor.report.scalars() == expected.scalars()
 
 
@@ -570,7 +563,7 @@ class Headless(L.LightningModule):
 def test_without_forward_the_only_child_with_parameters_is_the_model():
     x, y = data(200, 300).tensors
     run = fit(DynamicsMonitor(probe=(x, y), **QUICK), module=Headless(net=network()))
-    same_numbers(run.monitor.report.scalars(), diagnose(run.module.net, x, y, weight_rays=2, rel_tol=0.5).scalars())
+    assert run.monitor.report.scalars() == diagnose(run.module.net, x, y, weight_rays=2).scalars()
     assert run.steps() == [0, 3, 7, 11]
 
 
@@ -600,7 +593,7 @@ def test_histograms_can_be_left_out(tmp_path):
 
 
 def test_only_finite_values_are_sent():
-    """With so little noise every ray is right at every level: radii are infinite, and shown as the highest level."""
+    """With so little noise the network is right at every level: radii are infinite, and shown as the highest level."""
     runs = []
     said(lambda: runs.append(fit(DynamicsMonitor(**QUICK, low=1e-9, high=1e-8), train=loader(0, 640))))
     run = runs[0]
@@ -648,10 +641,10 @@ class Clock(L.Callback):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.measuring, self.budgets = 0.0, 0.0, []
-        for module in (budget, callback):
+        for module in (budget, monitoring):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(callback, "examine", self.slowly(callback.examine, 7))
-        monkeypatch.setattr(DynamicsMonitor, "_draw", self.slowly(DynamicsMonitor._draw, 5))
+        monkeypatch.setattr(monitoring, "evaluate", self.slowly(monitoring.evaluate, 7))
+        monkeypatch.setattr(Monitor, "_draw", self.slowly(Monitor._draw, 5))
 
     def slowly(self, work: Any, seconds: float) -> Any:
         def slow(*args: Any, **kwargs: Any) -> Any:
@@ -693,11 +686,11 @@ def test_the_overhead_is_logged_where_an_evaluation_is_left_out(monkeypatch):
 def test_figures_at_the_end_keep_to_the_budget_too(share, drawn, monkeypatch, tmp_path):
     """60 steps of a second each; 7 for an evaluation and 5 for its figures at both ends: 19 without the last, or 24."""
     clock, notices = Clock(monkeypatch), []
-    monkeypatch.setattr(callback, "rank_zero_info", notices.append)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     monitor = DynamicsMonitor(**MODES, max_overhead=share, every_n_epochs=99)
+    monitor.monitor.inform = notices.append
     run = fit(monitor, clock, logger=logger, max_epochs=15)
-    assert run.monitor._evaluations == 2
+    assert run.monitor.monitor.evaluations == 2
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert len(events.Images("modes/rpd")) == drawn
@@ -759,7 +752,7 @@ def test_a_checkpoint_can_be_chosen_by_a_basin(validation, tmp_path):
     assert float(keep.best_model_score) == float(np.float32(best))
     saved = Digits()
     saved.load_state_dict(torch.load(keep.best_model_path, weights_only=True)["state_dict"])
-    again = diagnose(saved, x, y, measure=["sample_basin"], weight_rays=2, rel_tol=0.5)
+    again = diagnose(saved, x, y, measure=["sample_basin"], weight_rays=2)
     assert float(np.float32(again.sample_basin.radius)) == float(np.float32(best))
 
 
@@ -801,14 +794,14 @@ class Pair(nn.Module):
 
 
 class Hungry(nn.Module):
-    """Runs out of memory with more samples than a batch of the training has."""
+    """Runs out of memory with more samples than it has room for, where it does not train."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         super().__init__()
-        self.net = network()
+        self.net, self.room = network(), room
 
     def forward(self, x: Tensor) -> Any:
-        if len(x) > 16:
+        if not self.training and len(x) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return self.net(x)
 
@@ -906,7 +899,7 @@ FAULTS = {
         monitor=lambda: {"measure": ["weight_basin"], "weight_layers": ["nett.0.weight"]},
     ),
     "out of memory": Fault(
-        "out of memory.*smaller `batch_size` or `probe_size`", torch.OutOfMemoryError, lambda: Digits(Hungry())
+        "out of memory.*smaller `batch_size` or `probe_size`", torch.OutOfMemoryError, lambda: Digits(Hungry(0))
     ),
     "a forward that fails": Fault("KeyError.*no such mode", KeyError, lambda: Digits(OnlyTraining())),
     "labels that are floats": Fault(
@@ -968,7 +961,7 @@ def test_what_cannot_be_measured_is_said_once_and_training_goes_on(name):
     assert re.search(FAULTS[name].said, messages[0]), messages[0]
     assert runs[0].trainer.global_step == 8
     if FAULTS[name].error is not None:
-        assert "goes on without" in messages[0]
+        assert re.search("goes on without it|training continues", messages[0])
         assert "strict=True" in messages[0]
 
 
@@ -1006,6 +999,22 @@ def test_what_can_be_measured_nevertheless_is_measured(name):
     said(lambda: runs.append(run_of(FAULTS[name])))
     assert runs[0].steps("probe/accuracy") == [0, 3, 7]
     assert all(math.isfinite(value) for _, tag, value in runs[0].lines if tag.startswith(OURS))
+
+
+@pytest.mark.parametrize("measure", [["modes"], ["sample_basin", "weight_basin"]], ids=" and ".join)
+@pytest.mark.parametrize("strict", [False, True])
+def test_where_memory_runs_out_smaller_batches_are_measured_from_then_on(measure, strict):
+    """Of 200 samples, then 100, then 50; the linear maps of the layers always take 64."""
+    runs, train = [], loader(0, 320, 80)
+    options = QUICK | {"probe_size": 200, "measure": measure, "strict": strict}
+    messages = said(lambda: runs.append(fit(DynamicsMonitor(**options), module=Digits(Hungry(64)), train=train)))
+    assert messages == ["netdyn: out of memory; from here on 50 samples per forward pass. Set `batch_size=50`."]
+    assert runs[0].steps() == [0, 3, 7, 11]
+    assert runs[0].values("netdyn/skipped") == [0, 0, 0, 0]
+    runs[0].module.net.room = 200
+    probe = read_probe(train, 200, 0, lambda batch: batch, input_and_target)
+    expected = diagnose(runs[0].module, probe.inputs, probe.target, measure=measure, weight_rays=2)
+    assert runs[0].monitor.report.scalars() == pytest.approx(expected.scalars(), rel=1e-5, abs=1e-6)
 
 
 def test_lazy_parameters_are_waited_for(info):
@@ -1172,8 +1181,9 @@ def test_the_monitor_can_be_copied_and_pickled_after_training():
 
 def test_the_probe_is_let_go_after_training():
     run = fit(DynamicsMonitor(**QUICK), max_epochs=1)
-    held = [value for value in vars(run.monitor).values() if isinstance(value, Tensor) or hasattr(value, "inputs")]
-    assert held == []
+    for thing in (run.monitor, run.monitor.monitor):
+        held = [value for value in vars(thing).values() if isinstance(value, Tensor) or hasattr(value, "inputs")]
+        assert held == []
 
 
 # Same seed, same numbers
@@ -1265,7 +1275,7 @@ def info():
 def test_a_stream_is_probed_by_its_first_samples_when_they_have_come(info, size, expected):
     run = fit(DynamicsMonitor(**MODES | {"probe_size": size}), train=DataLoader(Stream(), batch_size=16))
     assert run.steps() == expected
-    about = [line for line in info if "DynamicsMonitor" in line]
+    about = [line for line in info if "cannot be read by index" in line]
     assert len(about) == 1
     assert f"the first {size} samples that training sees" in about[0]
     assert run.monitor.report.samples == min(size, 64)
@@ -1279,7 +1289,7 @@ def test_the_probe_of_a_stream_is_its_first_samples():
 
 def test_readable_data_are_probed_without_a_word(info):
     fit(DynamicsMonitor(**MODES), max_epochs=1)
-    assert not [line for line in info if "DynamicsMonitor" in line]
+    assert not [line for line in info if "cannot be read by index" in line]
 
 
 def test_a_stream_without_ends_is_measured_where_the_cadence_says():
@@ -1383,9 +1393,9 @@ def test_histograms_that_cannot_be_written_cost_a_warning_and_not_the_training(t
 
     logger = TensorBoardLogger(tmp_path)
     monkeypatch.setattr(type(logger.experiment), "add_histogram", full)
-    with pytest.warns(UserWarning, match="TensorBoard refuses the histograms: OSError: disk full") as caught:
+    with pytest.warns(UserWarning, match="TensorBoard refused the histograms: OSError: disk full") as caught:
         run = fit(DynamicsMonitor(**MODES), logger=logger)
-    assert len([warning for warning in caught if "refuses" in str(warning.message)]) == 1
+    assert len([warning for warning in caught if "refused" in str(warning.message)]) == 1
     assert run.trainer.current_epoch == run.trainer.max_epochs
 
 
@@ -1402,4 +1412,5 @@ def test_the_cost_of_each_basin_is_its_own():
     both = diagnose(network(), x, y, measure=["sample_basin", "weight_basin"], accuracy=0.05)
     assert alone.weight_basin is not None
     assert both.weight_basin is not None
-    assert alone.weight_basin.forwards == both.weight_basin.forwards == 8 * 8  # seven steps and the top, on eight rays
+    # Three levels on each of 16 rays, and three more on the first; a level that was asked already is not asked again.
+    assert 16 < alone.weight_basin.forwards == both.weight_basin.forwards <= 16 * 3 + 3

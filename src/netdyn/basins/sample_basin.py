@@ -262,6 +262,9 @@ def measure_sample_basin(
         _search(ask, rays, present, classes)
     found = iter(classes)
     of_classes = [next(found) if bool(of.any()) else None for of in members]
+    curves = [
+        None if c is None else ladder.curve(of, c.clean_accuracy, c) for of, c in zip(members, of_classes, strict=True)
+    ]
     radius, interval = whole.radius, whole.interval
     if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
         warn_of_floor(absolute, floor)
@@ -282,12 +285,7 @@ def measure_sample_basin(
         noise_classes=votes,
         high=high,
         forwards=own.forwards,
-        curve=replace(
-            ladder.curve(everyone, clean_accuracy, whole),
-            classes=tuple(
-                None if c is None else ladder.curve(of, c.clean_accuracy, c) for of, c in zip(members, of_classes, strict=True)
-            ),
-        ),
+        curve=replace(ladder.curve(everyone, clean_accuracy, whole), classes=tuple(curves)),
     )
 
 
