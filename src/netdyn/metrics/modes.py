@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes; the numbers come from below."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes."""
 
 from __future__ import annotations
 
@@ -82,36 +82,26 @@ class _FieldMetric(StateMetric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         self._refuse_another(incoming_state["pathway"])
         super()._reduce_states(incoming_state)
-        self.pathway = self.pathway[:1]
-        self._settle()
 
     def _settle(self) -> None:
-        """Keep ``max_samples`` samples."""
+        self.pathway = self.pathway[:1]
         if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
-            fields, target = self._smallest(*self._samples())
+            fields, target = self._samples()
             self.fields, self.target = [fields.reshape(-1)], [target.double()]
 
-    def _smallest(self, fields: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Fields ``[samples, units]`` and targets, at most ``max_samples``: those with the smallest content digests."""
+        units = int(self.units_seen)
+        if not units:
+            return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
+        fields, target = dim_zero_cat(self.fields).reshape(-1, units), dim_zero_cat(self.target).long()
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
         kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
         return fields[kept], target[kept]
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        """Fields ``[samples, units]`` and targets of all processes seen."""
-        units = int(self.units_seen)
-        if not units:
-            return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
-        fields = dim_zero_cat(self.fields).reshape(-1, units)
-        return self._smallest(fields, dim_zero_cat(self.target).long())
-
     def _pathway(self) -> Tensor:
-        """The pathway ``[classes or 1, units]``.
-
-        Raises:
-            ValueError: If processes have different ones.
-        """
+        """The pathway ``[classes or 1, units]``, which all processes must share."""
         shape = int(self.rows_seen), int(self.units_seen)
         if not shape[1]:
             return torch.zeros(self.num_classes, 0, device=self.device)
@@ -168,15 +158,8 @@ class NeuronModes(_FieldMetric):
         ):
             fields, target = self._samples()
             tuning, pathway = class_tuning(fields, target, self.num_classes), self._pathway()
-        return {
-            "order_index": order_index(tuning, pathway),
-            "alignment": order_alignment(tuning, pathway),
-            "tuning": tuning,
-        }
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one result or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
+        index, alignment = order_index(tuning, pathway), order_alignment(tuning, pathway)
+        return {"order_index": index, "alignment": alignment, "tuning": tuning}
 
 
 class RankDistribution(_FieldMetric):
@@ -212,12 +195,11 @@ class RankDistribution(_FieldMetric):
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
-        figure = Figure() if ax is None else ax.figure
-        axes = figure.add_subplot() if ax is None else ax
+        axes = Figure().add_subplot() if ax is None else ax
         edges = torch.linspace(0, 1, value.shape[1] + 1)
         for k, density in enumerate(value):
             axes.stairs(density.tolist(), edges.tolist(), label=f"class {k}")
         axes.set_xlabel("normalised rank")
         axes.set_ylabel("density")
         axes.legend()
-        return figure, axes
+        return axes.figure, axes

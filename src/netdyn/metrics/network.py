@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network; the numbers come from below."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network."""
 
 from __future__ import annotations
 
@@ -76,10 +76,6 @@ class BatchNormGap(StateMetric):
         """The difference of the two accuracies, a float64 scalar; NaN without data or batch normalisation."""
         return self.gained / self.samples
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one gap or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
-
 
 class LinearTail(StateMetric):
     """Accuracy of every layer's linear tail, see :func:`netdyn.functional.linear_tail`.
@@ -152,10 +148,6 @@ class LinearTail(StateMetric):
                 f"{list(names)}. Call `reset()` for another model."
             )
 
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        super()._reduce_states(incoming_state)
-        self._settle()
-
     def _settle(self) -> None:
         if len(self.counts) > 1:
             self.counts = [self._total()]
@@ -190,9 +182,8 @@ class LinearTail(StateMetric):
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
-        figure = Figure() if ax is None else ax.figure
-        axes = figure.add_subplot() if ax is None else ax
+        axes = Figure().add_subplot() if ax is None else ax
         axes.plot(range(len(value)), value.tolist(), marker="o")
         axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
         axes.set_ylabel("accuracy of the linear tail")
-        return figure, axes
+        return axes.figure, axes
