@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,22 +37,20 @@ class _Measured:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Measured:
         return self
 
+    def _leaves(self) -> list[Tensor]:
+        return [*itertools.compress(tensors(self.inputs), samples_first(self.inputs)), self.target]
+
     def rows(self) -> Tensor:
         """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
-        by_sample = samples_first(self.inputs)
-        leaves = [leaf for leaf, own in zip(tensors(self.inputs), by_sample, strict=True) if own]
-        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in (*leaves, self.target)], dim=1)
+        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
 
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the kind of this update's, from rows."""
-        turn, first = iter(samples_first(self.inputs)), 0
+        turn = iter(samples_first(self.inputs))
+        parts = iter(torch.split(rows, [like[0].numel() for like in self._leaves()], dim=1))
 
         def leaf(like: Tensor) -> Tensor:
-            nonlocal first
-            last = first + like[0].numel()
-            own = rows[:, first:last].reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
-            first = last
-            return own
+            return next(parts).reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
 
         inputs = map_tensors(lambda like: leaf(like) if next(turn) else like, self.inputs)
         return inputs, leaf(self.target)
@@ -88,11 +87,8 @@ class _BasinMetric(StateMetric):
         Args:
             model: Any PyTorch module, the same in every update of one accumulation.
             inputs: A tensor, or a sequence or mapping of tensors, samples first.
-            target: Class labels ``[samples]``, or numbers to be predicted.
-
-        Raises:
-            TypeError: If ``target`` is not a tensor.
-            ValueError: If it does not have one entry per sample.
+            target: Class labels ``[samples]``, or numbers to be predicted: a tensor (else a ``TypeError``) with one
+                entry per sample (else a ``ValueError``).
         """
         checks.entries("target", target, count(inputs))
         self._measured = _Measured(model, inputs, target)
@@ -113,8 +109,7 @@ class _BasinMetric(StateMetric):
     def compute(self) -> Tensor:
         """The radius over all samples kept, a float64 scalar; NaN without data.
 
-        Raises:
-            RuntimeError: If there are samples but no model: a metric loaded from a checkpoint needs an update first.
+        A metric loaded from a checkpoint has samples but no model: it raises a ``RuntimeError`` until an update.
         """
         result: BasinResult | None = None
         if int(self.width) and self._measured is not None:
@@ -131,11 +126,7 @@ class _BasinMetric(StateMetric):
         return torch.tensor(radius, dtype=torch.float64, device=self.device)
 
     def result(self) -> BasinResult:
-        """The whole result; computed if need be, in which case all processes must call it.
-
-        Raises:
-            RuntimeError: If there was no update.
-        """
+        """The whole result; a ``RuntimeError`` before an update. If it must be computed, all processes must call it."""
         self.compute()
         if self._result is None:
             raise RuntimeError(f"{type(self).__name__}.result() needs an update first.")

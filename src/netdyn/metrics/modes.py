@@ -41,8 +41,7 @@ class _FieldMetric(StateMetric):
         Args:
             fields: Local fields ``[samples, units]``.
             target: Class labels ``[samples]``.
-            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in
-                every update of one accumulation.
+            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit).
 
         Raises:
             TypeError: If the labels are not whole numbers.
@@ -72,8 +71,7 @@ class _FieldMetric(StateMetric):
         return fields, target, pathway
 
     def _refuse_another(self, pathways: Sequence[Tensor] | Tensor) -> None:
-        own = [*self.pathway]
-        if own and any(not torch.equal(other.to(self.device), own[0]) for other in pathways):
+        if any(not torch.equal(other.to(self.device), own) for own in self.pathway for other in pathways):
             raise ValueError(
                 "`pathway` must be the same in every update of one accumulation, got another one. "
                 "Call `reset()` when the network has changed."
@@ -115,9 +113,9 @@ class NeuronModes(_FieldMetric):
     """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and that are neither.
 
     See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
-    layer's own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction``
-    (sum 1 over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``.
-    :attr:`rule` names the rule used.
+    layer's own lower tail is mirrored. :attr:`rule` names the rule used. :meth:`compute` gives a dict of scalars:
+    ``opt_fraction`` and ``npt_fraction`` (of wired, live units, sum 1), ``constant_fraction`` and ``unwired_fraction``
+    (of all units), and ``rpd_gradient``.
 
     Args:
         num_classes: Number of classes K.

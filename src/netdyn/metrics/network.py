@@ -110,8 +110,7 @@ class LinearTail(StateMetric):
         self.wanted, self.exact = layers, exact
         self._known: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
-        # Right answers of each layer and, last, the number of samples; flat, since a process without data does not know
-        # the number of layers.
+        # Right answers of each layer and the number of samples; flat, since without data the layers are not known.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
         self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -163,11 +162,7 @@ class LinearTail(StateMetric):
         return total[:-1] / total[-1]
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its layers' names.
-
-        Raises:
-            ValueError: If it has other layers.
-        """
+        """Take over another metric's samples and its layers' names; a ``ValueError`` if it has other layers."""
         self._refuse_others(getattr(incoming_state, "layers", ()) or self.layers, self.layers)
         super().merge_state(incoming_state)
         self.layers = self.layers or getattr(incoming_state, "layers", ())
