@@ -96,11 +96,10 @@ def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -
         raise ValueError(f"`target` must have one label per sample, shape [samples], got shape {list(target.shape)}.")
     if samples is not None and len(target) != samples:
         raise ValueError(f"`target` must have one label for each of the {samples} samples, got {len(target)}.")
-    if len(target):
-        low, high = int(target.min()), int(target.max())
-        if low < 0 or high >= num_classes:
-            wrong = low if low < 0 else high
-            raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
+    low, high = map(int, target.aminmax()) if len(target) else (0, 0)
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
     return target.long()
 
 

@@ -70,10 +70,7 @@ class Processes:
         return [content for content, _ in gathered]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Copy the first process's values to all processes, in place, as data-parallel training does.
-
-        Batch normalisation without synchronisation has different running statistics on every process.
-        """
+        """Copy the first process's values (running statistics, as data-parallel training does) to all, in place."""
         if self.size > 1:
             own = [tensor for tensor in tensors if not is_shard(tensor)]
             first = self.gather(lambda: [tensor.cpu() for tensor in own] if self.rank == 0 else [])[0]

@@ -28,10 +28,7 @@ BLOCK_ELSEWHERE = 1 << 24
 
 
 def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
-    """A digest of each sample's content, int64 ``[samples, 2]``. Equal samples have equal digests, anywhere in a batch.
-
-    Words of 64 bits are mixed with their positions in two ways, and summed.
-    """
+    """A digest of each sample's content, int64 ``[samples, 2]``: the same wherever the sample is in a batch."""
     by_sample = samples_first(inputs) if by_sample is None else by_sample
     found: list[Tensor] = []
     for number, (tensor, own) in enumerate(zip(tensors(inputs), by_sample, strict=True)):
@@ -52,11 +49,7 @@ def _summed(words: Tensor, way: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of some samples: what seeds their noise, and which of them are copies of one another.
-
-    Copies of a sample have the same cluster, int64 ``[samples]`` on the CPU. They have different digests, and so
-    different noise.
-    """
+    """What seeds the noise of some samples: copies have the same cluster (on the CPU), but different digests."""
 
     digests: Tensor
     clusters: Tensor

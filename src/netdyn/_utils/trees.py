@@ -19,26 +19,21 @@ Inputs = Any
 def map_tensors(
     function: Callable[..., Any], inputs: Inputs, *twins: Inputs, on_other: Callable[[Any], Any] | None = None
 ) -> Inputs:
-    """Apply ``function`` to every tensor of ``inputs`` and the tensors in its place in ``twins``; keep the structure.
-
-    A leaf that is not a tensor stays as it is, or is passed to ``on_other``.
-    """
+    """Apply ``function`` to each tensor and its ``twins``; other leaves stay as they are, or go to ``on_other``."""
     if isinstance(inputs, Tensor):
         return function(inputs, *twins)
+    content: Any
     if isinstance(inputs, Mapping):
-        mapped = {k: map_tensors(function, v, *(t[k] for t in twins), on_other=on_other) for k, v in inputs.items()}
-        return mapped if type(inputs) is dict else _rebuild(inputs, mapped)
-    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        items = [map_tensors(function, v, *(t[i] for t in twins), on_other=on_other) for i, v in enumerate(inputs)]
-        return type(inputs)(*items) if hasattr(inputs, "_fields") else _rebuild(inputs, items)
-    return inputs if on_other is None else on_other(inputs)
-
-
-def _rebuild(like: Any, content: Any) -> Any:
-    """A container of the type of ``like``; a plain one if the type's constructor takes something else."""
+        content = {k: map_tensors(function, v, *(t[k] for t in twins), on_other=on_other) for k, v in inputs.items()}
+    elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
+        content = [map_tensors(function, v, *(t[i] for t in twins), on_other=on_other) for i, v in enumerate(inputs)]
+        if hasattr(inputs, "_fields"):
+            return type(inputs)(*content)
+    else:
+        return inputs if on_other is None else on_other(inputs)
     try:
-        return type(like)(content)
-    except TypeError:
+        return type(inputs)(content)
+    except TypeError:  # a constructor that takes something else
         return content
 
 
@@ -53,11 +48,9 @@ def leaf_names(inputs: Inputs, path: str = "") -> list[str]:
     """The path to each tensor, in order: keys and positions joined by dots (``b.0``); empty for a single tensor."""
     if isinstance(inputs, Tensor):
         return [path]
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(inputs, Mapping):
-        items = inputs.items()
-    elif isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes):
-        items = enumerate(inputs)
+    if isinstance(inputs, str | bytes) or not isinstance(inputs, Mapping | Sequence):
+        return []
+    items: Iterable[tuple[Any, Any]] = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
     return [name for key, value in items for name in leaf_names(value, f"{path}.{key}" if path else str(key))]
 
 

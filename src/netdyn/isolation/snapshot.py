@@ -25,12 +25,10 @@ Restore = Callable[[], object]
 #: Larger tensors and arrays count as data and are not saved; the members of longer containers are not followed.
 LARGEST_BYTES, LONGEST = 1 << 24, 10_000
 #: Packages whose objects are not followed: they lead to threads, files and everything else.
-_FOREIGN = frozenset(
-    (
-        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
-        *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
-        *("logging", "_io", "io", "functools", "builtins"),
-    )
+_FOREIGN = (
+    *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
+    *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
+    *("logging", "_io", "io", "functools", "builtins"),
 )
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
@@ -128,8 +126,7 @@ class Snapshot:
     def __init__(self, *things: Any) -> None:
         self._seen: dict[int, Any] = {}  # keeps the objects alive, so that each has its own id
         self._undo: list[Restore] = []
-        # One flag per module: a child's may differ from its parent's.
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []  # a child's flag may differ from its parent's
         todo = list(things)
         while todo:
             value = todo.pop()

@@ -127,7 +127,7 @@ def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -
 class ModeShares:
     """How the units of a layer divide into modes.
 
-    OPT and NPT are shares of wired, live units, NaN if no ``rule`` applies; the other two are shares of all units.
+    OPT and NPT are shares of wired, live units, NaN if no ``rule`` applies; the others are shares of all units.
     An unwired unit that is constant counts as constant.
     """
 

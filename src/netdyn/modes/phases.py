@@ -17,13 +17,13 @@ TIE_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Phase:
-    """How the gradients of a network's rank distributions are spread over its layers.
+    """How the gradients of a network's rank distributions are spread over its layers; NaN without a layer.
 
     Attributes:
         index: −1 where every layer orders less than the one before it (P1's phase I), +1 where every layer orders more
             (phase II); NaN for fewer than two layers.
-        spread: Largest minus smallest gradient; NaN without a layer.
-        mean: Mean gradient; NaN without a layer.
+        spread: Largest minus smallest gradient.
+        mean: Mean gradient.
     """
 
     index: float

@@ -160,9 +160,8 @@ def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
     """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
 
-    A row added to all logits changes no prediction; centring removes it. The first row is subtracted before the mean,
-    so that equal rows give exactly zero. An entry within rounding of the mean (K·eps) is set to zero, since its sign is
-    noise.
+    The first row is subtracted before the mean, so that equal rows give exactly zero. An entry within rounding of the
+    mean (K·eps) is set to zero, since its sign is noise.
     """
     wide = pathway.to(statistic_dtype(pathway.device))
     if len(wide) == 1 and num_classes == 2:
