@@ -20,10 +20,10 @@ from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, ru
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import (
     centre_pathway,
-    class_sizes,
     correlation_from_ranks,
     densities,
     doubled_midranks,
+    occurrences,
     rank_counts,
     tuning_from_ranks,
 )
@@ -84,7 +84,7 @@ class _LayerReader:
         self.tail = TailReader(self.map)
         self.labels = evaluator.labels.cpu()
         self.classes = self._classes()
-        self.sizes = class_sizes(evaluator.labels, evaluator.num_classes)
+        self.sizes = occurrences(evaluator.labels, evaluator.num_classes)
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
 
     def read(self) -> Reading:

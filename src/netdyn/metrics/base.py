@@ -1,8 +1,4 @@
-"""The base class of netdyn's metrics: states that torchmetrics can reduce, copy and move without loss of precision.
-
-States are one-dimensional float64 lists (``cat``), or maxima and sums of fixed shape, which also work on a process that
-saw no data.
-"""
+"""What every metric of netdyn shares: states that torchmetrics can reduce, copy and move without losing a digit."""
 
 from __future__ import annotations
 
@@ -23,7 +19,10 @@ def _number() -> Tensor:
 
 
 class StateMetric(Metric):
-    """A metric whose states stay in float64: labels, ranks and counts do not survive rounding to half precision."""
+    """States stay in float64: neither labels nor ranks nor counts survive rounding to half precision.
+
+    They are one-dimensional lists, maxima or sums, which survive a process that saw no data.
+    """
 
     full_state_update = False
     is_differentiable = False
@@ -38,8 +37,7 @@ class StateMetric(Metric):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Give a copy a number of its own: it is another metric."""
         super().__setstate__(state)
-        number = _number()
-        self._defaults["number"] = number
+        number = self._defaults["number"] = _number()
         self.number = number.to(self.device)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> Metric:
@@ -55,3 +53,11 @@ class StateMetric(Metric):
         # merge_state leaves an old value in the cache, and a new metric without an update.
         self._computed = None
         self._update_count = max(self._update_count, 1)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Shorten the states after an update or a reduction."""
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot one value or several in a row, see :meth:`torchmetrics.Metric.plot`."""
+        return self._plot(val, ax)

@@ -1,4 +1,4 @@
-"""torchmetrics metrics that run a whole network."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network."""
 
 from __future__ import annotations
 
@@ -76,10 +76,6 @@ class BatchNormGap(StateMetric):
         """The difference of the two accuracies, a float64 scalar; NaN without data or batch normalisation."""
         return self.gained / self.samples
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one gap or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
-
 
 class LinearTail(StateMetric):
     """Accuracy of the linear tail of every layer, see :func:`netdyn.functional.linear_tail`.
@@ -114,8 +110,7 @@ class LinearTail(StateMetric):
         self.wanted, self.exact = layers, exact
         self._known: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
-        # The right answers of each layer, then the number of samples, flattened: a process without data does not know
-        # the number of layers.
+        # Right answers of each layer and the number of samples; flat, since without data the layers are not known.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
         self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -152,10 +147,6 @@ class LinearTail(StateMetric):
                 f"{list(names)}. Call `reset()` for another model."
             )
 
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        super()._reduce_states(incoming_state)
-        self._settle()
-
     def _settle(self) -> None:
         if len(self.counts) > 1:
             self.counts = [self._total()]
@@ -171,11 +162,7 @@ class LinearTail(StateMetric):
         return total[:-1] / total[-1]
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and the names of its layers.
-
-        Raises:
-            ValueError: If the other metric has other layers.
-        """
+        """Take over another metric's samples and its layers' names; a ``ValueError`` if it has other layers."""
         self._refuse_others(getattr(incoming_state, "layers", ()) or self.layers, self.layers)
         super().merge_state(incoming_state)
         self.layers = self.layers or getattr(incoming_state, "layers", ())
@@ -190,9 +177,8 @@ class LinearTail(StateMetric):
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
-        figure = Figure() if ax is None else ax.figure
-        axes = figure.add_subplot() if ax is None else ax
+        axes = Figure().add_subplot() if ax is None else ax
         axes.plot(range(len(value)), value.tolist(), marker="o")
         axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
         axes.set_ylabel("accuracy of the linear tail")
-        return figure, axes
+        return axes.figure, axes
