@@ -17,16 +17,10 @@ from netdyn.probes.criteria import Criterion, apply_criterion
 
 @dataclass
 class Evaluator:
-    """A network, a probe and a criterion. It counts the samples that it passes through the network.
+    """A network in eval mode, a probe and a criterion.
 
     Attributes:
-        model: The network, in eval mode.
-        inputs: The probe's inputs.
-        target: Their targets ``[samples]``.
-        criterion: Decides which outputs are right.
         num_classes: Number of classes; 1 if the targets are not class labels.
-        batch_size: Samples per forward pass (None: all).
-        processes: The processes that divide the work among themselves.
         passed: Number of samples that have passed through the network.
         by_sample: Whether each of the inputs' tensors has the samples first; the others stay whole.
         numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
@@ -101,15 +95,9 @@ class Evaluator:
         return own
 
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
-        """Divide some samples among the processes, and put their results side by side, ``[..., samples]``.
+        """Divide some samples (None: all) among the processes; the results ``[..., samples]`` of ``work``, in order.
 
-        Args:
-            work: From an evaluator of a process's part, and the indices of that part, to results
-                ``[..., samples of the part]``.
-            index: Indices of the samples; None: all.
-
-        Returns:
-            The results in the order of ``index``: on their device for one process, on the host for several.
+        ``work`` gets an evaluator of a process's part, and its indices. Results of several processes are on the host.
         """
         index = torch.arange(self.samples) if index is None else index
         part, counted = self.processes.own_samples(index)
