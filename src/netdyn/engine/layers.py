@@ -1,8 +1,4 @@
-"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes.
-
-With the probe in one batch only one layer's fields are alive at a time; in several batches the sampled units of every
-layer are kept until the last batch.
-"""
+"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from torch import Tensor
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.engine.config import Config
-from netdyn.linear.substitution import LinearMap, substitute, warn_of_defects
+from netdyn.linear.substitution import substitute, warn_of_defects
 from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import (
@@ -32,7 +28,7 @@ from netdyn.modes.transfer import kept_order
 from netdyn.probes.criteria import apply_criterion, as_logits, right_class
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
-from netdyn.tracing.fields import Choice, choose, read
+from netdyn.tracing.fields import choose, read
 from netdyn.tracing.survey import Survey, discover
 
 #: Bins of a layer's rank probability distribution.
@@ -46,8 +42,8 @@ class Reading:
     Attributes:
         layers: The layers, in order of execution.
         right: Which samples are right, bool ``[samples]``.
-        survey: What there is to read in the network; None where its layers were not read.
-        pathways: Of layers whose classes and units are all known, the map ``[classes, units]``.
+        survey: None where the layers were not read.
+        pathways: The maps ``[classes, units]`` of layers whose classes and units are all known.
     """
 
     layers: tuple[LayerReport, ...]
@@ -57,45 +53,51 @@ class Reading:
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce what passes to numbers.
+    """Run the network once, and reduce what passes to numbers; rank probability distributions only for figures.
 
     On several processes each reduces its part of the layers, and all get all.
-
-    Args:
-        evaluator: The network and its probe.
-        config: What to measure and how.
-        distributions: Make the rank probability distributions too, which figures alone show.
     """
-    return _LayerReader(evaluator, config, distributions, discover(evaluator.model, evaluator.inputs)).read()
+    return _LayerReader(evaluator, config, distributions).read()
 
 
 class _LayerReader:
-    """One reading under way."""
+    """One reading. Of one batch, one layer's fields are kept at a time; of several, all layers' sampled units."""
 
-    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey) -> None:
+    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool) -> None:
         self.evaluator, self.config, self.distributions = evaluator, config, distributions
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
-        self.survey, self.choice = survey, choose(evaluator.model, survey, config.layers)
-        self.map = LinearMap({})
-        self.own: set[str] = set()
+        self.survey = discover(evaluator.model, evaluator.inputs)
+        self.choice = choose(evaluator.model, self.survey, config.layers)
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
-        self.tail = TailReader(self.map)
         self.labels = evaluator.labels.cpu()
         self.classes = self._classes()
         self.sizes = class_sizes(evaluator.labels, evaluator.num_classes)
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
+        # A tail runs through all layers.
+        self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
+        self.map = substitute(
+            evaluator.model,
+            evaluator.inputs,
+            self.everything,
+            classes=self.classes,
+            units=self._sampled,
+            # Of many classes the tail needs all rows, and is cheaper to run.
+            through=self.linear and self.classes is None,
+            batch_size=evaluator.batch_size,
+        )
+        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
+        self.tail = TailReader(self.map)
 
     def read(self) -> Reading:
         """Run the network and reduce what passes."""
         evaluator = self.evaluator
-        everything = self._map()
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
         lost, logits = 0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
-            outputs, found = read(evaluator.model, inputs, self._add, everything)
+            outputs, found = read(evaluator.model, inputs, self._add, self.everything)
             evaluator.passed += len(target)
             right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
@@ -120,32 +122,8 @@ class _LayerReader:
         if self.linear:
             self._judge_tails(tails, torch.cat(logits).cpu())
         layers = tuple(self.reports[name] for name in self.map if name in self.reports)
-        return Reading(layers, right, self.survey, self._whole_pathways())
-
-    def _whole_pathways(self) -> dict[str, Tensor]:
-        """The maps whose classes and units are all known."""
-        if self.classes is not None:
-            return {}
-        return {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
-
-    def _map(self) -> Choice:
-        """Find the layers' maps; what is to be read: a tail runs through all of them."""
-        evaluator = self.evaluator
-        everything = all_layers(self.survey, self.choice) if self.linear else self.choice
-        # Of many classes the tail needs all rows, and is cheaper to run.
-        through = self.linear and self.classes is None
-        self.map = substitute(
-            evaluator.model,
-            evaluator.inputs,
-            everything,
-            classes=self.classes,
-            units=self._sampled,
-            through=through,
-            batch_size=evaluator.batch_size,
-        )
-        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
-        self.tail = TailReader(self.map)
-        return everything
+        whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
+        return Reading(layers, right, self.survey, whole if self.classes is None else {})
 
     def _classes(self) -> Tensor | None:
         """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
@@ -231,7 +209,7 @@ class _LayerReader:
         )
 
     def _class_share(self) -> Tensor | None:
-        """Share of each class that is looked at; None where there are none."""
+        """Share of each class that is looked at; None without classes."""
         if self.evaluator.num_classes < 2:
             return None
         sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
@@ -255,7 +233,7 @@ class _LayerReader:
         return whole.index_copy_(0, self.classes.to(rows.device), rows)
 
     def _run_tails(self) -> dict[str, Tensor]:
-        """Logits of the tails that must be run; all processes' on the host, this one's alone on its device."""
+        """Logits of the tails that must be run; on the host if there are several processes."""
         evaluator, order = self.evaluator, list(self.map)
         pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self.choice.wants(name)]
@@ -271,19 +249,14 @@ class _LayerReader:
         """Accuracy and linear share of every layer's tail, worked out on the host."""
         evaluator = self.evaluator
         tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
+        classes = evaluator.num_classes > 1
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
                     self.reports[name],
-                    tail_accuracy=self._accuracy(linear),
-                    linear_share=squared_correlation(logits, linear, centre=evaluator.num_classes > 1),
+                    tail_accuracy=float(right_class(linear, self.labels).double().mean()) if classes else math.nan,
+                    linear_share=squared_correlation(logits, linear, centre=classes),
                 )
-
-    def _accuracy(self, logits: Tensor) -> float:
-        """Accuracy of some logits; NaN where there are no classes."""
-        if self.evaluator.num_classes < 2:
-            return math.nan
-        return float(right_class(logits, self.labels).double().mean())
 
 
 def nonfinite(outputs: object) -> int:

@@ -105,13 +105,9 @@ class Report:
         return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
 
     def scalars(self) -> dict[str, float]:
-        """Tag → value, as a monitor logs them: finite values only.
-
-        An infinite radius is replaced by the highest noise level; NaN is left out.
-        """
-        values: dict[str, float] = {"probe/accuracy": self.accuracy}
-        if self.val_accuracy is not None:
-            values["probe/val_accuracy"] = self.val_accuracy
+        """Tag → finite value, as a monitor logs them; an infinite radius is replaced by the highest noise level."""
+        val_accuracy = math.nan if self.val_accuracy is None else self.val_accuracy
+        values = {"probe/accuracy": self.accuracy, "probe/val_accuracy": val_accuracy}
         for layer in self.layers:
             for name in ("opt_fraction", "npt_fraction", "constant_fraction", "rpd_gradient", "transfer_order"):
                 values[f"modes/{name}/{layer.name}"] = getattr(layer, name)
@@ -158,11 +154,7 @@ class Report:
         return drawn
 
     def plot(self, tag: str = "modes/rpd") -> Figure:
-        """One figure, by its tag.
-
-        Raises:
-            KeyError: If its numbers were not measured.
-        """
+        """One figure, by its tag; a KeyError if its numbers were not measured."""
         drawn = self.figures()
         if tag not in drawn:
             raise KeyError(f"`tag` must be one of {', '.join(map(repr, drawn))}, got {tag!r}.")
@@ -183,10 +175,7 @@ class Report:
             }
             for space, basin in self._basins()
         }
-        plain = (
-            *("accuracy", "val_accuracy", "samples", "num_classes", "alpha"),
-            *("functional_depth", "batchnorm_gap"),
-        )
+        plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
         return (
             {name: _plain(getattr(self, name)) for name in plain}
             | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
@@ -210,10 +199,9 @@ class Report:
         return html(self)
 
     def _basins(self) -> Iterator[tuple[str, BasinResult]]:
-        if self.sample_basin is not None:
-            yield "sample", self.sample_basin
-        if self.weight_basin is not None:
-            yield "weight", self.weight_basin
+        for space, basin in (("sample", self.sample_basin), ("weight", self.weight_basin)):
+            if basin is not None:
+                yield space, basin
 
 
 def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
@@ -238,15 +226,9 @@ def _curves(basin: BasinResult) -> Figure:
 
     sigma = basin.curve.sigma
     none = torch.full_like(sigma, math.nan)
-    per_class = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
-    return curves.basin_curves(
-        sigma,
-        basin.curve.at(sigma),
-        torch.stack(per_class) if per_class else None,
-        basin.accuracy,
-        basin.radius,
-        basin.interval,
-    )
+    found = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
+    classes, whole = torch.stack(found) if found else None, basin.curve.at(sigma)
+    return curves.basin_curves(sigma, whole, classes, basin.accuracy, basin.radius, basin.interval)
 
 
 def _plain(value: Any) -> Any:

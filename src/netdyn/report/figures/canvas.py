@@ -1,7 +1,6 @@
 """What all figures share: matplotlib's default style, a size that fits a card of TensorBoard, names that fit.
 
-Figures are made with matplotlib's object interface; pyplot and its list of open figures are not used. Matplotlib is
-imported when the first figure is drawn.
+Pyplot and its list of open figures are not used. Matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ def available() -> bool:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Use matplotlib's default style inside, whatever the user's is.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
+    """Use matplotlib's default style inside, whatever the user's is."""
     if not available():
         raise ImportError(MISSING)
     from matplotlib import style
