@@ -75,23 +75,15 @@ def evaluate(
     show ``distributions`` and ``per_class`` radii. ``on_smaller_batches`` gets the new batch size when memory ran out.
     """
     processes = processes or Processes()
-    evaluator = _evaluator(network, probe, config, processes)
-    _check_classes(evaluator, config)
+    found = _evaluator(network, probe, config, processes)
+    _check_classes(found, config)
     # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
     processes.gather(lambda: None)
     # Where `disable` is None, tqdm leaves the bar out if the output is no terminal.
     disable = None if progress is None else not progress
     with tqdm(total=ATTEMPTS, desc="netdyn", delay=2, leave=False, disable=disable) as bar:
         evaluation = _Evaluation(
-            evaluator,
-            probe,
-            config,
-            train_batch_size,
-            distributions,
-            per_class,
-            on_failure,
-            on_smaller_batches,
-            bar.update,
+            found, probe, config, train_batch_size, distributions, per_class, on_failure, on_smaller_batches, bar.update
         )
         return evaluation.report(val_probe)
 
@@ -207,7 +199,7 @@ class _Evaluation:
         )
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
-        """The validation probe, and which of its samples are right; every process asks all of it."""
+        """The validation probe, and which of its samples are right, on every process."""
         assert probe is not None
         self.held_out = _evaluator(self.evaluator.model, probe, self.config, Processes())
         return self.held_out, self.held_out.all_right()
@@ -233,8 +225,7 @@ class _Evaluation:
         return self.evaluator
 
     def _sample_basin(self, right: Tensor) -> BasinResult:
-        evaluator, config = self._with_contents(), self.config
-        labels = evaluator.labels
+        evaluator, config, labels = self._with_contents(), self.config, self.evaluator.labels
         return measure_sample_basin(
             evaluator,
             config.low,
@@ -269,10 +260,8 @@ class _Evaluation:
     def _gap(self, evaluator: Evaluator | None) -> float:
         if evaluator is None or evaluator.samples < 2:
             return math.nan  # a validation probe that failed has been reported; one sample has no statistics
-        size = self.config.batch_size
-        if size is not None:
-            # Statistics of smaller batches than training's would be others.
-            size = max(size, self.train_batch_size or USUAL_BATCH)
+        # Statistics of smaller batches than training's would be others.
+        size = self.config.batch_size and max(self.config.batch_size, self.train_batch_size or USUAL_BATCH)
         return measure_gap(evaluator, size, self.config.seed)
 
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:

@@ -37,19 +37,12 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reading of a network's layers has found.
-
-    Attributes:
-        layers: The layers, in order of execution.
-        right: Which samples are right, bool ``[samples]``.
-        survey: None where the layers were not read.
-        pathways: The maps ``[classes, units]`` of layers whose classes and units are all known.
-    """
+    """What one reading of a network's layers has found."""
 
     layers: tuple[LayerReport, ...]
-    right: Tensor
-    survey: Survey | None = None
-    pathways: dict[str, Tensor] = field(default_factory=dict)
+    right: Tensor  # which samples are right, bool `[samples]`
+    survey: Survey | None = None  # None where the layers were not read
+    pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
@@ -75,6 +68,9 @@ class _LayerReader:
         self.classes = self._classes()
         self.sizes = class_sizes(evaluator.labels, evaluator.num_classes)
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
+        shares = self.sizes.cpu().double() / evaluator.samples
+        shares = shares if self.classes is None else shares[self.classes]
+        self.class_shares = shares if evaluator.num_classes > 1 else None
         # A tail runs through all layers.
         self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
         self.map = substitute(
@@ -127,13 +123,12 @@ class _LayerReader:
 
     def _classes(self) -> Tensor | None:
         """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
-        evaluator, most = self.evaluator, self.config.max_classes
-        if evaluator.num_classes <= most:
+        if self.evaluator.num_classes <= self.config.max_classes:
             return None
-        present = torch.unique(self.labels)
+        present: Tensor = torch.unique(self.labels)
         generator = torch.Generator().manual_seed(self.config.seed)
-        chosen: Tensor = present[torch.randperm(len(present), generator=generator)[:most]].sort().values
-        return chosen
+        chosen = torch.randperm(len(present), generator=generator)[: self.config.max_classes].sort().values
+        return present[chosen]
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
@@ -189,31 +184,19 @@ class _LayerReader:
         # A number added to all logits changes no prediction; one added to all predicted numbers changes all.
         pathway, options = pathway.cpu(), {"centre": classes}
         shares = mode_shares(
-            tuning, pathway, constant, self._class_share(), self.config.alpha, fewest=2 if classes else 1, **options
+            tuning, pathway, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1, **options
         )
         return LayerReport(
             name=name,
             units=self.units[name],
             sampled=len(constant),
-            opt_fraction=shares.opt_fraction,
-            npt_fraction=shares.npt_fraction,
-            constant_fraction=shares.constant_fraction,
-            unwired_fraction=shares.unwired_fraction,
-            rpd_gradient=shares.rpd_gradient,
+            **vars(shares),
             transfer_order=float(transfer.nanmean()),
             affine_defect=self.map.affine_defect[name],
-            rule=shares.rule,
             order_index=order_index(tuning, pathway, **options),
             alignment=order_alignment(tuning, pathway, **options),
             distribution=None if counts is None else densities(counts.cpu()).nanmean(dim=0),
         )
-
-    def _class_share(self) -> Tensor | None:
-        """Share of each class that is looked at; None without classes."""
-        if self.evaluator.num_classes < 2:
-            return None
-        sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
-        return sizes.double() / self.evaluator.samples
 
     def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
         """Tuning to classes, or to the numbers to be predicted."""
@@ -225,7 +208,7 @@ class _LayerReader:
         return tuning.masked_fill(unread, torch.nan)
 
     def _sign(self, pathway: Tensor) -> Tensor:
-        """How the units are wired to all classes; those that are not among the chosen ones are wired to nothing."""
+        """How the units are wired to all classes; to those that were not chosen they are not."""
         rows = centre_pathway(pathway, self.evaluator.num_classes).sign()
         if self.classes is None:
             return rows

@@ -73,14 +73,9 @@ def batchnorm_gap(
 
 
 class _BatchStatistics(TorchFunctionMode):
-    """Batch normalisation, wherever it is called, uses the batch's mean and variance; ``found``: whether there was any.
+    """Batch normalisation, wherever it is called, uses the batch's statistics; the running ones are not updated."""
 
-    It is not given the running statistics, so that nothing is updated, and no flag has to be set and reset.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
+    found = False  # whether there was any batch normalisation
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -106,21 +101,17 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
 
 
 def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int) -> Tensor | None:
-    """How many more samples are right with the statistics of a batch; None if there is no batch normalisation.
-
-    The network must be isolated. Both runs use the same batches, so that a normalisation without running statistics,
-    which always takes its batch's, adds nothing to the difference.
-    """
+    """How many more samples an isolated network gets right with batch statistics; None without batch normalisation."""
     if evaluator.samples < 2:
         raise ValueError(
             f"`inputs` must hold at least two samples, since a single one has no variance, got {evaluator.samples}."
         )
     statistics = _BatchStatistics()
     with statistics:
-        # Two samples are enough to find batch normalisations.
         evaluator.outputs(evaluator.batch(slice(0, 2))[0])
     if not statistics.found:
         return None
+    # Both runs use the same batches: a normalisation without running statistics, which takes its batch's, adds nothing.
     gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
     for index in shuffled_batches(evaluator.samples, batch_size, seed):
         index = index.to(evaluator.target.device)

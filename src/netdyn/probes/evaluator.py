@@ -17,25 +17,18 @@ from netdyn.probes.criteria import Criterion, apply_criterion
 
 @dataclass
 class Evaluator:
-    """A network in eval mode, a probe and a criterion.
-
-    Attributes:
-        num_classes: Number of classes; 1 if the targets are not class labels.
-        passed: Number of samples that have passed through the network.
-        by_sample: Whether each of the inputs' tensors has the samples first; the others stay whole.
-        numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
-    """
+    """A network in eval mode, a probe and a criterion."""
 
     model: nn.Module
     inputs: Inputs
     target: Tensor
     criterion: Criterion
-    num_classes: int
+    num_classes: int  # 1 if the targets are not class labels
     batch_size: int | None = None
     processes: Processes = field(default_factory=Processes)
-    passed: float = 0
-    by_sample: tuple[bool, ...] = ()
-    numbers: Tensor | None = None
+    passed: float = 0  # samples that have passed through the network
+    by_sample: tuple[bool, ...] = ()  # whether each of the inputs' tensors has the samples first; others stay whole
+    numbers: Tensor | None = None  # to be predicted, `[samples, outputs]`, in regression
 
     def __post_init__(self) -> None:
         self.by_sample = self.by_sample or samples_first(self.inputs)

@@ -84,10 +84,8 @@ def _warn_of_problems(inputs_finite: bool, deterministic: bool) -> None:
 
 def _same(first: object, second: object) -> bool:
     """Whether all tensors of two outputs are the same; NaN equals NaN."""
-    pairs = list(zip(tensors(first), tensors(second), strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
-        return False
-    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
+    pairs = zip(tensors(first), tensors(second), strict=False)
+    return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:

@@ -14,8 +14,7 @@ BEATEN = 0.2
 ORDERED_TIMES = 3.0
 #: Gradients lie in ±6(1 − 1/K). As shares of 6(1 − 1/K): the most by which alike ones differ; above which one is high.
 ALIKE, HIGH = 0.1, 0.2
-#: Gradients rise from layer to layer if the index (Kendall's correlation with depth) is at least this, and fall at
-#: minus this.
+#: Gradients rise with depth if the index (Kendall's correlation of both) is at least this, and fall at minus this.
 STEADY = 0.5
 #: A layer is reported if more of its units are constant, or its activation keeps the order of fewer pairs of samples.
 DEAD_SHARE, SHUT = 0.2, 0.1
@@ -49,10 +48,7 @@ def _guesses(accuracy: float, num_classes: int) -> bool:
 
 
 def _counts_as_untrained(report: Report) -> bool:
-    """Whether accuracy is about chance, or the network has no functional depth.
-
-    The functional depth is NaN if accuracy is about the share of the largest class, which it takes into account.
-    """
+    """Whether accuracy is about chance, or about the share of the largest class, where functional depth is NaN."""
     tails = [layer.tail_accuracy for layer in report.layers]
     read = bool(tails) and not any(map(math.isnan, tails))
     return _guesses(report.accuracy, report.num_classes) or (read and math.isnan(report.functional_depth))
@@ -90,11 +86,9 @@ def _order(report: Report) -> list[str]:
     if _beyond_chance(best, report.alpha) <= 0:
         by = "class" if classes else "their target"
         return [f"No layer orders the samples by {by} beyond what chance would show ({chance} of its units)."]
-    how = (
-        "rank a class high where they are wired to raise its logit, and low where they lower it"
-        if classes
-        else "rank the samples by their target in the direction of their wiring"
-    )
+    how = "rank the samples by their target in the direction of their wiring"
+    if classes:
+        how = "rank a class high where they are wired to raise its logit, and low where they lower it"
     return [
         f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how} "
         f"(by chance {chance})."

@@ -115,7 +115,7 @@ class Report:
             values[f"linear/share/{layer.name}"] = layer.linear_share
             values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
         values["linear/functional_depth"] = self.functional_depth
-        values |= {f"phase/{name}": getattr(self.phase, name) for name in ("index", "spread", "mean")}
+        values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
         values["batchnorm/gap"] = self.batchnorm_gap
         for space, basin in self._basins():
             values |= _basin_scalars(f"basin/{space}", basin)
@@ -168,18 +168,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None."""
-        layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
-            f"{space}_basin": {
-                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
-            }
+            f"{space}_basin": {name: _plain(value) for name, value in vars(basin).items() if name != "curve"}
             for space, basin in self._basins()
         }
         plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
         return (
             {name: _plain(getattr(self, name)) for name in plain}
-            | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
-            | {"layers": layers, "findings": self.findings()}
+            | {"phase": _plain(vars(self.phase))}
+            | {"layers": [_plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | basins
         )

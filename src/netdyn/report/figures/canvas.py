@@ -80,13 +80,6 @@ def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def shades(number: int) -> list[tuple[float, ...]]:
-    """Colours from dark to light, without the lightest."""
-    from matplotlib import colormaps
-
-    return [tuple(colormaps["cividis"](0.9 * i / max(number - 1, 1))) for i in range(number)]
-
-
 def short(name: str, length: int = 20) -> str:
     """A name shortened in the middle; dollar signs are escaped, because they would start a formula.
 
@@ -116,9 +109,8 @@ def thinned(number: int, most: int = NAMES) -> list[int]:
     >>> thinned(9, 3)
     [0, 4, 8]
     """
-    if number <= most:
-        return list(range(number))
-    return [round(i * (number - 1) / (most - 1)) for i in range(most)]
+    shown = min(number, most)
+    return [round(i * (number - 1) / max(shown - 1, 1)) for i in range(shown)]
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -134,20 +126,6 @@ def legend(figure: Figure, axes: Axes) -> None:
             fontsize=8,
             frameon=False,
         )
-
-
-def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
-    """Name the shades: a legend if it fits, else a colour scale with some of the names."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap
-
-    if len(names) <= NAMES:
-        legend(figure, axes)
-        return
-    ticks, labels = thinned(len(names)), layer_labels(names)
-    scale = ScalarMappable(cmap=ListedColormap(shades(len(names))))
-    scale.set_clim(-0.5, len(names) - 0.5)
-    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[labels[i] for i in ticks])
 
 
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from netdyn.report.figures.canvas import (
     GREY,
+    NAMES,
     PALETTE,
     as_array,
     layer_labels,
     legend,
-    name_shades,
-    shades,
     styled,
     thinned,
     with_axes,
@@ -34,15 +33,27 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
 
     A dashed line marks a flat distribution, without order.
     """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
     figure, axes = with_axes("rank of the local field, along the wiring", "density of a class's samples")
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
-    names = layer_labels(list(densities))
-    for name, density, shade in zip(names, densities.values(), shades(len(densities)), strict=True):
+    layers, names = len(densities), layer_labels(list(densities))
+    # Without the lightest.
+    shades = [tuple(colormaps["cividis"](0.9 * i / max(layers - 1, 1))) for i in range(layers)]
+    for name, density, shade in zip(names, densities.values(), shades, strict=True):
         bins = len(density)
         axes.plot((np.arange(bins) + 0.5) / bins, as_array(density), color=shade, linewidth=1.5, label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    name_shades(figure, axes, list(densities))
+    if layers <= NAMES:
+        legend(figure, axes)
+        return figure
+    # Too many for a legend: a colour scale with some of the names.
+    scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
+    scale.set_clim(-0.5, layers - 0.5)
+    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[names[i] for i in ticks])
     return figure
 
 

@@ -142,20 +142,23 @@ class _Sheet:
         """Left and upper edge of a panel."""
         return number % self.columns * self.right, number // self.columns * self.down
 
-    def clear(self, axes: Axes, panels: int, face: str) -> None:
-        """Draw the panels' frames, and make room for them and their titles."""
+    def finish(self, axes: Axes, labels: Sequence[str], above: float, face: str) -> None:
+        """Draw the panels' frames, their labels somewhat above them, and make room for both."""
         from matplotlib.collections import PolyCollection
 
         frames = []
-        for left, top in map(self.corner, range(panels)):
+        for number, label in enumerate(labels):
+            left, top = self.corner(number)
             right, bottom = left + self.width, top + self.height
             frames.append([(left, top), (right, top), (right, bottom), (left, bottom)])
+            place, size = (left + self.width / 2, top - above), 9 if len(label) < 8 else 7
+            # There is room for it: the layout engine need not check.
+            axes.text(*place, short(label), fontsize=size, ha="center", va="bottom").set_in_layout(False)
         axes.add_collection(PolyCollection(frames, facecolors=face, edgecolors="none", zorder=-1), autolim=False)
-        line = PolyCollection(
-            frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False, in_layout=False
-        )
+        line = PolyCollection(frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False)
+        line.set_in_layout(False)
         axes.add_collection(line, autolim=False)
-        rows = math.ceil(panels / self.columns)
+        rows = math.ceil(len(labels) / self.columns)
         axes.set_xlim(0, (self.columns - 1) * self.right + self.width)
         axes.set_ylim((rows - 1) * self.down + self.height, self.height - self.down)
         axes.spines[:].set_visible(False)
@@ -188,8 +191,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
         left, top = sheet.corner(number)
         extent = (left, left + width, top + height, top)
         image = axes.imshow(value, "RdBu_r", extent=extent, vmin=-limit, vmax=limit, interpolation="nearest")
-    sheet.clear(axes, panels, BLANK)
-    _write(axes, sheet, labels, _GAP / 3 / inch)
+    sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
     figure.colorbar(image, ax=axes, label="weight of the input", shrink=0.9, aspect=max(20, 5 * rows))
@@ -222,8 +224,7 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
         axes.add_collection(bars, autolim=False)
     zeros = [[(left, middle), (left + inputs, middle)] for left, middle in zip(corners[:, 0], middles, strict=True)]
     axes.add_collection(LineCollection(zeros, colors=GREY, linewidths=0.6), autolim=False)
-    sheet.clear(axes, panels, "white")
-    _write(axes, sheet, labels, _GAP / 3 * scale)
+    sheet.finish(axes, labels, _GAP / 3 * scale, "white")
     high = _round_number(limit)
     axes.set_yticks(*_ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)]))
     far = _round_number(inputs - 1)
@@ -235,27 +236,13 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
     return figure
 
 
-def _write(axes: Axes, sheet: _Sheet, labels: Sequence[str], above: float) -> None:
-    """Write each label above its panel."""
-    for number, label in enumerate(labels):
-        left, top = sheet.corner(number)
-        size = 9 if len(label) < 8 else 7
-        written = axes.text(left + sheet.width / 2, top - above, short(label), fontsize=size, ha="center", va="bottom")
-        # The sheet has room for it: the layout engine need not check.
-        written.set_in_layout(False)
-
-
 def _ticks(places: list[tuple[float, float]]) -> tuple[list[float], list[str]]:
     """Places and labels of ticks, from places and the numbers there."""
     return [place for place, _ in places], [f"{number:g}".replace("-", "−") for _, number in places]
 
 
 def _round_number(most: float) -> float:
-    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is at most ``most``; 0 if ``most`` is not positive.
-
-    >>> _round_number(783), _round_number(0.21), _round_number(0)
-    (500.0, 0.2, 0.0)
-    """
+    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is at most ``most``; 0 if ``most`` is not positive."""
     if most <= 0:
         return 0.0
     power = math.floor(math.log10(most))
