@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from netdyn._utils import checks
 from netdyn.basins.target import check_basin
 from netdyn.probes.tasks import TOLERANCE
 
 Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
-MEASURES: tuple[Measure, ...] = ("modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,13 @@ class Config:
         checks.names("noise_at", self.noise_at)
         checks.function("criterion", self.criterion)
         checks.function("forward", self.forward)
-        checks.whole("max_units", self.max_units)
         checks.whole("max_classes", self.max_classes, minimum=2)
         checks.fraction("alpha", self.alpha)
         checks.positive("tolerance", self.tolerance)
-        checks.whole("sample_rays", self.sample_rays)
-        checks.whole("weight_rays", self.weight_rays)
-        checks.whole("weight_samples", self.weight_samples)
+        for whole in ("max_units", "sample_rays", "weight_rays", "weight_samples"):
+            checks.whole(whole, getattr(self, whole))
         checks.choice("normalization", self.normalization, ("layer", "global"))
-        if self.batch_size is not None:
-            checks.whole("batch_size", self.batch_size)
-        if self.num_classes is not None:
-            checks.whole("num_classes", self.num_classes)
+        for whole in ("batch_size", "num_classes"):
+            if getattr(self, whole) is not None:
+                checks.whole(whole, getattr(self, whole))
         check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.seed)

@@ -1,8 +1,4 @@
-"""Read a network's layers on one probe: modes, ranks and linear tails.
-
-Each layer is reduced to numbers while the network runs. With the whole probe in one batch, only one layer's fields are
-in memory at a time; with several batches, the sampled units of every layer are kept until the last batch.
-"""
+"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from torch import Tensor
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.engine.config import Config
-from netdyn.linear.substitution import LinearMap, substitute, warn_of_defects
+from netdyn.linear.substitution import substitute, warn_of_defects
 from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import (
@@ -32,7 +28,7 @@ from netdyn.modes.transfer import kept_order
 from netdyn.probes.criteria import apply_criterion, as_logits, right_class
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
-from netdyn.tracing.fields import Choice, choose, read
+from netdyn.tracing.fields import choose, read
 from netdyn.tracing.survey import Survey, discover
 
 #: Bins of a layer's rank probability distribution.
@@ -41,61 +37,63 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """The result of reading a network's layers.
-
-    Attributes:
-        layers: The layers, in order of execution.
-        right: Which samples are right, bool ``[samples]``.
-        survey: What can be read in the network; None if its layers were not read.
-        pathways: The map ``[classes, units]`` of each layer of which all classes and units were read.
-    """
+    """What one reading of a network's layers has found."""
 
     layers: tuple[LayerReport, ...]
-    right: Tensor
-    survey: Survey | None = None
-    pathways: dict[str, Tensor] = field(default_factory=dict)
+    right: Tensor  # which samples are right, bool `[samples]`
+    survey: Survey | None = None  # None where the layers were not read
+    pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce its layers to numbers.
+    """Run the network once, and reduce what passes to numbers; rank probability distributions only for figures.
 
-    On several processes, each reduces its part of the layers, and all get all results.
-
-    Args:
-        evaluator: The network and its probe.
-        config: What to measure and how.
-        distributions: Make the rank probability distributions too, which only figures show.
+    On several processes each reduces its part of the layers, and all get all.
     """
-    return _LayerReader(evaluator, config, distributions, discover(evaluator.model, evaluator.inputs)).read()
+    return _LayerReader(evaluator, config, distributions).read()
 
 
 class _LayerReader:
-    """One reading in progress."""
+    """One reading. Of one batch, one layer's fields are kept at a time; of several, all layers' sampled units."""
 
-    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey) -> None:
+    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool) -> None:
         self.evaluator, self.config, self.distributions = evaluator, config, distributions
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
-        self.survey, self.choice = survey, choose(evaluator.model, survey, config.layers)
-        self.map = LinearMap({})
-        self.own: set[str] = set()
+        self.survey = discover(evaluator.model, evaluator.inputs)
+        self.choice = choose(evaluator.model, self.survey, config.layers)
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
-        self.tail = TailReader(self.map)
         self.labels = evaluator.labels.cpu()
         self.classes = self._classes()
         self.sizes = occurrences(evaluator.labels, evaluator.num_classes)
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
+        shares = self.sizes.cpu().double() / evaluator.samples
+        shares = shares if self.classes is None else shares[self.classes]
+        self.class_shares = shares if evaluator.num_classes > 1 else None
+        # A tail runs through all layers.
+        self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
+        self.map = substitute(
+            evaluator.model,
+            evaluator.inputs,
+            self.everything,
+            classes=self.classes,
+            units=self._sampled,
+            # Of many classes the tail needs all rows, and is cheaper to run.
+            through=self.linear and self.classes is None,
+            batch_size=evaluator.batch_size,
+        )
+        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
+        self.tail = TailReader(self.map)
 
     def read(self) -> Reading:
         """Run the network and reduce its layers."""
         evaluator = self.evaluator
-        everything = self._map()
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
         lost, logits = 0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
-            outputs, found = read(evaluator.model, inputs, self._add, everything)
+            outputs, found = read(evaluator.model, inputs, self._add, self.everything)
             evaluator.passed += len(target)
             right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
@@ -120,42 +118,17 @@ class _LayerReader:
         if self.linear:
             self._judge_tails(tails, torch.cat(logits).cpu())
         layers = tuple(self.reports[name] for name in self.map if name in self.reports)
-        return Reading(layers, right, self.survey, self._whole_pathways())
-
-    def _whole_pathways(self) -> dict[str, Tensor]:
-        """The maps of all classes and units."""
-        if self.classes is not None:
-            return {}
-        return {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
-
-    def _map(self) -> Choice:
-        """Find the layers' maps, and return what is to be read: all layers if there are linear tails."""
-        evaluator = self.evaluator
-        everything = all_layers(self.survey, self.choice) if self.linear else self.choice
-        # With a choice of classes, running the tail is cheaper than all rows of its map.
-        through = self.linear and self.classes is None
-        self.map = substitute(
-            evaluator.model,
-            evaluator.inputs,
-            everything,
-            classes=self.classes,
-            units=self._sampled,
-            through=through,
-            batch_size=evaluator.batch_size,
-        )
-        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
-        self.tail = TailReader(self.map)
-        return everything
+        whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
+        return Reading(layers, right, self.survey, whole if self.classes is None else {})
 
     def _classes(self) -> Tensor | None:
-        """With more classes than ``max_classes``, a seeded choice of those present; else None."""
-        evaluator, most = self.evaluator, self.config.max_classes
-        if evaluator.num_classes <= most:
+        """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
+        if self.evaluator.num_classes <= self.config.max_classes:
             return None
-        present = torch.unique(self.labels)
+        present: Tensor = torch.unique(self.labels)
         generator = torch.Generator().manual_seed(self.config.seed)
-        chosen: Tensor = present[torch.randperm(len(present), generator=generator)[:most]].sort().values
-        return chosen
+        chosen = torch.randperm(len(present), generator=generator)[: self.config.max_classes].sort().values
+        return present[chosen]
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
@@ -211,31 +184,19 @@ class _LayerReader:
         # A constant added to all logits changes no prediction; one added to all predicted numbers does.
         pathway, options = pathway.cpu(), {"centre": classes}
         shares = mode_shares(
-            tuning, pathway, constant, self._class_share(), self.config.alpha, fewest=2 if classes else 1, **options
+            tuning, pathway, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1, **options
         )
         return LayerReport(
             name=name,
             units=self.units[name],
             sampled=len(constant),
-            opt_fraction=shares.opt_fraction,
-            npt_fraction=shares.npt_fraction,
-            constant_fraction=shares.constant_fraction,
-            unwired_fraction=shares.unwired_fraction,
-            rpd_gradient=shares.rpd_gradient,
+            **vars(shares),
             transfer_order=float(transfer.nanmean()),
             affine_defect=self.map.affine_defect[name],
-            rule=shares.rule,
             order_index=order_index(tuning, pathway, **options),
             alignment=order_alignment(tuning, pathway, **options),
             distribution=None if counts is None else densities(counts.cpu()).nanmean(dim=0),
         )
-
-    def _class_share(self) -> Tensor | None:
-        """Share of each class in use; None without classes."""
-        if self.evaluator.num_classes < 2:
-            return None
-        sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
-        return sizes.double() / self.evaluator.samples
 
     def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
         """Tuning to the classes, or to the numbers to be predicted."""
@@ -247,7 +208,7 @@ class _LayerReader:
         return tuning.masked_fill(unread, torch.nan)
 
     def _sign(self, pathway: Tensor) -> Tensor:
-        """Signs of the wiring to all classes; 0 for classes that are not among the chosen ones."""
+        """How the units are wired to all classes; to those that were not chosen they are not."""
         rows = centre_pathway(pathway, self.evaluator.num_classes).sign()
         if self.classes is None:
             return rows
@@ -255,7 +216,7 @@ class _LayerReader:
         return whole.index_copy_(0, self.classes.to(rows.device), rows)
 
     def _run_tails(self) -> dict[str, Tensor]:
-        """Logits of the tails that must be run: on the host with several processes, else on the device."""
+        """Logits of the tails that must be run; on the host if there are several processes."""
         evaluator, order = self.evaluator, list(self.map)
         pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self.choice.wants(name)]
@@ -271,19 +232,14 @@ class _LayerReader:
         """Accuracy and linear share of every layer's tail, computed on the host."""
         evaluator = self.evaluator
         tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
+        classes = evaluator.num_classes > 1
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
                     self.reports[name],
-                    tail_accuracy=self._accuracy(linear),
-                    linear_share=squared_correlation(logits, linear, centre=evaluator.num_classes > 1),
+                    tail_accuracy=float(right_class(linear, self.labels).double().mean()) if classes else math.nan,
+                    linear_share=squared_correlation(logits, linear, centre=classes),
                 )
-
-    def _accuracy(self, logits: Tensor) -> float:
-        """Accuracy of some logits; NaN without classes."""
-        if self.evaluator.num_classes < 2:
-            return math.nan
-        return float(right_class(logits, self.labels).double().mean())
 
 
 def nonfinite(outputs: object) -> int:
