@@ -56,7 +56,7 @@ def trained(this: Task, data: Data, name: str, pixels: str, seed: int) -> Row:
             ("0.5 above the floor, training images", train_images, 0.5, True),
             ("0.5, test images", test_images, 0.5, False),
         ):
-            basin = sample_basin(network, x, y, accuracy=level, relative=relative, rays=RAYS)
+            basin = sample_basin(network, x, y, accuracy=level, relative=relative, rays=RAYS, per_class=True)
             row |= {f"{label}: {k}": radius for k, radius in enumerate(basin.per_class.tolist())}
             if label == MAIN and basin.noise_classes is not None:
                 row |= {f"noise: {k}": share for k, share in enumerate(basin.noise_classes.tolist())}

@@ -73,7 +73,7 @@ def trained(this: Task, scale: float, decay: float, steps: int, seed: int) -> li
         )
         seen = report.scalars()
         row = {"train": report.accuracy, "test": seen["probe/val_accuracy"], "radius": seen["basin/sample/radius"]}
-        row |= {"coverage": report.coverage, "distance": report.coverage_distance}
+        row |= {"coverage": report.coverage.own, "distance": report.coverage.distance}
         return row | {name: layer.rpd_gradient for name, layer in zip(LAYERS, report.layers, strict=True)}
 
     rows = train(

@@ -35,7 +35,7 @@ CURVES = [
     "modes/rpd_gradient/hidden.0.1",
     "basin/sample/radius",
     "basin/weight/radius",
-    "basin/coverage",
+    "coverage/own",
     "phase/index",
     "linear/tail_accuracy/hidden.0.1",
     "batchnorm/gap",

@@ -316,7 +316,8 @@ def test_resumed_within_an_epoch_with_two_manual_optimizers(tmp_path, loading):
 def same_curve(folder: Path, loading: dict[str, Any], **options: Any) -> tuple[Run, Run]:
     """A run left at an epoch's end and gone on with draws the curves of the uninterrupted one."""
     trainer = options.pop("trainer", {})
-    options["monitor"] = {"measure": MEASURES} | options.get("monitor", {})
+    # With figures the radii of the classes are found: at every evaluation, and not at both ends of each run.
+    options["monitor"] = {"measure": MEASURES, "figures": "always"} | options.get("monitor", {})
     whole = Run(folder / "whole", trainer=trainer, **options)
     first = Run(folder / "first", trainer=trainer | {"max_epochs": 2}, **options)
     first.trainer.save_checkpoint(folder / "end.ckpt")

@@ -15,7 +15,7 @@ from netdyn import DynamicsMonitor
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-GIVEN = {"every_n_epochs": 2, "weight_rays": 16, "layers": ["hidden.*"]}
+GIVEN = {"every_n_epochs": 2, "weight_rays": 32, "layers": ["hidden.*"]}
 
 
 def cli(folder: Path, config: Path, *options: str) -> str:

@@ -10,10 +10,27 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from netdyn.tags import FIGURES
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EPOCHS = 3
+#: The schedule "log", up to the last step of both trainings.
+LOG = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200)
+
+
+def log_up_to(last: int) -> list[int]:
+    """The steps of the schedule "log" before the last one."""
+    return [step for step in LOG if step < last]
+
+
+def read(folder: Path) -> EventAccumulator:
+    """The only event file in a folder."""
+    (file,) = folder.rglob("events.out.tfevents.*")
+    found = EventAccumulator(str(file.parent), size_guidance=dict.fromkeys(["scalars", "histograms", "images"], 0))
+    found.Reload()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +77,12 @@ def custom_loop(running: Any) -> tuple[str, str, Path]:
 
 @pytest.fixture(scope="module")
 def events(quickstart: tuple[str, str, Path]) -> EventAccumulator:
-    (file,) = quickstart[2].glob("somewhere/**/events.out.tfevents.*")
-    found = EventAccumulator(str(file.parent), size_guidance={"scalars": 0})
-    found.Reload()
-    return found
+    return read(quickstart[2] / "somewhere")
+
+
+@pytest.fixture(scope="module")
+def loop_events(custom_loop: tuple[str, str, Path]) -> EventAccumulator:
+    return read(custom_loop[2] / "runs" / "custom_loop")
 
 
 def section(out: str, title: str) -> str:
@@ -113,8 +132,9 @@ PROMISED = [*(f"modes/opt_fraction/hidden.{i}.1" for i in range(3)), "basin/samp
 @pytest.mark.parametrize("tag", PROMISED)
 def test_the_quickstarts_log_shows_a_curve_from_the_untrained_to_the_trained_network(events, tag):
     curve = events.Scalars(tag)
-    # 22 batches an epoch; x counts from 0.
-    assert [point.step for point in curve] == [0] + [22 * epoch - 1 for epoch in range(1, EPOCHS + 1)]
+    # 22 batches an epoch; x counts them from 0, and the untrained network stands at 0 too.
+    last = 22 * EPOCHS
+    assert [point.step for point in curve] == [0, *(step - 1 for step in log_up_to(last)), last - 1]
     assert curve[-1].value > curve[0].value + 0.1
 
 
@@ -141,16 +161,70 @@ def test_the_custom_loop_complains_of_nothing(custom_loop):
     assert custom_loop[1] == ""
 
 
-def test_the_custom_loop_prints_modes_and_basins_as_training_goes_on(custom_loop):
-    header, *lines = custom_loop[0].splitlines()
-    assert header.split() == ["epoch", "accuracy", "OPT[0]", "OPT[2]", "sample", "basin", "weight", "basin"]
-    rows = [[float(cell) for cell in line.split()] for line in lines]
-    assert [row[0] for row in rows] == [0, 5, 10, 15]
-    untrained, trained = rows[0], rows[-1]
-    assert untrained[1] < 0.3 < 0.9 < trained[1]
-    assert untrained[-2:] == [0, 0]
-    assert min(trained[2:]) > 0.3
+def test_the_custom_loop_prints_the_trained_networks_report(custom_loop):
+    report = custom_loop[0]
+    assert "probe: 1000 samples, 10 classes" in report
+    assert re.findall(r"^(\d) ", report, re.MULTILINE) == ["0", "2"]
+    assert min(radius(report, space) for space in ("sample", "weight")) > 0.1
 
 
-def test_the_custom_loop_writes_no_file(custom_loop):
-    assert list(custom_loop[2].iterdir()) == []
+def test_the_custom_loop_writes_one_event_file_and_nothing_else(custom_loop):
+    files = [path.relative_to(custom_loop[2]) for path in custom_loop[2].rglob("*") if path.is_file()]
+    assert [path.parent.as_posix() for path in files] == ["runs/custom_loop"]
+
+
+#: 15 epochs of 16 batches; a loop without Lightning counts the steps done.
+LOOP = [0, *log_up_to(240), 240]
+
+
+def test_the_custom_loops_curves_have_a_point_wherever_it_measured(loop_events):
+    steps = {tag: [point.step for point in loop_events.Scalars(tag)] for tag in loop_events.Tags()["scalars"]}
+    # The radii of the classes are found where figures are drawn; a network that knows nothing has no functional depth.
+    classes = [steps.pop(tag) for tag in list(steps) if tag.startswith("basin/sample/class_radius/")]
+    assert classes == [[LOOP[0], LOOP[-1]]] * 10
+    depth = steps.pop("linear/functional_depth")
+    assert depth == LOOP[len(LOOP) - len(depth) :]
+    assert steps == dict.fromkeys(steps, LOOP)
+    layers = {f"modes/opt_fraction/{layer}" for layer in (0, 2)}
+    others = {"probe/val_accuracy", "basin/sample/radius", "basin/weight/radius", "coverage/own", "netdyn/overhead"}
+    assert layers | others <= set(steps)
+
+
+def test_the_custom_loops_curves_show_the_network_learn(loop_events):
+    def ends(tag: str) -> tuple[float, float]:
+        points = loop_events.Scalars(tag)
+        return points[0].value, points[-1].value
+
+    for tag in ("probe/accuracy", "probe/val_accuracy"):
+        untrained, trained = ends(tag)
+        assert untrained < 0.3 < 0.9 < trained
+    for tag in ("basin/sample/radius", "basin/weight/radius"):
+        untrained, trained = ends(tag)
+        assert untrained == 0
+        assert trained > 0.1
+    for layer in (0, 2):
+        untrained, trained = ends(f"modes/opt_fraction/{layer}")
+        assert trained > max(untrained, 0.3)
+
+
+def test_the_custom_loops_report_and_curves_agree(custom_loop, loop_events):
+    for space in ("sample", "weight"):
+        logged = loop_events.Scalars(f"basin/{space}/radius")[-1].value
+        assert radius(custom_loop[0], space) == pytest.approx(logged, rel=0.01)
+
+
+def test_the_custom_loop_writes_histograms_at_the_same_steps(loop_events):
+    steps = {tag: [point.step for point in loop_events.Histograms(tag)] for tag in loop_events.Tags()["histograms"]}
+    assert {tag for tag, seen in steps.items() if seen == LOOP} >= {
+        *(f"modes/{name}/{layer}" for name in ("order_index", "alignment") for layer in (0, 2)),
+        "basin/sample/radii",
+    }
+    # A network that is wrong without noise has no ray that is lost.
+    assert steps["basin/weight/radii"] == LOOP[len(LOOP) - len(steps["basin/weight/radii"]) :]
+
+
+def test_the_custom_loop_draws_figures_of_both_ends(loop_events):
+    steps = {tag: [point.step for point in loop_events.Images(tag)] for tag in loop_events.Tags()["images"]}
+    # A heat map needs more than one step.
+    maps = {"modes/map", "modes/gradient_map", "linear/map"}
+    assert steps == {tag.name: [LOOP[-1]] if tag.name in maps else [LOOP[0], LOOP[-1]] for tag in FIGURES}
