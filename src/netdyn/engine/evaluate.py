@@ -304,7 +304,7 @@ def _check_classes(evaluator: Evaluator, config: Config) -> None:
             f"{' and '.join(map(repr, named))} out to measure the basins alone."
         )
     if asked is not None and classes not in (asked, 1):
-        raise ValueError(f"`num_classes` must be what the model puts out, {classes} classes, got {asked}.")
+        raise ValueError(f"`num_classes` must be that of the model's output, {classes} classes, got {asked}.")
     if classes > 1:
         size = torch.bincount(evaluator.labels.cpu(), minlength=classes)
         if absent := (size == 0).nonzero()[:, 0].tolist():
