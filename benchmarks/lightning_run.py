@@ -40,12 +40,17 @@ class Classifier(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
+def quiet() -> None:
+    """Leave out what Lightning says about devices and folders."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def prepare(
     images: Tensor, labels: Tensor, epochs: int, device: str, callbacks: Sequence[Any], folder: Path | None
 ) -> tuple[lightning.Trainer, Classifier, DataLoader[Any]]:
     """A trainer, a module and a loader, the same at every call; logs to TensorBoard if a folder is given."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet()
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(
         accelerator="cuda" if device.startswith("cuda") else "cpu",

@@ -1,4 +1,4 @@
-"""The table of tags: what is logged under which name, in which unit, and what it means."""
+"""The table of tags: name, unit and meaning of everything that is logged."""
 
 from __future__ import annotations
 
@@ -7,79 +7,94 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tag:
-    """One kind of curve or histogram; ``<layer>``, ``<k>`` and ``<tensor>`` in its name stand for what varies."""
+    """One kind of curve, histogram or figure; ``<layer>``, ``<k>`` (a class) and ``<tensor>`` stand for names."""
 
     name: str
     unit: str
     meaning: str
 
 
+#: Unit of noise on the inputs.
+_INPUT = "σ per input component"
+#: Unit of noise on the weights.
+_WEIGHT = "standard deviations of each weight tensor"
+
 SCALARS = (
-    Tag("modes/opt_fraction/<layer>", "share, 0 to 1", "units that preserve the order of the samples"),
-    Tag("modes/npt_fraction/<layer>", "share, 0 to 1", "units that do not"),
+    Tag("modes/opt_fraction/<layer>", "share, 0 to 1", "units that preserve the order of the samples (OPT)"),
+    Tag("modes/npt_fraction/<layer>", "share, 0 to 1", "units that do not preserve the order of the samples (NPT)"),
     Tag("modes/constant_fraction/<layer>", "share, 0 to 1", "units with the same local field for every sample"),
-    Tag("modes/rpd_gradient/<layer>", "slope, ±6(1 − 1/K)", "how far a layer lifts a class where it lifts its logit"),
+    Tag(
+        "modes/rpd_gradient/<layer>",
+        "slope, ±6(1 − 1/K)",
+        "slope of the rank probability distribution: positive if a class ranks high in the units that raise its logit",
+    ),
     Tag(
         "modes/transfer_order/<layer>",
         "share, 0 to 1",
         "pairs of samples whose order the activation keeps, mean over units",
     ),
-    Tag("phase/index", "−1 to 1", "whether order rises from layer to layer (phase II) or falls (phase I)"),
+    Tag("phase/index", "−1 to 1", "whether RPD gradients rise from layer to layer (phase II, 1) or fall (phase I, −1)"),
     Tag("phase/spread", "slope, 0 to 12(1 − 1/K)", "largest minus smallest RPD gradient of the layers"),
     Tag("phase/mean", "slope, ±6(1 − 1/K)", "mean RPD gradient of the layers"),
+    Tag("linear/tail_accuracy/<layer>", "share, 0 to 1", "accuracy without the activations from this layer on"),
     Tag(
-        "linear/tail_accuracy/<layer>",
+        "linear/share/<layer>",
         "share, 0 to 1",
-        "accuracy when every activation from this layer upward is the identity",
+        "squared correlation of the logits with those of the network without the activations from this layer on",
     ),
-    Tag("linear/share/<layer>", "share, 0 to 1", "squared correlation of the logits with those of that linear tail"),
     Tag("linear/functional_depth", "layers", "first layer from which on the network acts linearly"),
-    Tag("linear/affine_defect/<layer>", "share, 0 to 1", "how much of the layer's pathway depends on the sample"),
-    Tag("basin/sample/radius", "σ per input component", "noise on the inputs at which accuracy falls to its target"),
-    Tag("basin/sample/low", "σ per input component", "lower end of the radius's 95 % interval"),
-    Tag("basin/sample/high", "σ per input component", "upper end of it"),
-    Tag("basin/sample/censored", "share, 0 to 1", "samples still right at the highest noise level"),
-    Tag("basin/sample/class_radius/<k>", "σ per input component", "the radius over one class's samples"),
-    Tag("coverage/own", "share, 0 to 1", "validation samples that the answer for the nearest training sample reaches"),
-    Tag("coverage/other", "share, 0 to 1", "the same with the nearest training sample of another class"),
-    Tag("coverage/distance", "σ per input component", "median distance of validation from training samples"),
-    Tag("basin/weight/radius", "standard deviations of each weight tensor", "noise on the weights that does the same"),
+    Tag("linear/affine_defect/<layer>", "share, 0 to 1", "share of the layer's pathway that depends on the sample"),
+    Tag("basin/sample/radius", _INPUT, "noise on the inputs that brings accuracy down to its target"),
+    Tag("basin/sample/low", _INPUT, "lower end of the radius's 95 % interval"),
+    Tag("basin/sample/high", _INPUT, "upper end of the radius's 95 % interval"),
+    Tag("basin/sample/censored", "share, 0 to 1", "samples that are still right at the highest noise level"),
+    Tag("basin/sample/class_radius/<k>", _INPUT, "the radius for the samples of one class"),
+    Tag("coverage/own", "share, 0 to 1", "validation samples reached by the answer for the nearest training sample"),
     Tag(
-        "basin/weight/low", "standard deviations of each weight tensor", "lower end of the radius's interval over rays"
+        "coverage/other",
+        "share, 0 to 1",
+        "the same for the nearest training sample of another class",
     ),
-    Tag("basin/weight/high", "standard deviations of each weight tensor", "upper end of it"),
-    Tag("basin/weight/censored", "share, 0 to 1", "rays still above the target at the highest noise level"),
+    Tag("coverage/distance", _INPUT, "median distance of validation samples from the nearest training sample"),
+    Tag("basin/weight/radius", _WEIGHT, "noise on the weights that brings accuracy down to its target"),
+    Tag("basin/weight/low", _WEIGHT, "lower end of the radius's interval"),
+    Tag("basin/weight/high", _WEIGHT, "upper end of the radius's interval"),
+    Tag("basin/weight/censored", "share, 0 to 1", "rays with accuracy above the target at the highest noise level"),
     Tag(
         "basin/weight/layer_radius/<tensor>",
         "standard deviations of the tensor",
-        "the radius when it alone is disturbed",
+        "the radius if this tensor alone is disturbed",
     ),
-    Tag(
-        "batchnorm/gap",
-        "share, −1 to 1",
-        "accuracy with the statistics of a batch minus accuracy with the running ones",
-    ),
-    Tag("probe/accuracy", "share, 0 to 1", "accuracy on the probe, in eval mode"),
-    Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the probe from the validation data"),
+    Tag("batchnorm/gap", "share, −1 to 1", "accuracy with batch statistics minus accuracy with running statistics"),
+    Tag("probe/accuracy", "share, 0 to 1", "accuracy on the training probe, in eval mode"),
+    Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the validation probe, in eval mode"),
     Tag("netdyn/seconds", "seconds", "duration of this evaluation"),
-    Tag("netdyn/overhead", "share", "time spent in evaluations, in units of the time spent training"),
-    Tag("netdyn/skipped", "count", "evaluations left out so far, for their cost or because they failed"),
+    Tag("netdyn/overhead", "share", "time spent in evaluations, divided by the time spent training"),
+    Tag("netdyn/skipped", "count", "evaluations skipped so far, to keep to `max_overhead` or because they failed"),
 )
 
 HISTOGRAMS = (
-    Tag("modes/order_index/<layer>", "−1 to 1", "agreement of tuning and wiring, unit by unit"),
-    Tag("modes/alignment/<layer>", "standard deviations", "the same, in units of its spread under random wiring"),
-    Tag("basin/sample/radii", "log₁₀ σ", "noise level at which each ray is lost"),
-    Tag("basin/weight/radii", "log₁₀ σ", "noise level at which each ray is lost"),
+    Tag("modes/order_index/<layer>", "−1 to 1", "agreement of tuning and wiring, per unit"),
+    Tag(
+        "modes/alignment/<layer>",
+        "standard deviations",
+        "agreement of tuning and wiring, per unit, in units of its spread under random wiring",
+    ),
+    Tag("basin/sample/radii", "log₁₀ σ", "noise levels at which samples turn wrong"),
+    Tag("basin/weight/radii", "log₁₀ σ", "noise level at which accuracy falls to its target, per ray"),
 )
 
 FIGURES = (
-    Tag("modes/rpd", "density", "rank probability distribution, one curve a layer"),
+    Tag("modes/rpd", "density", "rank probability distribution, one curve per layer"),
     Tag("modes/map", "layer × step", "share of order-preserving units over the run"),
     Tag("modes/gradient_map", "layer × step", "RPD gradient over the run"),
-    Tag("linear/tail", "share, 0 to 1", "accuracy of the linear tail against the layer from which it begins"),
-    Tag("linear/map", "layer × step", "accuracy of the linear tail over the run"),
-    Tag("basin/curves", "share, 0 to 1", "accuracy against noise, one line a class, the radius with its interval"),
-    Tag("wpa/characteristic_maps", "logit per input", "what each logit looks at once activations are gone"),
-    Tag("wpa/subnetwork", "logit per input", "the first layer's units that carry most of each logit, and their maps"),
+    Tag("linear/tail", "share, 0 to 1", "accuracy without the activations from a layer on, against that layer"),
+    Tag("linear/map", "layer × step", "accuracy without the activations from a layer on, over the run"),
+    Tag("basin/curves", "share, 0 to 1", "accuracy against noise, one curve per class, with the radius"),
+    Tag("wpa/characteristic_maps", "logit per input", "how each logit weighs the inputs when activations are removed"),
+    Tag(
+        "wpa/subnetwork",
+        "logit per input",
+        "units of the first layer that contribute most to each logit",
+    ),
 )

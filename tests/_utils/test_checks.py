@@ -309,7 +309,7 @@ def test_weight_basins_refuse_an_unknown_normalization(name):
             "`measure` must be one of 'modes', 'linear', 'sample_basin', 'weight_basin', 'batchnorm', 'maps', got "
             "'mode'.",
         ),
-        ({"num_classes": 3}, ValueError, "`num_classes` must be what the model puts out, 2 classes, got 3."),
+        ({"num_classes": 3}, ValueError, "`num_classes` must be that of the model's output, 2 classes, got 3."),
     ],
     ids=str,
 )

@@ -5,14 +5,12 @@ import math
 
 import pytest
 import torch
-from netdyn.basins.brackets import Brackets
 from sklearn.datasets import load_digits
 from torch import nn
 
 import reference
-from netdyn.basins import brackets
-from netdyn.basins import sample_basin as room
-from netdyn.basins.curve import Grid
+from netdyn.basins.input_noise import Noise
+from netdyn.basins.sample_basin import Rays
 from netdyn.functional import sample_basin
 from netdyn.isolation.isolated import isolated
 from netdyn.probes.tasks import prepare
@@ -110,68 +108,14 @@ def test_radius_is_within_three_per_cent_of_a_ladder_of_41_levels(build):
     assert basin.radius == pytest.approx(reference.ladder_radius(sigmas, ladder, 0.5), rel=0.03)
 
 
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
-def test_default_search_costs_at_most_nine_forward_passes(build):
+@pytest.mark.parametrize("build", [on_digits, convolutional], ids=["MLP", "CNN"])
+def test_a_sample_basin_costs_three_passes_beside_the_clean_one(build):
     network, x, target = build()
-    basin = sample_basin(network, x.repeat(3, 1)[:1024] + 1e-4 * torch.arange(1024)[:, None], target.repeat(3)[:1024])
-    assert basin.forwards <= 9
-
-
-def evaluated(network, x, target, memory=None, **options):
-    """A sample basin as an evaluation in a run makes it."""
-    with isolated(network):
-        evaluator = prepare(network, x, target, None, None)
-        return room.begin_sample_basin(evaluator, Grid.over(1e-3, 1e1, 0.05), memory=memory, **options)()
-
-
-@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
-def test_warm_start_costs_at_most_five_forward_passes_and_finds_the_same(build):
-    network, x, target = build()
-    memory = Brackets()
-    for _ in range(4):
-        # One small step, as from one evaluation to the next late in training. Who is right without noise is known.
-        train(network, x, target, 1, rate=1e-4)
-        clean = network.eval()(x).argmax(dim=1) == target
-        warm = evaluated(network, x, target, memory, quiet=True, clean=clean)
-        cold = evaluated(network, x, target, quiet=True, clean=clean)
-    # Of the samples of a small probe a larger share is asked at the top: 64 of 400, not 64 of 1024.
-    assert warm.forwards - 64 / 400 + 64 / 1024 <= 5 < cold.forwards
-    assert warm.radius == pytest.approx(cold.radius, rel=0.03)
-    # Rays that come back may end in another of the cells in which they are lost.
-    assert (warm.radii != cold.radii).double().mean() < 0.1
-
-
-def test_memory_survives_a_checkpoint(tmp_path):
-    network, x, target = on_digits()
-    memory, restored = Brackets(), Brackets()
-    evaluated(network, x, target, memory, rays=2)
-    torch.save(memory.state_dict(), tmp_path / "memory.pt")
-    restored.load_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
-    order = torch.randperm(len(x), generator=generator(1))
-    a = evaluated(network, x, target, memory, rays=2)
-    b = evaluated(network, x[order], target[order], restored, rays=2)
-    assert a.forwards == b.forwards < 10
-    assert torch.equal(a.radii[:, order], b.radii)
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"rays": 2}])
-def test_rays_of_another_seed_or_number_are_searched_from_the_start(change):
-    network, x, target = on_digits()
-    memory = Brackets()
-    evaluated(network, x, target, memory)
-    warm, cold = evaluated(network, x, target, memory, **change), evaluated(network, x, target, **change)
-    assert torch.equal(warm.radii, cold.radii)
-    # Of two rays the first is remembered.
-    assert (warm.forwards == cold.forwards) == ("seed" in change)
-
-
-def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(brackets, "LIMIT", 100)
-    network, x, target = on_digits()
-    memory = Brackets()
-    cold = evaluated(network, x, target, memory)
-    assert memory.state_dict()["cells"].shape == (1, 100)
-    assert torch.equal(evaluated(network, x, target, memory).radii, cold.radii)
+    x = x.repeat(3, 1)[:1024] + 1e-4 * torch.arange(1024)[:, None]
+    found = [sample_basin(network, x, target.repeat(3)[:1024], seed=seed).forwards for seed in range(10)]
+    # A sixteenth at the top, half a pass on the ladder and two levels; sometimes a third one.
+    assert min(found) == 1 + 1 / 16 + 1 / 2 + 2
+    assert sum(found) / 10 <= 1 + 3.3
 
 
 # foolbox's import of scipy.
@@ -193,10 +137,11 @@ def test_accuracy_under_noise_is_foolboxs(sigma):
             lost = attack(model, ep.astensor(x), ep.astensor(target), epsilons=sigma * math.sqrt(64))[2]
             right.append(~lost.raw)
     theirs = torch.stack(right).double()
-    # At this level itself: some of the rays that are lost on the way to it are right again there.
     with isolated(network):
         evaluator = prepare(network, x, target, None, None)
-        ours = room.right_at(evaluator, room.noise_of(evaluator, None, 0), torch.full((20, len(x)), sigma)).double()
+        noise = Noise.at(network, x, evaluator.by_sample, None, seed=0)
+        levels = torch.full((20, len(x)), math.log(sigma), dtype=torch.float64)
+        ours = Rays(evaluator, noise).right(levels).double()
     # The samples are the same: noise alone makes the difference, with the spread of each sample's own answers.
     error = math.sqrt(sum(float(shares.var(dim=0).sum()) for shares in (theirs, ours)) / 20) / len(x)
     assert abs(float(ours.mean() - theirs.mean())) < 3 * error

@@ -337,7 +337,7 @@ def test_inputs_that_are_not_finite_are_warned_of(learned, value):
     holed[:20, 0] = value
     found, texts = messages(lambda: diagnose(net, holed, target))
     assert [text for text in texts if text.startswith("`inputs` holds NaN or inf.")] == [
-        "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong; leave them out to measure the "
+        "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong. Leave them out to measure the "
         "network alone."
     ]
     assert found.accuracy <= 0.9
@@ -355,8 +355,8 @@ def test_network_that_is_not_finite_is_warned_of_once_and_measured(place, value,
         wrong = int((~net(x).isfinite()).any(dim=1).sum())
     found, texts = messages(lambda: diagnose(net, x, target, batch_size=batch_size))
     assert wrong > 100
-    assert [text for text in texts if text.startswith("The network puts out NaN or inf")] == [
-        f"The network puts out NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields "
+    assert [text for text in texts if text.startswith("The network outputs NaN or inf")] == [
+        f"The network outputs NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields "
         "hold NaN are left out of the modes."
     ]
     assert not [text for text in texts if "constant" in text]
@@ -373,7 +373,7 @@ def test_network_that_is_not_finite_is_warned_of_without_modes_too(measure):
     with torch.no_grad():
         net[0].weight.fill_(math.nan)
     _, texts = messages(lambda: diagnose(net, *probe(), measure=[measure]))
-    assert [text for text in texts if text.startswith("The network puts out NaN or inf for 200 of 200 samples")]
+    assert [text for text in texts if text.startswith("The network outputs NaN or inf for 200 of 200 samples")]
 
 
 def test_network_with_one_dead_output_is_measured_without_its_samples(learned):
@@ -391,7 +391,7 @@ def test_network_with_one_dead_output_is_measured_without_its_samples(learned):
     found, texts = messages(lambda: diagnose(Torn(), x, target))
     torn = int((x[:, 0] > 1.5).sum())
     assert 0 < torn < 200
-    assert any(text.startswith(f"The network puts out NaN or inf for {torn} of 200 samples") for text in texts)
+    assert any(text.startswith(f"The network outputs NaN or inf for {torn} of 200 samples") for text in texts)
     assert found.accuracy <= 1 - torn / 200
 
 

@@ -746,7 +746,7 @@ def test_a_network_of_nan_trains_on(after, tmp_path):
         again = run(build, True, tmp_path)
     assert differences(without, again) == []
     said = [str(warning.message) for warning in caught]
-    assert sum("puts out NaN or inf" in text for text in said) == 1
+    assert sum("outputs NaN or inf" in text for text in said) == 1
 
 
 class FromNothing(Classifier):

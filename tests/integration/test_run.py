@@ -893,7 +893,7 @@ FAULTS = {
     ),
     "outputs that are a tuple": Fault(r"got tuple.*`forward=`", TypeError, lambda: other_loss(Digits(Pair()))),
     "another number of classes": Fault(
-        "`num_classes` must be what the model puts out, 10 classes, got 7",
+        "`num_classes` must be that of the model's output, 10 classes, got 7",
         ValueError,
         monitor=lambda: {"num_classes": 7},
     ),

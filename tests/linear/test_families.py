@@ -422,7 +422,7 @@ def test_of_a_large_layer_the_same_units_are_read_at_every_call(wide):
     assert torch.equal(first, again)
     torch.testing.assert_close(first, parts, rtol=0, atol=1e-6)
     assert torch.isin(first, full).all()
-    # With another probe, a unit's two numbers tell which unit it is.
+    # The alignments on two probes identify a unit.
     other = (wide[0], draw(SAMPLES, 1, 16, 16, seed=2).float(), wide[2])
     of_all = diagnose(*other, measure=["modes"], max_units=UNITS).layers[0].alignment
     of_some = diagnose(*other, measure=["modes"]).layers[0].alignment

@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Folder of netdyn's own code.
-_PACKAGE = os.path.dirname(os.path.dirname(__file__))
-
 
 class DynamicsWarning(UserWarning):
     """Something in the input or the result that the user should know about."""
@@ -23,19 +20,15 @@ class DynamicsWarning(UserWarning):
 
 def warn(text: str) -> None:
     """Raise a :class:`DynamicsWarning` that points to the line outside of netdyn that called it."""
+    package = os.path.dirname(os.path.dirname(__file__))
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, DynamicsWarning, stacklevel=level)
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:
-    """Return ``value`` if it is a whole number of at least ``minimum``.
-
-    Raises:
-        TypeError: If it is not an integer (booleans do not count as integers).
-        ValueError: If it is smaller than ``minimum``.
-    """
+    """Return ``value`` if it is a whole number of at least ``minimum``; booleans are none."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be a whole number, got {value!r} of type {type(value).__name__}.")
     if value < minimum:
@@ -44,86 +37,53 @@ def whole(name: str, value: object, minimum: int = 1) -> int:
 
 
 def fraction(name: str, value: float) -> float:
-    """Return ``value`` if it lies strictly between 0 and 1.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Return ``value`` if it lies strictly between 0 and 1."""
     if not (isinstance(value, int | float) and 0.0 < value < 1.0):
         raise ValueError(f"`{name}` must lie strictly between 0 and 1, got {value!r}.")
     return float(value)
 
 
 def positive(name: str, value: float) -> float:
-    """Return ``value`` if it is a positive, finite number.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Return ``value`` if it is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
         raise ValueError(f"`{name}` must be a positive, finite number, got {value!r}.")
     return float(value)
 
 
 def noise_range(low: float, high: float) -> tuple[float, float]:
-    """Return the noise levels ``low`` and ``high`` if they are positive and in order.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Return the noise levels ``low`` and ``high`` if they are positive and in order."""
     low, high = positive("low", low), positive("high", high)
     if low >= high:
         raise ValueError(f"`low` must be smaller than `high`, got low={low:g} and high={high:g}.")
     return low, high
 
 
-def choice(name: str, value: str, options: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``options``.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    options = tuple(options)
+def choice(name: str, value: str, options: Sequence[str]) -> str:
+    """Return ``value`` if it is one of ``options``."""
     if value not in options:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, options))}, got {value!r}.")
     return value
 
 
 def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
-    """Check that ``value`` is None, one of ``words``, or a list of strings.
-
-    Raises:
-        TypeError: If it is something else.
-        ValueError: If it is a string that is not in ``words``.
-    """
+    """Check that ``value`` is None, one of ``words``, or a list of strings."""
     if isinstance(value, str) and words:
         choice(name, value, words)
-    elif value is not None and (isinstance(value, str) or not _all_strings(value)):
+        return
+    listed = isinstance(value, Iterable) and not isinstance(value, str)
+    if value is not None and not (listed and all(isinstance(item, str) for item in value)):
         extra = f" (or {', '.join(map(repr, words))})" if words else ""
         raise TypeError(f"`{name}` must be a list of names or globs{extra}, got {value!r}.")
 
 
-def _all_strings(value: Any) -> bool:
-    return isinstance(value, Iterable) and all(isinstance(item, str) for item in value)
-
-
 def function(name: str, value: Any) -> None:
-    """Check that ``value`` is None or can be called.
-
-    Raises:
-        TypeError: If it is neither.
-    """
+    """Check that ``value`` is None or can be called."""
     if value is not None and not callable(value):
         raise TypeError(f"`{name}` must be a function, got {value!r} of type {type(value).__name__}.")
 
 
 def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
-    """Return class labels as int64 ``[samples]``.
-
-    Raises:
-        TypeError: If ``target`` is not a tensor of whole numbers.
-        ValueError: If its shape is wrong or a label lies outside ``[0, num_classes)``.
-    """
+    """Return class labels as int64 ``[samples]``."""
     whole("num_classes", num_classes)
     if not isinstance(target, Tensor):
         raise TypeError(f"`target` must be a tensor of class labels, got {type(target).__name__}.")
@@ -136,21 +96,15 @@ def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -
         raise ValueError(f"`target` must have one label per sample, shape [samples], got shape {list(target.shape)}.")
     if samples is not None and len(target) != samples:
         raise ValueError(f"`target` must have one label for each of the {samples} samples, got {len(target)}.")
-    if len(target):
-        low, high = int(target.min()), int(target.max())
-        if low < 0 or high >= num_classes:
-            wrong = low if low < 0 else high
-            raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
+    low, high = map(int, target.aminmax()) if len(target) else (0, 0)
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
     return target.long()
 
 
 def entries(name: str, value: Any, samples: int) -> None:
-    """Check that ``value`` is a tensor with one entry for each of the samples.
-
-    Raises:
-        TypeError: If it is not a tensor.
-        ValueError: If it has another number of entries.
-    """
+    """Check that ``value`` is a tensor with one entry for each of the samples."""
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a tensor with one entry per sample, got {type(value).__name__}.")
     if value.ndim == 0 or len(value) != samples:
@@ -159,12 +113,7 @@ def entries(name: str, value: Any, samples: int) -> None:
 
 
 def matrix(name: str, value: Tensor, layout: str) -> Tensor:
-    """Return ``value``, detached, if it is a two-dimensional tensor. ``layout`` names its axes in the error.
-
-    Raises:
-        TypeError: If it is not a tensor.
-        ValueError: If it does not have exactly two dimensions.
-    """
+    """Return ``value``, detached, if it is a two-dimensional tensor; ``layout`` names its axes."""
     if not isinstance(value, Tensor):
         raise TypeError(f"`{name}` must be a tensor of shape {layout}, got {type(value).__name__}.")
     if value.ndim != 2:
@@ -173,11 +122,7 @@ def matrix(name: str, value: Tensor, layout: str) -> Tensor:
 
 
 def same_units(first: str, a: Tensor, second: str, b: Tensor) -> None:
-    """Check that two arrays ``[..., units]`` have the same number of units.
-
-    Raises:
-        ValueError: If their last dimensions differ.
-    """
+    """Check that two arrays ``[..., units]`` have the same number of units."""
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(
             f"`{first}` and `{second}` must have the same units, got {a.shape[-1]} units in `{first}` and "

@@ -25,11 +25,7 @@ class Processes:
     instead; the others then raise in their next :meth:`gather`, so that no process waits forever. Work therefore ends
     with a :meth:`gather`, even if there is nothing to exchange.
 
-    Attributes:
-        rank: This process's number, from 0.
-        size: Number of processes.
-        lockstep: Whether each process holds a part of the model's weights. All must then run the model the same number
-            of times, at the same time.
+    In lockstep each process holds a part of the weights: all must run the model the same number of times, together.
     """
 
     rank: int = 0
@@ -44,11 +40,7 @@ class Processes:
         return cls(dist.get_rank(), dist.get_world_size(), lockstep)
 
     def part(self, total: int) -> slice:
-        """This process's part of ``total`` items: consecutive, in the order of ranks, sizes differing by one at most.
-
-        >>> [Processes(rank, 3).part(7) for rank in range(3)]
-        [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
-        """
+        """This process's part of ``total`` items: consecutive, in the order of ranks, sizes differ by one at most."""
         return slice(total * self.rank // self.size, total * (self.rank + 1) // self.size)
 
     def own_samples(self, index: Tensor) -> tuple[Tensor, int]:
@@ -56,20 +48,13 @@ class Processes:
 
         In lockstep all parts have the same size: shorter ones are filled up with a sample that does not count.
         """
-        own = index[self.part(len(index))]
-        counted = len(own)
+        own = filled = index[self.part(len(index))]
         if self.lockstep and len(index):
-            missing = -(-len(index) // self.size) - counted
-            own = torch.cat([own, index[:1].expand(missing)])
-        return own, counted
+            filled = torch.cat([own, index[:1].expand(-(-len(index) // self.size) - len(own))])
+        return filled, len(own)
 
     def gather(self, work: Callable[[], T]) -> list[T]:
-        """Do this process's work, and return the results of all processes in the order of ranks.
-
-        Raises:
-            ProcessError: If the work failed on another process.
-            Exception: What the work raised here.
-        """
+        """Do this process's work, and return the results of all processes in the order of ranks."""
         if self.size == 1:
             return [work()]
         try:
@@ -78,16 +63,16 @@ class Processes:
             self.fail(error)
             error.add_note("This ended the work on all processes.")
             raise
-        return [content for content, _ in self._exchange((result, None))]
+        gathered = self._exchange(result, None)
+        for rank, (_, failure) in enumerate(gathered):
+            if failure is not None:
+                raise ProcessError(f"Process {rank} failed: {failure}")
+        return [content for content, _ in gathered]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Copy the first process's values to all processes, in place.
-
-        Batch normalisation without synchronisation has different running statistics on every process. As in
-        data-parallel training, those of the first process count.
-        """
+        """Copy the first process's values (running statistics, as data-parallel training does) to all, in place."""
         if self.size > 1:
-            own = [tensor for tensor in tensors if not hasattr(tensor, "to_local")]
+            own = [tensor for tensor in tensors if not is_shard(tensor)]
             first = self.gather(lambda: [tensor.cpu() for tensor in own] if self.rank == 0 else [])[0]
             for tensor, value in zip(own, first, strict=True):
                 if not torch.equal(tensor.cpu(), value):
@@ -97,22 +82,16 @@ class Processes:
         """Report to the other processes that this one cannot go on; an error is reported once."""
         if self.size > 1 and not isinstance(error, ProcessError) and not error.__dict__.get("reported"):
             error.__dict__["reported"] = True
-            gathered: list[Any] = [None] * self.size
-            dist.all_gather_object(gathered, (None, f"{type(error).__name__}: {error}"))
+            self._exchange(None, f"{type(error).__name__}: {error}")
 
-    def _exchange(self, own: tuple[Any, str | None]) -> list[Any]:
+    def _exchange(self, result: Any, failure: str | None) -> list[Any]:
         gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, own)
-        for rank, (_, error) in enumerate(gathered):
-            if error is not None:
-                raise ProcessError(f"Process {rank} failed: {error}")
+        dist.all_gather_object(gathered, (result, failure))
         return gathered
 
 
-# Weights that are spread over processes (FSDP2) ----------------------------------------------------------------------
-#
-# Such a weight is a `DTensor`. It is recognised by its methods, and a sharded module by the name of its class, because
-# importing either class takes longer than all that is done with it here.
+# A weight spread over processes (FSDP2) is a `DTensor`. It is recognised by its methods, and a sharded module by the
+# name of its class, because importing either class takes longer than all that is done with it here.
 
 
 def is_shard(weight: Tensor) -> bool:
@@ -146,11 +125,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the whole weights that a forward pass has left in sharded modules.
-
-    Until the next backward pass they stand in for the shards, and hide changes of the shards. The next forward pass
-    gathers them again.
-    """
+    """Free the whole weights that a forward pass has left in sharded modules, where they hide changes of the shards."""
     for module in model.modules():
         if is_sharded(module):
             module.reshard()  # type: ignore[operator]

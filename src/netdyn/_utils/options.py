@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import typing
 from collections.abc import Callable, Collection
@@ -13,41 +14,12 @@ from netdyn._utils.checks import nearest
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-#: An entry of a docstring's "Args": its name, four spaces in.
-_ENTRY = re.compile(r"    (\w+): ")
-
 
 def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) -> Callable[[T], T]:
     """Let the ``**options`` of a function or class be the parameters of ``source``, except those in ``without``.
 
     The signature then lists every option with its type and default, which LightningCLI and editors read. The docstring
     describes each option in the words of the source. An unknown option raises an error that names the nearest ones.
-
-    Args:
-        source: The function or class whose parameters are the options.
-        without: Names of parameters of the source that are not options.
-
-    Returns:
-        A decorator.
-
-    Example:
-        >>> def draw(colour: str = "red") -> str:
-        ...     '''Draw.
-        ...
-        ...     Args:
-        ...         colour: Colour of the line.
-        ...     '''
-        ...     return colour
-        >>> @takes_options_of(draw)
-        ... def draw_twice(**options):
-        ...     '''Draw twice.
-        ...
-        ...     Args:
-        ...         options: As for draw.
-        ...     '''
-        ...     return 2 * draw(**options)
-        >>> print(inspect.signature(draw_twice), draw_twice())
-        (*, colour: str = 'red') redred
     """
 
     def decorate(target: T) -> T:
@@ -73,13 +45,15 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
         checked.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
-        described = _described(inspect.getdoc(target) or "", inspect.getdoc(source) or "", [p.name for p in shared])
-        decorated: Any = target
+        before, entries, after = _entries(target)
+        _, others, _ = _entries(source)
+        entries.pop("options", None)
+        described = [*entries.values(), *(others[p.name] for p in shared)]
+        decorated: Any = checked
         if is_class:
+            decorated = target
             decorated.__init__ = checked
-        else:
-            decorated = checked
-        decorated.__doc__ = described
+        decorated.__doc__ = "\n".join([*before, *itertools.chain(*described), *after]).rstrip()
         return typing.cast(T, decorated)
 
     return decorate
@@ -92,25 +66,16 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p.replace(annotation=types.get(p.name, p.annotation)) for p in inspect.signature(init).parameters.values()]
 
 
-def _entries(doc: str) -> tuple[list[str], dict[str, list[str]], list[str]]:
+def _entries(documented: Any) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """A docstring's lines up to and with "Args:", the entries there by name, and the lines after them."""
-    lines = doc.splitlines()
+    lines = (inspect.getdoc(documented) or "").splitlines()
     first = lines.index("Args:") + 1
     last = next((i for i in range(first, len(lines)) if lines[i] and not lines[i].startswith("    ")), len(lines))
     found: dict[str, list[str]] = {}
     name = ""
     for line in lines[first:last]:
-        if entry := _ENTRY.match(line):
+        if entry := re.match(r"    (\w+): ", line):
             name = entry.group(1)
         if line:
             found.setdefault(name, []).append(line)
     return lines[:first], found, ["", *lines[last:]]
-
-
-def _described(doc: str, source: str, shared: list[str]) -> str:
-    """The docstring, with the source's descriptions of the shared options in place of the entry ``options``."""
-    before, own, after = _entries(doc)
-    _, others, _ = _entries(source)
-    own.pop("options", None)
-    entries = [*own.values(), *(others[name] for name in shared)]
-    return "\n".join([*before, *(line for entry in entries for line in entry), *after]).rstrip()

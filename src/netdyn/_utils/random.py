@@ -1,10 +1,6 @@
-"""Random numbers as functions of keys and positions, instead of numbers drawn one after the other.
+"""Random numbers as functions of keys and positions: the same in any batch, in any order and on any process.
 
-Each row of numbers has two keys of 64 bits, made from a seed, a ray, a sample's content and the place where the noise
-falls. Number j of a row depends on the keys and on j alone. A row is therefore the same in any batch, in any order, on
-any process and on any device. Everything is calculated in whole numbers on the device of the keys.
-
-Layout: digests and keys int64 ``[rows, 2]``, numbers ``[rows, count]``.
+Layout: digests and keys (two of 64 bits for each row of numbers) int64 ``[rows, 2]``, numbers ``[rows, count]``.
 """
 
 from __future__ import annotations
@@ -32,25 +28,16 @@ BLOCK_ELSEWHERE = 1 << 24
 
 
 def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
-    """A digest of each sample's content, int64 ``[samples, 2]``. Equal samples have equal digests, anywhere in a batch.
-
-    Words of 64 bits are mixed with their positions in two ways, and summed.
-
-    Args:
-        inputs: Samples first.
-        by_sample: Whether each tensor has the samples first; None: see :func:`~netdyn._utils.trees.samples_first`.
-    """
+    """A digest of each sample's content, int64 ``[samples, 2]``: the same wherever the sample is in a batch."""
     by_sample = samples_first(inputs) if by_sample is None else by_sample
-    found: Tensor | None = None
+    found: list[Tensor] = []
     for number, (tensor, own) in enumerate(zip(tensors(inputs), by_sample, strict=True)):
         if own:
             raw = tensor.detach().contiguous().reshape(len(tensor), -1)
             octets = raw.to(torch.uint8) if raw.dtype == torch.bool else raw.view(torch.uint8)
             words = F.pad(octets, (0, -octets.shape[1] % 8)).view(torch.int64)
-            sums = torch.stack([_summed(words, 2 * number), _summed(words, 2 * number + 1)], dim=1)
-            found = sums if found is None else found + sums.to(found.device)
-    assert found is not None  # at least the tensor that gives the number of samples
-    return _mixed(found)
+            found.append(torch.stack([_summed(words, 2 * number), _summed(words, 2 * number + 1)], dim=1))
+    return _mixed(torch.stack([sums.to(found[0].device) for sums in found]).sum(dim=0))
 
 
 def _summed(words: Tensor, way: int) -> Tensor:
@@ -62,18 +49,7 @@ def _summed(words: Tensor, way: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """The contents of some samples: what seeds their noise, and which of them are copies of one another.
-
-    Attributes:
-        digests: Digest of each sample, int64 ``[samples, 2]``. The copies of a sample are numbered, and this number
-            enters the digest, so that copies have different noise.
-        clusters: Number of the sample's content, the same for all copies, int64 ``[samples]`` on the CPU.
-
-    Example:
-        >>> found = Contents.of(torch.tensor([[1.0], [0.0], [1.0]]))
-        >>> bool(found.clusters[0] == found.clusters[2]), bool((found.digests[0] == found.digests[2]).all())
-        (True, False)
-    """
+    """What seeds the noise of some samples: copies have the same cluster (on the CPU), but different digests."""
 
     digests: Tensor
     clusters: Tensor
@@ -82,29 +58,27 @@ class Contents:
     def of(cls, inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Contents:
         """The contents of inputs, samples first; ``by_sample`` as for :func:`digests`."""
         digest = digests(inputs, by_sample)
-        cluster: Tensor = torch.unique(digest, dim=0, return_inverse=True)[1]
+        _, cluster, sizes = torch.unique(digest, dim=0, return_inverse=True, return_counts=True)
         order = torch.argsort(cluster, stable=True)
-        position, ordered = torch.arange(len(order), device=order.device), cluster[order]
-        begins = torch.ones_like(ordered, dtype=torch.bool)
-        begins[1:] = ordered[1:] != ordered[:-1]
+        first = sizes.cumsum(0) - sizes
         copy = torch.empty_like(cluster)
-        copy[order] = position - torch.where(begins, position, 0).cummax(dim=0).values
+        copy[order] = torch.arange(len(order), device=order.device) - first[cluster[order]]
         return cls(digest + _mixed(copy)[:, None], cluster.cpu())
 
     def chosen(self, index: Tensor) -> Contents:
         """The contents of some of the samples."""
         return Contents(self.digests[index.to(self.digests.device)], self.clusters[index])
 
-    def first(self, number: int) -> Tensor:
-        """Indices of a fixed choice of ``number`` samples, which depends on contents alone; on the CPU."""
+    def first(self, number: int | None) -> Tensor:
+        """Indices of a fixed choice of ``number`` samples (None: all) by contents alone; on the CPU."""
         return torch.argsort(self.digests[:, 0]).cpu()[:number]
 
 
 def keys(digest: Tensor, seed: int, rays: int | Tensor, place: str) -> Tensor:
     """Two keys for each row, made from its digest, its ray (or one ray for all), the seed and the place.
 
-    The digest spreads the content evenly over 128 bits; a second digest does the same for seed and place. Each half
-    goes through the finaliser separately. Two different rows share both keys with a probability of 2^-128.
+    Two digests spread the content, and seed and place, evenly over 128 bits. Each half is mixed separately, so that
+    two different rows share both keys with a probability of 2^-128.
     """
     hashed = hashlib.blake2b(f"{seed}|{place}".encode(), digest_size=16).digest()
     seed_and_place = torch.from_numpy(np.frombuffer(hashed, dtype="<i8").astype(np.int64)).to(digest.device)
@@ -118,31 +92,17 @@ def uniforms(key: Tensor) -> Tensor:
     return ((_mixed(key).cpu() >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
 
 
-def normals(key: Tensor, count: int, block: int | None = None) -> Tensor:
+def normals(key: Tensor, count: int) -> Tensor:
     """Standard normal numbers float32 ``[rows, count]``, independent within a row and between rows.
 
-    The bits are SplitMix64's for the state key₁ + (j + 1)·STEP, with key₂ added half-way: a hash of a counter, which
-    can be evaluated at any position. Box and Muller's formula turns two numbers of 32 bits into the pair r·cos φ,
-    r·sin φ with r = √(−2 ln u). The largest r is 6.66; normal numbers exceed it once in 4·10¹⁰. The bits are the same
-    on all devices; logarithm, root and sine may differ in the last digit.
-
-    Args:
-        key: Keys ``[rows, 2]``, see :func:`keys`.
-        count: Numbers per row.
-        block: Pairs of numbers made at a time; None: as many as suit the device.
-
-    Source:
-        G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number generators (2014); G. Box, M. Muller, A note
-        on the generation of random normal deviates (1958). The second key is netdyn's convention.
-
-    Example:
-        >>> key = keys(torch.tensor([[1, 2]]), seed=0, rays=torch.tensor([0, 1]), place="")
-        >>> bool((normals(key, 5)[1:] == normals(key[1:], 5)).all())
-        True
+    The bits are SplitMix64's (G. Steele, D. Lea, C. Flood, 2014) for the state key₁ + (j + 1)·STEP, with key₂ added
+    half-way, netdyn's convention: a hash of a counter. Box and Muller's formula turns two numbers of 32 bits into the
+    pair r·cos φ, r·sin φ with r = √(−2 ln u). The largest r is 6.66; normal numbers exceed it once in 4·10¹⁰. The bits
+    are the same on all devices; logarithm, root and sine may differ in the last digit.
     """
     half = -(-count // 2)
     numbers = torch.empty(len(key), count, device=key.device)
-    block = block or BLOCK.get(key.device.type, BLOCK_ELSEWHERE)
+    block = BLOCK.get(key.device.type, BLOCK_ELSEWHERE)
     pairs = pairs_by_numpy if key.device.type == "cpu" else pairs_by_torch
     columns = min(half, block) or 1
     rows = max(block // columns, 1)
@@ -197,9 +157,9 @@ def _mixed(state: Tensor) -> Tensor:
     """SplitMix64's finaliser, as a new tensor."""
     if state.device.type != "cpu":
         return _mixed_by_torch(state, 0)
-    mixed = state.numpy().view(np.uint64).copy()
-    _mix_by_numpy(mixed, np.uint64(0))
-    return torch.from_numpy(mixed.view(np.int64))
+    mixed = state.clone()
+    _mix_by_numpy(mixed.numpy().view(np.uint64), np.uint64(0))
+    return mixed
 
 
 def _mixed_by_torch(z: Tensor, halfway: Tensor | int) -> Tensor:

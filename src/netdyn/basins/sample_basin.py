@@ -245,23 +245,26 @@ def measure_sample_basin(
     labels, everyone = own.labels.cpu(), torch.ones(own.samples, dtype=torch.bool)
     members = [labels == k for k in range(own.num_classes)] if own.num_classes > 1 and per_class else []
 
-    ladder = _Ladder(ask, labels, clean_accuracy, low, high, seed)
-    if clean_accuracy > absolute:
-        ladder.climb(absolute)
-    cluster = own.contents.clusters
-    whole = Crossing(absolute, clean_accuracy, ladder.curve(everyone).crossing(absolute), low, high, cluster)
+    ladder, cluster = _Ladder(ask, labels, clean_accuracy, low, high, seed), own.contents.clusters
+    whole = Crossing(absolute, clean, cluster, low, high)
+    if whole.reachable:
+        ladder.climb(whole.aim)
+        whole.guess = ladder.curve(everyone).crossing(whole.aim)
     _search(ask, rays, [everyone], [whole])
     classes: list[Crossing] = []
     if members:
         ladder.complete()
         present = [of for of in members if bool(of.any())]
-        for of in present:
-            own_clean = float(clean[of].double().mean())
-            guess = ladder.curve(of, own_clean).crossing(absolute)
-            classes.append(Crossing(absolute, own_clean, guess, low, high, cluster[of]))
+        classes = [Crossing(absolute, clean[of], cluster[of], low, high) for of in present]
+        for of, search in zip(present, classes, strict=True):
+            if search.reachable:
+                search.guess = ladder.curve(of, search.clean_accuracy).crossing(search.aim)
         _search(ask, rays, present, classes)
     found = iter(classes)
     of_classes = [next(found) if bool(of.any()) else None for of in members]
+    curves = [
+        None if c is None else ladder.curve(of, c.clean_accuracy, c) for of, c in zip(members, of_classes, strict=True)
+    ]
     radius, interval = whole.radius, whole.interval
     if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
         warn_of_floor(absolute, floor)
@@ -282,12 +285,7 @@ def measure_sample_basin(
         noise_classes=votes,
         high=high,
         forwards=own.forwards,
-        curve=replace(
-            ladder.curve(everyone, clean_accuracy, whole),
-            classes=tuple(
-                None if c is None else ladder.curve(of, c.clean, c) for of, c in zip(members, of_classes, strict=True)
-            ),
-        ),
+        curve=replace(ladder.curve(everyone, clean_accuracy, whole), classes=tuple(curves)),
     )
 
 

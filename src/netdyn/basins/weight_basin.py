@@ -161,7 +161,8 @@ class Ray:
 
     def logit(self, level: float) -> float:
         """Logit of the accuracy at a level, above that of the target."""
-        return logit(self.shares[level], len(self.right[level])) - logit(self.target)
+        count = len(self.right[level])
+        return logit(self.shares[level], count) - logit(self.target, count)
 
     def slope(self) -> float | None:
         """Fall of logit A per unit of log σ around the crossing; None where that is not known."""

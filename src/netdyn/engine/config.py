@@ -1,17 +1,17 @@
-"""What to measure and how: the options that a report, a monitor and the callback share."""
+"""The options that reports, monitors and the callback share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from netdyn._utils import checks
 from netdyn.basins.target import check_basin
 from netdyn.probes.tasks import TOLERANCE
 
 Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
-MEASURES: tuple[Measure, ...] = ("modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,19 @@ class Config:
 
     Args:
         measure: What to measure: ``"modes"``, ``"linear"`` (tails and shares), ``"sample_basin"``, ``"weight_basin"``,
-            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures alone).
+            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures only).
         layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`. None: every local
             field that an activation reads.
-        max_units: Units measured per layer; in larger layers a fixed random choice of this many.
-        max_classes: With more classes than this, a fixed random subset is used in modes, ranks and tails.
-        alpha: Share of OPT units that an untrained network is allowed to show.
+        max_units: Most units measured per layer; in larger layers, a fixed random choice of this many.
+        max_classes: Most classes used in modes, ranks and tails; of more classes, a fixed random choice of this many.
+        alpha: Share of OPT units that an untrained network may show by chance.
         accuracy: The accuracy that defines a basin's radius, in (0, 1). None: 0.5, or 0.75 for two classes.
         relative: Count ``accuracy`` from the accuracy that noise leaves (0) to the accuracy without noise (1).
         sample_rays: Rays per sample in sample space.
         weight_rays: Rays in weight space.
-        weight_samples: Samples per ray in weight space, another stratified choice for each.
-        weight_layers: Names or globs of the parameters to disturb, or ``"each"``: all of them, and then each one alone.
-            None: all parameters with two or more dimensions.
+        weight_samples: Samples per ray in weight space, a different stratified choice for each ray.
+        weight_layers: Names or globs of the parameters to disturb, or ``"each"``: all of them together, then each one
+            alone. None: all parameters with two or more dimensions.
         normalization: Unit of the noise on weights: each tensor's own standard deviation (``"layer"``), or that of all
             tensors together (``"global"``).
         low: Smallest noise level.
@@ -40,11 +40,11 @@ class Config:
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: the predicted class is the target, or a
             predicted number is within ``tolerance``.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-        noise_at: Where the noise of the sample basin falls: names of modules, whose outputs are disturbed, or of parts
-            of the inputs. None: on every floating input.
-        forward: ``forward(model, inputs)`` → outputs, where ``model(inputs)`` is not the model.
+        noise_at: Where the noise of the sample basin is added: names of modules, whose outputs are disturbed, or of
+            parts of the inputs. None: to every floating input.
+        forward: ``forward(model, inputs)`` → outputs, for models that are not called as ``model(inputs)``.
         batch_size: Samples per forward pass. None: the whole probe at once.
-        num_classes: Number of classes, checked against the model's output. None: as many as it has.
+        num_classes: Number of classes, checked against the model's output. None: as many as the output has.
         seed: Seed of all noise, of the choice of units and of the probe's samples.
 
     Raises:
@@ -85,16 +85,13 @@ class Config:
         checks.names("noise_at", self.noise_at)
         checks.function("criterion", self.criterion)
         checks.function("forward", self.forward)
-        checks.whole("max_units", self.max_units)
         checks.whole("max_classes", self.max_classes, minimum=2)
         checks.fraction("alpha", self.alpha)
         checks.positive("tolerance", self.tolerance)
-        checks.whole("sample_rays", self.sample_rays)
-        checks.whole("weight_rays", self.weight_rays)
-        checks.whole("weight_samples", self.weight_samples)
+        for whole in ("max_units", "sample_rays", "weight_rays", "weight_samples"):
+            checks.whole(whole, getattr(self, whole))
         checks.choice("normalization", self.normalization, ("layer", "global"))
-        if self.batch_size is not None:
-            checks.whole("batch_size", self.batch_size)
-        if self.num_classes is not None:
-            checks.whole("num_classes", self.num_classes)
+        for whole in ("batch_size", "num_classes"):
+            if getattr(self, whole) is not None:
+                checks.whole(whole, getattr(self, whole))
         check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.seed)

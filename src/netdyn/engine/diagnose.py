@@ -1,4 +1,4 @@
-"""Everything about one network on one probe, in one call."""
+"""Measure one network on one probe, in one call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def diagnose(
     processes: Processes | None = None,
     **options: Any,
 ) -> Report:
-    """Measure a network, trained or not, on one probe: neuron modes layer by layer, and both attraction basins.
+    """Measure a network, trained or not, on one probe: neuron modes of each layer, and both attraction basins.
 
     The model is left as it was found, and so is every random generator.
 
@@ -38,24 +38,24 @@ def diagnose(
         inputs: The probe's inputs: a tensor, or a sequence or mapping of tensors, samples first.
         target: Class labels ``[samples]``, or numbers to be predicted, ``[samples]`` or ``[samples, outputs]``.
         val_inputs: Inputs of a held-out probe.
-        val_target: Its labels.
-        progress: Show a progress bar. None: where work takes over two seconds and the output is a terminal.
-        processes: Processes that share the work, each with the same network and probe; all of them must call this, and
-            all get the same report. None: this process alone.
+        val_target: Targets of the held-out probe.
+        progress: Show a progress bar. None: if work takes over two seconds and the output is a terminal.
+        processes: Processes that share the work, each with the same network and probe. All of them must call this
+            function, and all get the same report. None: only this process.
         options: What to measure and how, see :class:`netdyn.Config`.
 
     Returns:
-        A :class:`netdyn.Report`; print it.
+        The report. ``print(report)`` shows it.
 
     Warns:
-        UserWarning: If the probe lacks classes, the network or the probe hold NaN, or a result is not to be trusted.
+        UserWarning: If the probe lacks classes, the network or the probe holds NaN, or a result is unreliable.
 
     Raises:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument lies outside its range, or the model's output is not ``[samples, classes]``.
 
     Source:
-        P1; the conventions are named with each quantity in :mod:`netdyn.functional`.
+        P1; :mod:`netdyn.functional` names the conventions behind each quantity.
 
     Example:
         >>> import torch

@@ -1,8 +1,4 @@
-"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes.
-
-With the probe in one batch only one layer's fields are alive at a time; in several batches the sampled units of every
-layer are kept until the last batch.
-"""
+"""Read a network's layers on one probe: modes, ranks and linear tails, each layer reduced to numbers as it passes."""
 
 from __future__ import annotations
 
@@ -15,15 +11,15 @@ from torch import Tensor
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.engine.config import Config
-from netdyn.linear.substitution import LinearMap, substitute, warn_of_defects
+from netdyn.linear.substitution import substitute, warn_of_defects
 from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import (
     centre_pathway,
-    class_sizes,
     correlation_from_ranks,
     densities,
     doubled_midranks,
+    occurrences,
     rank_counts,
     tuning_from_ranks,
 )
@@ -32,7 +28,7 @@ from netdyn.modes.transfer import kept_order
 from netdyn.probes.criteria import apply_criterion, as_logits, right_class
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
-from netdyn.tracing.fields import Choice, choose, read
+from netdyn.tracing.fields import choose, read
 from netdyn.tracing.survey import Survey, discover
 
 #: Bins of a layer's rank probability distribution.
@@ -41,61 +37,63 @@ BINS = 20
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reading of a network's layers has found.
-
-    Attributes:
-        layers: The layers, in order of execution.
-        right: Which samples are right, bool ``[samples]``.
-        survey: What there is to read in the network; None where its layers were not read.
-        pathways: Of layers whose classes and units are all known, the map ``[classes, units]``.
-    """
+    """What one reading of a network's layers has found."""
 
     layers: tuple[LayerReport, ...]
-    right: Tensor
-    survey: Survey | None = None
-    pathways: dict[str, Tensor] = field(default_factory=dict)
+    right: Tensor  # which samples are right, bool `[samples]`
+    survey: Survey | None = None  # None where the layers were not read
+    pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce what passes to numbers.
+    """Run the network once, and reduce what passes to numbers; rank probability distributions only for figures.
 
     On several processes each reduces its part of the layers, and all get all.
-
-    Args:
-        evaluator: The network and its probe.
-        config: What to measure and how.
-        distributions: Make the rank probability distributions too, which figures alone show.
     """
-    return _LayerReader(evaluator, config, distributions, discover(evaluator.model, evaluator.inputs)).read()
+    return _LayerReader(evaluator, config, distributions).read()
 
 
 class _LayerReader:
-    """One reading under way."""
+    """One reading. Of one batch, one layer's fields are kept at a time; of several, all layers' sampled units."""
 
-    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey) -> None:
+    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool) -> None:
         self.evaluator, self.config, self.distributions = evaluator, config, distributions
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
-        self.survey, self.choice = survey, choose(evaluator.model, survey, config.layers)
-        self.map = LinearMap({})
-        self.own: set[str] = set()
+        self.survey = discover(evaluator.model, evaluator.inputs)
+        self.choice = choose(evaluator.model, self.survey, config.layers)
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
-        self.tail = TailReader(self.map)
         self.labels = evaluator.labels.cpu()
         self.classes = self._classes()
-        self.sizes = class_sizes(evaluator.labels, evaluator.num_classes)
+        self.sizes = occurrences(evaluator.labels, evaluator.num_classes)
         self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
+        shares = self.sizes.cpu().double() / evaluator.samples
+        shares = shares if self.classes is None else shares[self.classes]
+        self.class_shares = shares if evaluator.num_classes > 1 else None
+        # A tail runs through all layers.
+        self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
+        self.map = substitute(
+            evaluator.model,
+            evaluator.inputs,
+            self.everything,
+            classes=self.classes,
+            units=self._sampled,
+            # Of many classes the tail needs all rows, and is cheaper to run.
+            through=self.linear and self.classes is None,
+            batch_size=evaluator.batch_size,
+        )
+        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
+        self.tail = TailReader(self.map)
 
     def read(self) -> Reading:
-        """Run the network and reduce what passes."""
+        """Run the network and reduce its layers."""
         evaluator = self.evaluator
-        everything = self._map()
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
         lost, logits = 0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
-            outputs, found = read(evaluator.model, inputs, self._add, everything)
+            outputs, found = read(evaluator.model, inputs, self._add, self.everything)
             evaluator.passed += len(target)
             right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
@@ -105,7 +103,7 @@ class _LayerReader:
         tails = self.tail.tails()
         if self.linear:
             tails.exact = self._run_tails()
-        # A logit rounded otherwise on another device must not let processes take different ways: the first one decides.
+        # Logits may be rounded differently on other devices. The first process decides, so that all go on alike.
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
         defects = self.map.affine_defect
@@ -113,49 +111,24 @@ class _LayerReader:
         if not self.modes:
             own = {name: LayerReport(name, units, 0, affine_defect=defects[name]) for name, units in self.units.items()}
             self.reports |= own
-        # Every process has seen all fields, and reduced those of its part of the layers.
+        # Every process has seen all layers, and reduced its part of them.
         parts = evaluator.processes.gather(lambda: (self.reports, {n: p.cpu() for n, p in tails.parts.items()}))
         self.reports = {name: report for reports, _ in parts for name, report in reports.items()}
         tails.parts = {name: part for _, own_parts in parts for name, part in own_parts.items()}
         if self.linear:
             self._judge_tails(tails, torch.cat(logits).cpu())
         layers = tuple(self.reports[name] for name in self.map if name in self.reports)
-        return Reading(layers, right, self.survey, self._whole_pathways())
-
-    def _whole_pathways(self) -> dict[str, Tensor]:
-        """The maps whose classes and units are all known."""
-        if self.classes is not None:
-            return {}
-        return {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
-
-    def _map(self) -> Choice:
-        """Find the layers' maps; what is to be read: a tail runs through all of them."""
-        evaluator = self.evaluator
-        everything = all_layers(self.survey, self.choice) if self.linear else self.choice
-        # Of many classes the tail needs all rows, and is cheaper to run.
-        through = self.linear and self.classes is None
-        self.map = substitute(
-            evaluator.model,
-            evaluator.inputs,
-            everything,
-            classes=self.classes,
-            units=self._sampled,
-            through=through,
-            batch_size=evaluator.batch_size,
-        )
-        self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
-        self.tail = TailReader(self.map)
-        return everything
+        whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
+        return Reading(layers, right, self.survey, whole if self.classes is None else {})
 
     def _classes(self) -> Tensor | None:
         """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
-        evaluator, most = self.evaluator, self.config.max_classes
-        if evaluator.num_classes <= most:
+        if self.evaluator.num_classes <= self.config.max_classes:
             return None
-        present = torch.unique(self.labels)
+        present: Tensor = torch.unique(self.labels)
         generator = torch.Generator().manual_seed(self.config.seed)
-        chosen: Tensor = present[torch.randperm(len(present), generator=generator)[:most]].sort().values
-        return chosen
+        chosen = torch.randperm(len(present), generator=generator)[: self.config.max_classes].sort().values
+        return present[chosen]
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
@@ -166,8 +139,8 @@ class _LayerReader:
             return
         if self.units.setdefault(name, fields.shape[1]) != fields.shape[1]:
             raise ValueError(
-                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: a network "
-                "that cuts its batches to their longest sample. Pad all samples alike, or leave `batch_size` None."
+                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: the "
+                "network cuts each batch to its longest sample. Pad all samples alike, or leave `batch_size` None."
             )
         if not self.modes:
             return
@@ -178,14 +151,14 @@ class _LayerReader:
             self.reports[name] = self._reduced(name, fields, outputs)
             return
         parts = self.parts.setdefault(name, [])
-        # Copies, since the network may write over what it has handed over.
+        # Copies, because the network may overwrite these tensors.
         parts.append((fields.clone(), outputs.clone()))
         if sum(len(part) for part, _ in parts) == self.evaluator.samples:
             self.reports[name] = self._reduced(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
             del self.parts[name]
 
     def _sampled(self, units: int) -> Tensor:
-        """The units to measure: all, or a seeded choice that is the same at every call."""
+        """The units to measure: all, or a seeded choice, the same at every call."""
         if units <= self.config.max_units:
             return torch.arange(units)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -199,7 +172,7 @@ class _LayerReader:
         sign = self._sign(pathway) if self.distributions and classes else None
         counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
         found = []
-        # What costs is the sort: all that asks for order is served from it, while its result is in the cache.
+        # Sorting is the most expensive part: everything that depends on order uses one sort, while it is in the cache.
         for part in unit_blocks(rows):
             order, differs = sort_rows(rows[part])
             ranks, unread = ranks_from(order, differs), holds_nan(rows[part])
@@ -208,37 +181,25 @@ class _LayerReader:
             if sign is not None and counts is not None:
                 counts += rank_counts(ranks, evaluator.labels, sign[:, part] * ~(constant | unread), BINS)
         tuning, constant, transfer = (torch.cat(pieces, dim=-1).cpu() for pieces in zip(*found, strict=True))
-        # A number added to all logits changes no prediction; one added to all predicted numbers changes all.
+        # A constant added to all logits changes no prediction; one added to all predicted numbers does.
         pathway, options = pathway.cpu(), {"centre": classes}
         shares = mode_shares(
-            tuning, pathway, constant, self._class_share(), self.config.alpha, fewest=2 if classes else 1, **options
+            tuning, pathway, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1, **options
         )
         return LayerReport(
             name=name,
             units=self.units[name],
             sampled=len(constant),
-            opt_fraction=shares.opt_fraction,
-            npt_fraction=shares.npt_fraction,
-            constant_fraction=shares.constant_fraction,
-            unwired_fraction=shares.unwired_fraction,
-            rpd_gradient=shares.rpd_gradient,
+            **vars(shares),
             transfer_order=float(transfer.nanmean()),
             affine_defect=self.map.affine_defect[name],
-            rule=shares.rule,
             order_index=order_index(tuning, pathway, **options),
             alignment=order_alignment(tuning, pathway, **options),
             distribution=None if counts is None else densities(counts.cpu()).nanmean(dim=0),
         )
 
-    def _class_share(self) -> Tensor | None:
-        """Share of each class that is looked at; None where there are none."""
-        if self.evaluator.num_classes < 2:
-            return None
-        sizes = self.sizes.cpu() if self.classes is None else self.sizes.cpu()[self.classes]
-        return sizes.double() / self.evaluator.samples
-
     def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
-        """Tuning to classes, or to the numbers to be predicted."""
+        """Tuning to the classes, or to the numbers to be predicted."""
         if self.evaluator.num_classes < 2:
             tuning = correlation_from_ranks(ranks, self.number_ranks)
         else:
@@ -247,7 +208,7 @@ class _LayerReader:
         return tuning.masked_fill(unread, torch.nan)
 
     def _sign(self, pathway: Tensor) -> Tensor:
-        """How the units are wired to all classes; those that are not among the chosen ones are wired to nothing."""
+        """How the units are wired to all classes; to those that were not chosen they are not."""
         rows = centre_pathway(pathway, self.evaluator.num_classes).sign()
         if self.classes is None:
             return rows
@@ -255,7 +216,7 @@ class _LayerReader:
         return whole.index_copy_(0, self.classes.to(rows.device), rows)
 
     def _run_tails(self) -> dict[str, Tensor]:
-        """Logits of the tails that must be run; all processes' on the host, this one's alone on its device."""
+        """Logits of the tails that must be run; on the host if there are several processes."""
         evaluator, order = self.evaluator, list(self.map)
         pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
         names = [name for name in order if name in pooled and self.choice.wants(name)]
@@ -268,35 +229,30 @@ class _LayerReader:
         return {name: value for found in evaluator.processes.gather(work) for name, value in found.items()}
 
     def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
-        """Accuracy and linear share of every layer's tail, worked out on the host."""
+        """Accuracy and linear share of every layer's tail, computed on the host."""
         evaluator = self.evaluator
         tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
+        classes = evaluator.num_classes > 1
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
                 self.reports[name] = replace(
                     self.reports[name],
-                    tail_accuracy=self._accuracy(linear),
-                    linear_share=squared_correlation(logits, linear, centre=evaluator.num_classes > 1),
+                    tail_accuracy=float(right_class(linear, self.labels).double().mean()) if classes else math.nan,
+                    linear_share=squared_correlation(logits, linear, centre=classes),
                 )
-
-    def _accuracy(self, logits: Tensor) -> float:
-        """Accuracy of some logits; NaN where there are no classes."""
-        if self.evaluator.num_classes < 2:
-            return math.nan
-        return float(right_class(logits, self.labels).double().mean())
 
 
 def nonfinite(outputs: object) -> int:
-    """Number of samples whose outputs are not finite; 0 where the outputs are no tensor."""
+    """Number of samples whose outputs are not finite; 0 if the outputs are not a tensor."""
     if not isinstance(outputs, Tensor):
         return 0
     return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
 
 
 def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
-    """Warn of samples whose outputs are not finite; inputs that are not finite have been warned of already."""
+    """Warn of samples whose outputs are not finite, unless there was a warning about the inputs already."""
     if lost and bool(finite(evaluator.inputs)):
         checks.warn(
-            f"The network puts out NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong; units "
+            f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong; units "
             "whose local fields hold NaN are left out of the modes."
         )

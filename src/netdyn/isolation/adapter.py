@@ -15,16 +15,13 @@ class Adapter(nn.Module):
     """Calls ``forward(module, inputs)``, and has the names, parameters and buffers of ``module``.
 
     It shares the module's dictionaries of parameters, buffers and children. A parameter that is replaced here is
-    therefore replaced in the module, which is how :func:`torch.func.functional_call` reaches the weights.
-
-    Args:
-        module: The module.
-        forward: A function of the module and the inputs; None calls the module.
-        context: Makes a context that is entered for each call (mixed precision).
+    therefore replaced in the module, which is how :func:`torch.func.functional_call` reaches the weights. Without a
+    ``forward`` the module itself is called. Each call enters a ``context`` of its own (mixed precision).
     """
 
-    _call: Callable[[Any, Inputs], Any]
+    _call: Callable[[Any, Inputs], Any] | None
     _context: Callable[[], AbstractContextManager[Any]]
+    _module: Callable[[Inputs], Any]
 
     def __init__(
         self,
@@ -33,22 +30,11 @@ class Adapter(nn.Module):
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         super().__init__()
-        self.__dict__.update(
-            _parameters=module._parameters,
-            _buffers=module._buffers,
-            _modules=module._modules,
-            _non_persistent_buffers_set=module._non_persistent_buffers_set,
-            training=module.training,
-            _call=forward or _plain_call,
-            _module=module,
-            _context=context,
-        )
+        shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+        self.__dict__.update({name: getattr(module, name) for name in shared})
+        self.__dict__.update(_module=module, _call=forward, _context=context)
 
     def forward(self, inputs: Inputs) -> Any:
         """The function's result."""
         with self._context():
-            return self._call(self._module, inputs)
-
-
-def _plain_call(module: nn.Module, inputs: Inputs) -> Any:
-    return module(inputs)
+            return self._module(inputs) if self._call is None else self._call(self._module, inputs)

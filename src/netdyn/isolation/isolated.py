@@ -1,8 +1,4 @@
-"""Leave the model and all random generators as they were found.
-
-A measurement runs the network's own ``forward``, which may contain counters, caches, metrics, random numbers and calls
-to ``self.log``. What such code changes is put back afterwards, also if the measurement raises.
-"""
+"""Put back what the network's own ``forward`` changes: counters, caches, metrics and random generators."""
 
 from __future__ import annotations
 
@@ -43,29 +39,18 @@ def restored(*things: Any) -> Iterator[None]:
         yield
 
 
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    return None
-
-
 def _silence_logging(module: nn.Module) -> None:
     """Let ``self.log`` in a ``forward`` do nothing. It is replaced on the instance, which the snapshot undoes."""
     if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
-        module.__dict__.update(log=_ignore, log_dict=_ignore)
+        module.__dict__.update(dict.fromkeys(("log", "log_dict"), lambda *args, **kwargs: None))
 
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
 
-    Put back are training flags (also mixed ones), attributes and the objects they lead to, buffers (also non-persistent
-    ones), metric states, random generators and hooks. Inside, compiled modules run eagerly, so that no new graph is
-    made.
-
-    Args:
-        model: The module to protect, with all its children.
-
-    Raises:
-        ValueError: If the module has lazy parameters: their first forward pass makes them, which cannot be undone.
+    Put back are training flags, attributes and the objects they lead to, buffers, metric states, random generators and
+    hooks. Inside, compiled modules run eagerly, so that no new graph is made.
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError(

@@ -1,9 +1,6 @@
-"""Save the state of some objects, and put it back.
+"""Save the state of some objects and all that their code can reach by attribute, and put it back in place.
 
-A snapshot starts from modules, data sets or any other objects. It follows all that their code can reach by attribute:
-modules, plain objects, containers, bound methods, closures and partial functions. It copies as little as possible:
-attributes are saved by reference and containers as shallow copies. Only tensors that are not parameters, arrays and
-random generators are duplicated. Everything is put back in place, so that other references to an object remain valid.
+Attributes are saved by reference and containers as shallow copies; tensors, arrays and generators are duplicated.
 """
 
 from __future__ import annotations
@@ -28,12 +25,10 @@ Restore = Callable[[], object]
 #: Larger tensors and arrays count as data and are not saved; the members of longer containers are not followed.
 LARGEST_BYTES, LONGEST = 1 << 24, 10_000
 #: Packages whose objects are not followed: they lead to threads, files and everything else.
-_FOREIGN = frozenset(
-    (
-        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
-        *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
-        *("logging", "_io", "io", "functools", "builtins"),
-    )
+_FOREIGN = (
+    *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
+    *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
+    *("logging", "_io", "io", "functools", "builtins"),
 )
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
@@ -41,9 +36,8 @@ _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.Ra
 def _save_tensor(tensor: Tensor) -> Restore:
     """Put a tensor's storage, values and place in a graph back, but only if they have changed.
 
-    A write in place raises the tensor's version, which breaks a backward pass that still needs the tensor. A tensor
-    that is unchanged is therefore not written to. (Comparing versions is not enough: batch normalisation writes without
-    raising them.)
+    A needless write would break a backward pass that still needs the tensor. The tensor's version does not show each
+    change: batch normalisation writes without raising it.
     """
     alias, values, gradient = tensor.detach(), tensor.detach().clone(), tensor.requires_grad
 
@@ -53,22 +47,15 @@ def _save_tensor(tensor: Tensor) -> Restore:
                 tensor.detach_().requires_grad_(gradient)
             if tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape:
                 tensor.data = alias
-            if not _same(alias, values):
+            same = torch.equal(alias, values) or ((alias == values) | ((alias != alias) & (values != values))).all()
+            if not same:  # NaN is the same as NaN
                 tensor.detach().copy_(values)
 
     return restore
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same values, NaN being the same as NaN."""
-    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
-
-
 def _save_parameter(parameter: Parameter) -> Restore:
-    """Put a parameter's values, flag and gradient back, but only if they have changed.
-
-    Few forward passes write to parameters (an embedding with a largest norm does), and these raise the version.
-    """
+    """Put a parameter's values (as an embedding with a largest norm changes them), flag and gradient back."""
     gradient, wanted = parameter.grad, parameter.requires_grad
     plain = _is_plain(parameter)
     alias, version = (parameter.detach(), parameter._version) if plain else (parameter, 0)
@@ -103,22 +90,15 @@ def _save_generator(generator: Any) -> Restore:
     if isinstance(generator, random.Random):
         return functools.partial(generator.setstate, generator.getstate())
     bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator._bit_generator
-    state = bits.state
-
-    def restore() -> None:
-        bits.state = state
-
-    return restore
+    return functools.partial(setattr, bits, "state", bits.state)
 
 
 def _save_dict(content: dict[Any, Any]) -> Restore:
     before = dict(content)
 
     def restore() -> None:
-        same = len(content) == len(before) and all(
-            a is b and content[a] is before[b] for a, b in zip(content, before, strict=True)
-        )
-        if not same:
+        pairs = zip(content, before, strict=True)
+        if len(content) != len(before) or not all(a is b and content[a] is before[b] for a, b in pairs):
             content.clear()
             for key in before:  # one by one, since the update of a Counter adds
                 content[key] = before[key]
@@ -127,12 +107,7 @@ def _save_dict(content: dict[Any, Any]) -> Restore:
 
 
 def _save_list(content: list[Any]) -> Restore:
-    before = list(content)
-
-    def restore() -> None:
-        content[:] = before
-
-    return restore
+    return functools.partial(content.__setitem__, slice(None), list(content))
 
 
 def _save_set(content: set[Any] | deque[Any]) -> Restore:
@@ -151,8 +126,7 @@ class Snapshot:
     def __init__(self, *things: Any) -> None:
         self._seen: dict[int, Any] = {}  # keeps the objects alive, so that each has its own id
         self._undo: list[Restore] = []
-        # One flag per module: a child's may differ from its parent's.
-        self._modes: list[tuple[nn.Module, bool]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []  # a child's flag may differ from its parent's
         todo = list(things)
         while todo:
             value = todo.pop()
@@ -232,13 +206,11 @@ def _attributes(value: Any) -> list[Any]:
     attributes = getattr(value, "__dict__", None)
     if not isinstance(attributes, dict) or isinstance(value, types.ModuleType | types.FunctionType):
         return []
-    own = type(value).__module__.partition(".")[0] not in _FOREIGN and not _leads_away(value)
+    # Trainers, loggers and callbacks lead to everything else, also those of the user's own class.
+    away = any(base.__name__ in ("Trainer", "Logger", "Callback") and _is_foreign(base) for base in type(value).__mro__)
+    own = not _is_foreign(type(value)) and not away
     return [attributes] if own or isinstance(value, torch.utils.data.Dataset) else []
 
 
-def _leads_away(value: Any) -> bool:
-    """Whether this is a trainer, logger or callback, also of the user's own class: these lead to everything else."""
-    return any(
-        base.__name__ in ("Trainer", "Logger", "Callback") and base.__module__.partition(".")[0] in _FOREIGN
-        for base in type(value).__mro__
-    )
+def _is_foreign(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _FOREIGN

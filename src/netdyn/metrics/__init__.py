@@ -1,4 +1,4 @@
-"""netdyn's torchmetrics metrics: one address for the classes of the rooms beside this one."""
+"""netdyn's torchmetrics metrics."""
 
 from netdyn.metrics.basins import SampleBasin, WeightBasin
 from netdyn.metrics.modes import NeuronModes, RankDistribution

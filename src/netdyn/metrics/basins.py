@@ -1,8 +1,10 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes of attraction basins: they keep samples and measure at the end."""
+"""torchmetrics metrics of attraction basins: they keep samples, and measure in ``compute``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +28,7 @@ from netdyn.probes.tasks import TOLERANCE
 
 @dataclass(frozen=True)
 class _Measured:
-    """The model, and the form of its inputs and targets; a copy of the metric shares it.
-
-    Attributes:
-        model: The model of the last update.
-        inputs: Inputs of that update.
-        target: Its targets.
-    """
+    """The model, inputs and targets of the last update; a copy of the metric shares them."""
 
     model: nn.Module
     inputs: Inputs
@@ -41,46 +37,47 @@ class _Measured:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Measured:
         return self
 
+    def _leaves(self) -> list[Tensor]:
+        return [*itertools.compress(tensors(self.inputs), samples_first(self.inputs)), self.target]
+
     def rows(self) -> Tensor:
         """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
-        by_sample = samples_first(self.inputs)
-        leaves = [leaf for leaf, own in zip(tensors(self.inputs), by_sample, strict=True) if own]
-        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in (*leaves, self.target)], dim=1)
+        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
 
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the kind of this update's, from rows."""
-        turn, first = iter(samples_first(self.inputs)), 0
+        turn = iter(samples_first(self.inputs))
+        parts = iter(torch.split(rows, [like[0].numel() for like in self._leaves()], dim=1))
 
         def leaf(like: Tensor) -> Tensor:
-            nonlocal first
-            last = first + like[0].numel()
-            own = rows[:, first:last].reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
-            first = last
-            return own
+            return next(parts).reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
 
         inputs = map_tensors(lambda like: leaf(like) if next(turn) else like, self.inputs)
         return inputs, leaf(self.target)
 
 
 class _BasinMetric(StateMetric):
-    """A radius; :meth:`result` gives the whole :class:`~netdyn.BasinResult`."""
+    """A radius; :meth:`result` gives the whole :class:`netdyn.BasinResult`."""
 
+    _measure: Callable[..., BasinResult]
     higher_is_better = True
     rows: list[Tensor]
     width: Tensor
 
-    def __init__(self, max_samples: int | None, options: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if options["batch_size"] is not None:
-            checks.whole("batch_size", options["batch_size"])
-        checks.function("criterion", options["criterion"])
-        checks.positive("tolerance", options["tolerance"])
-        check_basin(options["accuracy"], options["rays"], options["low"], options["high"], options["seed"])
-        self.max_samples = None if max_samples is None else checks.whole("max_samples", max_samples)
-        self.options = options
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__(**given["kwargs"])
+        if given["batch_size"] is not None:
+            checks.whole("batch_size", given["batch_size"])
+        checks.function("criterion", given["criterion"])
+        checks.positive("tolerance", given["tolerance"])
+        check_basin(given["accuracy"], given["rays"], given["low"], given["high"], given["seed"])
+        if given["max_samples"] is not None:
+            checks.whole("max_samples", given["max_samples"])
+        self.max_samples: int | None = given["max_samples"]
+        self.options = {name: given[name] for name in inspect.signature(self._measure).parameters if name in given}
         self._measured: _Measured | None = None
         self._result: BasinResult | None = None
-        # Samples flat, one after the other; the width of one is not known to a process without data.
+        # Samples, flattened one after the other; a process without data does not know the width of a sample.
         self.add_state("rows", default=[], dist_reduce_fx="cat")
         self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -90,11 +87,8 @@ class _BasinMetric(StateMetric):
         Args:
             model: Any PyTorch module, the same in every update of one accumulation.
             inputs: A tensor, or a sequence or mapping of tensors, samples first.
-            target: Class labels ``[samples]``, or numbers to be predicted.
-
-        Raises:
-            TypeError: If ``target`` is not a tensor.
-            ValueError: If it does not have one entry per sample.
+            target: Class labels ``[samples]``, or numbers to be predicted: a tensor (else a ``TypeError``) with one
+                entry per sample (else a ``ValueError``).
         """
         checks.entries("target", target, count(inputs))
         self._measured = _Measured(model, inputs, target)
@@ -106,30 +100,22 @@ class _BasinMetric(StateMetric):
     def _kept(self) -> Tensor:
         """Samples ``[samples, numbers]`` in the order of their digests, at most ``max_samples``."""
         rows = dim_zero_cat(self.rows).reshape(-1, int(self.width))
-        return rows[Contents.of(rows).first(len(rows) if self.max_samples is None else self.max_samples)]
+        return rows[Contents.of(rows).first(self.max_samples)]
 
     def _settle(self) -> None:
         if self.max_samples is not None and sum(map(len, self.rows)) > self.max_samples * int(self.width) > 0:
             self.rows = [self._kept().reshape(-1)]
 
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        super()._reduce_states(incoming_state)
-        self._settle()
-
-    def _basin(self, model: nn.Module, inputs: Inputs, target: Tensor) -> BasinResult:
-        raise NotImplementedError
-
     def compute(self) -> Tensor:
         """The radius over all samples kept, a float64 scalar; NaN without data.
 
-        Raises:
-            RuntimeError: If there are samples but no model: a metric loaded from a checkpoint needs an update first.
+        A metric loaded from a checkpoint has samples but no model: it raises a ``RuntimeError`` until an update.
         """
         result: BasinResult | None = None
         if int(self.width) and self._measured is not None:
-            result = self._basin(self._measured.model, *self._measured.unpacked(self._kept()))
+            result = self._measure(self._measured.model, *self._measured.unpacked(self._kept()), **self.options)
         if self._is_synced and dist.is_available() and dist.is_initialized():
-            # A process without data has no model: it takes what the others found.
+            # A process without data has no model: it takes the result of another one.
             found: list[BasinResult | None] = [None] * dist.get_world_size(self.process_group)
             dist.all_gather_object(found, result, group=self.process_group)
             result = next((each for each in found if each is not None), None)
@@ -140,42 +126,28 @@ class _BasinMetric(StateMetric):
         return torch.tensor(radius, dtype=torch.float64, device=self.device)
 
     def result(self) -> BasinResult:
-        """The whole result; computed if need be, in which case all processes must call it.
-
-        Raises:
-            RuntimeError: If there was no update.
-        """
+        """The whole result; a ``RuntimeError`` before an update. If it must be computed, all processes must call it."""
         self.compute()
         if self._result is None:
             raise RuntimeError(f"{type(self).__name__}.result() needs an update first.")
         return self._result
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Update, and the radius of this batch alone."""
-        value = super().forward(*args, **kwargs)
-        self._result = None
-        return value
-
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its model where this one has none."""
+        """Take over another metric's samples, and its model if this one has none."""
         super().merge_state(incoming_state)
         self._measured = self._measured or getattr(incoming_state, "_measured", None)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all samples."""
         super().reset()
         self._measured = self._result = None
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one radius or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
 
 
 class SampleBasin(_BasinMetric):
     """How much noise the inputs tolerate, see :func:`netdyn.functional.sample_basin`.
 
-    Updates keep samples and the model; :meth:`compute` measures, and gives the radius: the function's on all samples
-    kept, in whatever batches and on however many processes they came.
+    Updates keep samples and the model; :meth:`compute` measures. The radius is the function's on all samples kept,
+    whatever the batches and the number of processes.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5, or 0.75 for two classes.
@@ -188,9 +160,9 @@ class SampleBasin(_BasinMetric):
         batch_size: Samples per forward pass. None: all at once.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-        noise_at: Names of the modules whose outputs noise falls on, or of inputs. None: all floating inputs.
+        noise_at: Names of modules, to whose outputs noise is added, or of inputs. None: all floating inputs.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, attraction basin in sample space.
@@ -205,6 +177,8 @@ class SampleBasin(_BasinMetric):
         >>> bool(metric.compute() > 0.5)
         True
     """
+
+    _measure = staticmethod(sample_basin)
 
     def __init__(
         self,
@@ -224,36 +198,20 @@ class SampleBasin(_BasinMetric):
         **kwargs: Any,
     ) -> None:
         checks.names("noise_at", noise_at)
-        options = {
-            "accuracy": accuracy,
-            "relative": relative,
-            "rays": rays,
-            "per_class": per_class,
-            "low": low,
-            "high": high,
-            "seed": seed,
-            "batch_size": batch_size,
-            "criterion": criterion,
-            "tolerance": tolerance,
-            "noise_at": noise_at,
-        }
-        super().__init__(max_samples, options, **kwargs)
-
-    def _basin(self, model: nn.Module, inputs: Inputs, target: Tensor) -> BasinResult:
-        return sample_basin(model, inputs, target, **self.options)
+        super().__init__(locals())
 
 
 class WeightBasin(_BasinMetric):
     """How much noise the weights tolerate, see :func:`netdyn.functional.weight_basin`.
 
-    Updates keep samples and the model; :meth:`compute` measures, and gives the radius: the function's on all samples
-    kept, in whatever batches and on however many processes they came.
+    Updates keep samples and the model; :meth:`compute` measures. The radius is the function's on all samples kept,
+    whatever the batches and the number of processes.
 
     Args:
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5, or 0.75 for two classes.
         relative: Count ``accuracy`` from chance to the accuracy without noise.
         rays: Number of rays.
-        samples: Samples per ray, another stratified choice for each.
+        samples: Samples per ray, a different stratified choice for each ray.
         normalization: ``"layer"`` or ``"global"``: each tensor's own standard deviation, or that of all together.
         layers: Names or globs of the parameters to disturb, or ``"each"``. None: every floating one with two or more
             dimensions.
@@ -265,7 +223,7 @@ class WeightBasin(_BasinMetric):
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, attraction basin in weight space.
@@ -279,6 +237,8 @@ class WeightBasin(_BasinMetric):
         >>> bool(metric.compute() > 0.5)
         True
     """
+
+    _measure = staticmethod(weight_basin)
 
     def __init__(
         self,
@@ -301,22 +261,5 @@ class WeightBasin(_BasinMetric):
     ) -> None:
         checks.names("layers", layers, words=("each",))
         checks.whole("samples", samples)
-        options = {
-            "accuracy": accuracy,
-            "relative": relative,
-            "rays": rays,
-            "samples": samples,
-            "normalization": checks.choice("normalization", normalization, ("layer", "global")),
-            "layers": layers,
-            "per_class": per_class,
-            "low": low,
-            "high": high,
-            "seed": seed,
-            "batch_size": batch_size,
-            "criterion": criterion,
-            "tolerance": tolerance,
-        }
-        super().__init__(max_samples, options, **kwargs)
-
-    def _basin(self, model: nn.Module, inputs: Inputs, target: Tensor) -> BasinResult:
-        return weight_basin(model, inputs, target, **self.options)
+        checks.choice("normalization", normalization, ("layer", "global"))
+        super().__init__(locals())

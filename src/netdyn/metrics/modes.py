@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes; the numbers come from below."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes of a layer's modes."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ class _FieldMetric(StateMetric):
         Args:
             fields: Local fields ``[samples, units]``.
             target: Class labels ``[samples]``.
-            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit), the same in
-                every update of one accumulation.
+            pathway: Linear substitution map ``[num_classes, units]`` (``[1, units]`` for a single logit).
 
         Raises:
             TypeError: If the labels are not whole numbers.
@@ -58,7 +57,7 @@ class _FieldMetric(StateMetric):
 
     def forward(self, fields: Tensor, target: Tensor, pathway: Tensor) -> Any:
         """Update, and the value of this batch alone."""
-        # A batch that does not fit must be refused before torchmetrics takes the states apart.
+        # A batch that does not fit must be refused before torchmetrics changes the states.
         self._checked(fields, target, pathway)
         return super().forward(fields, target, pathway)
 
@@ -72,8 +71,7 @@ class _FieldMetric(StateMetric):
         return fields, target, pathway
 
     def _refuse_another(self, pathways: Sequence[Tensor] | Tensor) -> None:
-        own = [*self.pathway]
-        if own and any(not torch.equal(other.to(self.device), own[0]) for other in pathways):
+        if any(not torch.equal(other.to(self.device), own) for own in self.pathway for other in pathways):
             raise ValueError(
                 "`pathway` must be the same in every update of one accumulation, got another one. "
                 "Call `reset()` when the network has changed."
@@ -82,36 +80,26 @@ class _FieldMetric(StateMetric):
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         self._refuse_another(incoming_state["pathway"])
         super()._reduce_states(incoming_state)
-        self.pathway = self.pathway[:1]
-        self._settle()
 
     def _settle(self) -> None:
-        """Keep ``max_samples`` samples."""
+        self.pathway = self.pathway[:1]
         if self.max_samples is not None and sum(map(len, self.target)) > self.max_samples:
-            fields, target = self._smallest(*self._samples())
+            fields, target = self._samples()
             self.fields, self.target = [fields.reshape(-1)], [target.double()]
 
-    def _smallest(self, fields: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The ``max_samples`` samples with the smallest content digests: the same ones in whatever order they came."""
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Fields ``[samples, units]`` and targets, at most ``max_samples``: those with the smallest content digests."""
+        units = int(self.units_seen)
+        if not units:
+            return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
+        fields, target = dim_zero_cat(self.fields).reshape(-1, units), dim_zero_cat(self.target).long()
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
         kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
         return fields[kept], target[kept]
 
-    def _samples(self) -> tuple[Tensor, Tensor]:
-        """Fields ``[samples, units]`` and targets of all processes seen."""
-        units = int(self.units_seen)
-        if not units:
-            return torch.zeros(0, 0, device=self.device), torch.zeros(0, dtype=torch.int64, device=self.device)
-        fields = dim_zero_cat(self.fields).reshape(-1, units)
-        return self._smallest(fields, dim_zero_cat(self.target).long())
-
     def _pathway(self) -> Tensor:
-        """The pathway ``[classes or 1, units]``.
-
-        Raises:
-            ValueError: If processes have different ones.
-        """
+        """The pathway ``[classes or 1, units]``, which all processes must share."""
         shape = int(self.rows_seen), int(self.units_seen)
         if not shape[1]:
             return torch.zeros(self.num_classes, 0, device=self.device)
@@ -122,18 +110,18 @@ class _FieldMetric(StateMetric):
 
 
 class NeuronModes(_FieldMetric):
-    """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and that are neither.
+    """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and of other units.
 
     See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
-    layer's own lower tail is mirrored. :meth:`compute` gives a dict of scalars: ``opt_fraction``, ``npt_fraction``
-    (sum 1 over wired, live units), ``constant_fraction``, ``unwired_fraction`` (of all units) and ``rpd_gradient``.
-    :attr:`rule` names the rule used.
+    layer's own lower tail is mirrored. :attr:`rule` names the rule used. :meth:`compute` gives a dict of scalars:
+    ``opt_fraction`` and ``npt_fraction`` (of wired, live units, sum 1), ``constant_fraction`` and ``unwired_fraction``
+    (of all units), and ``rpd_gradient``.
 
     Args:
         num_classes: Number of classes K.
-        alpha: Share of OPT units that an untrained network is allowed to show.
+        alpha: Share of OPT units that an untrained network may show by chance.
         max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, order-preserving and non-order-preserving transformations; both rules are netdyn's conventions.
@@ -152,7 +140,7 @@ class NeuronModes(_FieldMetric):
         self.rule = "none"
 
     def compute(self) -> dict[str, Tensor]:
-        """The shares and the gradient, float64 scalars; NaN where nothing can be said."""
+        """The shares and the gradient, float64 scalars; NaN where they are not defined."""
         fields, target = self._samples()
         share = torch.bincount(target, minlength=self.num_classes).double() / max(len(target), 1)
         tuning = class_tuning(fields, target, self.num_classes)
@@ -168,15 +156,8 @@ class NeuronModes(_FieldMetric):
         ):
             fields, target = self._samples()
             tuning, pathway = class_tuning(fields, target, self.num_classes), self._pathway()
-        return {
-            "order_index": order_index(tuning, pathway),
-            "alignment": order_alignment(tuning, pathway),
-            "tuning": tuning,
-        }
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one result or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
+        index, alignment = order_index(tuning, pathway), order_alignment(tuning, pathway)
+        return {"order_index": index, "alignment": alignment, "tuning": tuning}
 
 
 class RankDistribution(_FieldMetric):
@@ -186,7 +167,7 @@ class RankDistribution(_FieldMetric):
         num_classes: Number of classes K.
         bins: Number of equal bins on [0, 1].
         max_samples: Keep at most this many samples (those with the smallest content digests). None: all, exact.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1, rank probability distribution.
@@ -208,16 +189,15 @@ class RankDistribution(_FieldMetric):
         return rank_distribution(*self._samples(), self._pathway(), self.num_classes, self.bins)
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
-        """Draw one curve a class."""
+        """Draw one curve per class."""
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
-        figure = Figure() if ax is None else ax.figure
-        axes = figure.add_subplot() if ax is None else ax
+        axes = Figure().add_subplot() if ax is None else ax
         edges = torch.linspace(0, 1, value.shape[1] + 1)
         for k, density in enumerate(value):
             axes.stairs(density.tolist(), edges.tolist(), label=f"class {k}")
         axes.set_xlabel("normalised rank")
         axes.set_ylabel("density")
         axes.legend()
-        return figure, axes
+        return axes.figure, axes

@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network; the numbers come from below."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from netdyn.tracing.survey import discover
 
 
 class BatchNormGap(StateMetric):
-    """What batch statistics add to the accuracy, see :func:`netdyn.functional.batchnorm_gap`.
+    """How much batch statistics add to the accuracy, see :func:`netdyn.functional.batchnorm_gap`.
 
-    Each update is a probe of its own, shuffled and cut into batches by itself; :meth:`compute` gives the mean over all
-    samples. So the value depends on what came together in an update: give large ones, of mixed classes.
+    Each update is a separate probe, which is shuffled and cut into batches; :meth:`compute` gives the mean over all
+    samples. So the value depends on which samples come together in an update: make updates large and of mixed classes.
 
     Args:
-        batch_size: Batches of at least this many samples; None: an update is one batch.
+        batch_size: Least number of samples in a batch. None: an update is one batch.
         seed: Seed of the shuffle.
-        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: right class.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Source:
         P1: in deep networks grokking is largely the closing of this gap.
 
     Example:
         >>> metric = BatchNormGap()
-        >>> net = nn.BatchNorm1d(2, affine=False)  # has seen nothing: mean 0, variance 1, so that class 1 always wins
+        >>> net = nn.BatchNorm1d(2, affine=False)  # untrained: mean 0 and variance 1, so that class 1 always wins
         >>> metric.update(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
         >>> metric.compute()
         tensor(0.5000, dtype=torch.float64)
@@ -76,19 +76,15 @@ class BatchNormGap(StateMetric):
         """The difference of the two accuracies, a float64 scalar; NaN without data or batch normalisation."""
         return self.gained / self.samples
 
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one gap or several in a row, see :meth:`torchmetrics.Metric.plot`."""
-        return self._plot(val, ax)
-
 
 class LinearTail(StateMetric):
-    """Accuracy of every layer's linear tail, see :func:`netdyn.functional.linear_tail`.
+    """Accuracy of the linear tail of every layer, see :func:`netdyn.functional.linear_tail`.
 
     Args:
-        layers: As in :func:`netdyn.functional.local_fields`; None: all.
-        exact: Run every layer's tail. Without it the map is taken anew from every update's samples: where it depends on
-            the sample, so does the answer on how samples are split into updates.
-        kwargs: torchmetrics' own, see :class:`torchmetrics.Metric`.
+        layers: As in :func:`netdyn.functional.local_fields`. None: all.
+        exact: Run every layer's tail. Otherwise each update uses a map averaged over its own samples. If the map
+            depends on the sample, the result then depends on how samples are split into updates.
+        kwargs: Options of :class:`torchmetrics.Metric`.
 
     Attributes:
         layers: Names of the layers, in order of execution; empty before the first update, or on a process without data.
@@ -114,8 +110,7 @@ class LinearTail(StateMetric):
         self.wanted, self.exact = layers, exact
         self._known: tuple[str, ...] = ()
         self.layers: tuple[str, ...] = ()
-        # Right answers of each layer and, last, the number of samples; flat, since a process without data does not know
-        # the number of layers.
+        # Right answers of each layer and the number of samples; flat, since without data the layers are not known.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
         self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
 
@@ -137,7 +132,7 @@ class LinearTail(StateMetric):
 
     def forward(self, model: nn.Module, inputs: Inputs, target: Tensor) -> Any:
         """Update, and the accuracies of this batch alone."""
-        # A model that does not fit must be refused before torchmetrics takes the states apart.
+        # A model that does not fit must be refused before torchmetrics changes the states.
         with isolated(model):
             names = choose(model, discover(model, inputs), self.wanted).names
         self._refuse_others(names, self.layers)
@@ -151,10 +146,6 @@ class LinearTail(StateMetric):
                 f"`model` must have the same layers in every update of one accumulation, {list(known)}, got "
                 f"{list(names)}. Call `reset()` for another model."
             )
-
-    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        super()._reduce_states(incoming_state)
-        self._settle()
 
     def _settle(self) -> None:
         if len(self.counts) > 1:
@@ -171,28 +162,23 @@ class LinearTail(StateMetric):
         return total[:-1] / total[-1]
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its layers' names.
-
-        Raises:
-            ValueError: If it has other layers.
-        """
+        """Take over another metric's samples and its layers' names; a ``ValueError`` if it has other layers."""
         self._refuse_others(getattr(incoming_state, "layers", ()) or self.layers, self.layers)
         super().merge_state(incoming_state)
         self.layers = self.layers or getattr(incoming_state, "layers", ())
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all samples."""
         super().reset()
         self.layers = ()
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
-        """Draw accuracy against the layer from which on the network is linear."""
+        """Draw the accuracy against the layer from which on activations are removed."""
         from matplotlib.figure import Figure
 
         value = self.compute() if val is None else val
-        figure = Figure() if ax is None else ax.figure
-        axes = figure.add_subplot() if ax is None else ax
+        axes = Figure().add_subplot() if ax is None else ax
         axes.plot(range(len(value)), value.tolist(), marker="o")
         axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
         axes.set_ylabel("accuracy of the linear tail")
-        return figure, axes
+        return axes.figure, axes

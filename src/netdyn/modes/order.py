@@ -1,7 +1,6 @@
-"""Which units preserve the order of the samples: order index, alignment, OPT and NPT shares.
+"""Which units preserve the order of the samples; means are over wired, live units only.
 
-Layout as in :mod:`netdyn.modes.ranks`: tuning and pathway ``[classes, units]``. A unit is *wired* if its centred
-pathway is not zero throughout, and *live* if its local field is not constant. Means are over wired, live units only.
+A unit is wired if its centred pathway is not zero throughout, and live if its local field is not constant.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor
 
 from netdyn._utils import checks
-from netdyn._utils.checks import matrix, same_units
 from netdyn.modes.ranks import centre_pathway, rows_fit, statistic_dtype
 
 #: With this many classes or more the sign-flip test is used, with fewer the mirror rule (netdyn's convention).
@@ -24,9 +22,9 @@ SIGN_FLIP_CLASSES = 5
 
 def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Tuning (NaN if a class does not count for a unit), sign of the centred pathway, and which units have a tuning."""
-    tuning = matrix("tuning", tuning, "[classes, units]")
-    pathway = matrix("pathway", pathway, "[classes, units]").to(tuning.device)
-    same_units("tuning", tuning, "pathway", pathway)
+    tuning = checks.matrix("tuning", tuning, "[classes, units]")
+    pathway = checks.matrix("pathway", pathway, "[classes, units]").to(tuning.device)
+    checks.same_units("tuning", tuning, "pathway", pathway)
     rows_fit("pathway", pathway, len(tuning))
     tuning = tuning.to(statistic_dtype(tuning.device))
     sign = centre_pathway(pathway, len(tuning), centre).sign()
@@ -51,7 +49,7 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
 
     Raises:
         TypeError: If an argument is not a tensor.
-        ValueError: If classes or units of the two arrays do not fit.
+        ValueError: If classes or units do not fit.
 
     Source:
         netdyn's convention, after P1's order-preserving and non-order-preserving transformations.
@@ -64,17 +62,6 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
     return (tuning * sign).nanmean(dim=0).masked_fill(~tuned, torch.nan)
 
 
-def sign_correlation(classes: int, centre: bool = True) -> float:
-    """Correlation c_K of two signs of a centred random pathway: (2/π)·arcsin(−1/(K − 1)), or 0 without centring.
-
-    K independent normal numbers have a correlation of −1/(K − 1) once they are centred. The arcsine law turns the
-    correlation of two normal numbers into that of their signs. NaN for one class.
-    """
-    if not centre:
-        return 0.0
-    return 2 / math.pi * math.asin(-1 / (classes - 1)) if classes > 1 else math.nan
-
-
 def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
     """The order index in units of its spread under random wiring (z value of a sign-flip randomisation test).
 
@@ -82,17 +69,10 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
     z = Σ_k sign(M_ki) t_ki / sqrt((1 − c_K) Σ_k t_ki²) would be a standard normal number. c_K is the correlation of
     the signs that centring causes: for balanced classes Σ_k t_ki = 0, so that Var Σ_k s_k t_ki = (1 − c_K) Σ_k t_ki².
 
-    Args:
-        tuning: Class tuning ``[classes, units]``.
-        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
-        centre: As in :func:`order_index`.
+    Arguments and errors are those of :func:`order_index`.
 
     Returns:
         float64 ``[units]``; NaN for units that are unwired or constant.
-
-    Raises:
-        TypeError: If an argument is not a tensor.
-        ValueError: If classes or units of the two arrays do not fit.
 
     Source:
         netdyn's convention.
@@ -102,7 +82,10 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
         tensor([1.], dtype=torch.float64)
     """
     tuning, sign, _ = _prepare(tuning, pathway, centre)
-    spread = ((1 - sign_correlation(len(tuning), centre)) * (tuning**2).nansum(dim=0)).sqrt()
+    # K independent normal numbers have a correlation of −1/(K − 1) once they are centred; the arcsine law turns it into
+    # that of their signs. A single class has no wired unit once it is centred, so that its spread is 0.
+    correlation = 2 / math.pi * math.asin(-1 / max(len(tuning) - 1, 1)) if centre else 0.0
+    spread = ((1 - correlation) * (tuning**2).nansum(dim=0)).sqrt()
     z = (tuning * sign).nansum(dim=0) / spread
     return z.masked_fill(spread == 0, torch.nan)
 
@@ -114,18 +97,11 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
     is a linear function of its tuning, E[u] − ½ = ½(1 − π_k)·sign(M_ki)·t_ki, ties included, so that the slope is
     6·(1 − π_k)·mean_i(sign(M_ki)·t_ki), here averaged over classes.
 
-    Args:
-        tuning: Class tuning ``[classes, units]``.
-        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]`` for a single logit.
-        class_share: Fraction π_k of the samples that are in each class, ``[classes]``.
-        centre: As in :func:`order_index`.
+    Arguments and errors are those of :func:`order_index`, and ``class_share``: the fraction π_k of the samples that are
+    in each class, ``[classes]``.
 
     Returns:
         float64 scalar in ±6(1 − 1/K): 0 for no order, positive for preserved order; NaN without a wired, live unit.
-
-    Raises:
-        TypeError: If an argument is not a tensor.
-        ValueError: If classes or units do not fit.
 
     Source:
         P1 reads the slope off the distribution; the closed form is netdyn's convention.
@@ -149,15 +125,10 @@ def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -
 
 @dataclass(frozen=True)
 class ModeShares:
-    """How the units of a layer divide into modes, with the rule that separates OPT from NPT.
+    """How the units of a layer divide into modes.
 
-    Attributes:
-        opt_fraction: Share of order-preserving units among wired, live ones, in [0, 1]; NaN if no rule applies.
-        npt_fraction: Share of the others among them, 1 − ``opt_fraction``.
-        constant_fraction: Share of all units whose local field is constant.
-        unwired_fraction: Share of all units that are unwired and not constant.
-        rpd_gradient: See :func:`rpd_gradient`.
-        rule: The rule that was used; ``"none"`` if none applies.
+    OPT and NPT are shares of wired, live units, NaN if no ``rule`` applies; the others are shares of all units.
+    An unwired unit that is constant counts as constant.
     """
 
     opt_fraction: float
@@ -183,21 +154,8 @@ def mode_shares(
     classes have too few sign flips to test each unit. The layer's lower tail is then mirrored: a unit is OPT if its
     order index exceeds max(0, −Q_α), where Q_α is the α quantile over the layer. This rule needs 1/α units.
 
-    Args:
-        tuning: Class tuning ``[classes, units]``.
-        pathway: Linear substitution map ``[classes, units]``, or ``[1, units]``.
-        constant: Units with a constant local field, bool ``[units]``.
-        class_share: Fraction of the samples in each class ``[classes]``; without it the gradient is NaN.
-        alpha: Share of OPT units that an untrained network is allowed to show, in (0, 1).
-        centre: As in :func:`order_index`.
-        fewest: How many rows of the tuning must be known: two classes, or one number to be predicted.
-
-    Returns:
-        The shares, as plain numbers.
-
-    Raises:
-        TypeError: If an argument is not a tensor.
-        ValueError: If the shapes do not fit, or ``alpha`` lies outside its range.
+    ``alpha`` is the share of OPT units that an untrained network is allowed to show. ``fewest`` is how many rows of the
+    tuning must be known: two classes, or one number to be predicted. Without ``class_share`` the gradient is NaN.
     """
     checks.fraction("alpha", alpha)
     masked, sign, _ = _prepare(tuning, pathway, centre)
@@ -208,38 +166,26 @@ def mode_shares(
         )
     constant = constant.to(masked.device)
     unwired = (sign == 0).all(dim=0)
-    unread = tuning.isnan().all(dim=0).to(masked.device)
-    counted = ~constant & ~unwired & ~unread
-    present = int((~tuning.isnan()).any(dim=1).sum())
-    enough = bool(counted.any()) and present >= fewest
-    rule, opt = _opt_units(tuning, pathway, counted, present if enough else 0, alpha, centre)
-    gradient = torch.tensor(torch.nan) if class_share is None else _gradient(masked, sign, class_share, counted)
-    live = max(int(counted.sum()), 1)
-    fraction = math.nan if rule == "none" else int(opt.sum()) / live
+    counted = ~(constant | unwired | tuning.isnan().all(dim=0))
+    live, present = int(counted.sum()), int((~tuning.isnan()).any(dim=1).sum())
+    enough = live > 0 and present >= fewest
+    rule: Literal["sign-flip", "mirror", "none"] = "none"
+    opt = torch.zeros_like(counted)
+    if enough and present >= SIGN_FLIP_CLASSES:
+        rule, opt = "sign-flip", order_alignment(tuning, pathway, centre) > NormalDist().inv_cdf(1 - alpha)
+    # Rounding must not decide: 1/alpha may lie just above a whole number.
+    elif enough and live >= 1 / alpha - 1e-9:
+        # A live unit without any tuning counts as 0, the middle of the layer.
+        index = order_index(tuning, pathway, centre).nan_to_num(0.0)
+        rule, opt = "mirror", index > max(0.0, -float(torch.quantile(index[counted], alpha)))
+    fraction = math.nan if rule == "none" else int((counted & opt).sum()) / live
+    gradient = math.nan if class_share is None else float(_gradient(masked, sign, class_share, counted))
     units = max(len(constant), 1)
     return ModeShares(
         opt_fraction=fraction,
         npt_fraction=1 - fraction,
         constant_fraction=int(constant.sum()) / units,
         unwired_fraction=int((unwired & ~constant).sum()) / units,
-        rpd_gradient=float(gradient),
+        rpd_gradient=gradient,
         rule=rule,
     )
-
-
-def _opt_units(
-    tuning: Tensor, pathway: Tensor, counted: Tensor, present: int, alpha: float, centre: bool
-) -> tuple[Literal["sign-flip", "mirror", "none"], Tensor]:
-    none = torch.zeros_like(counted)
-    if not present:
-        return "none", none
-    if present >= SIGN_FLIP_CLASSES:
-        z = order_alignment(tuning, pathway, centre)
-        return "sign-flip", counted & (z > NormalDist().inv_cdf(1 - alpha))
-    # Rounding must not decide: 1/alpha may lie just above a whole number.
-    if int(counted.sum()) < 1 / alpha - 1e-9:
-        return "none", none
-    # A live unit without any tuning counts as 0, the middle of the layer.
-    index = order_index(tuning, pathway, centre).nan_to_num(0.0)
-    threshold = max(0.0, -float(torch.quantile(index[counted], alpha)))
-    return "mirror", counted & (index > threshold)

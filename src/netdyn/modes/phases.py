@@ -17,13 +17,13 @@ TIE_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Phase:
-    """How the gradients of a network's rank distributions are spread over its layers.
+    """How the gradients of a network's rank distributions are spread over its layers; NaN without a layer.
 
     Attributes:
         index: −1 where every layer orders less than the one before it (P1's phase I), +1 where every layer orders more
             (phase II); NaN for fewer than two layers.
-        spread: Largest minus smallest gradient; NaN without a layer.
-        mean: Mean gradient; NaN without a layer.
+        spread: Largest minus smallest gradient.
+        mean: Mean gradient.
     """
 
     index: float
@@ -34,14 +34,14 @@ class Phase:
 def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     """Summarise the layers' RPD gradients in three numbers.
 
-    index = Σ_{i<j} sgn_δ(g_j − g_i) / (L(L − 1)/2) over the L layers in order of execution, where sgn_δ is 0 for
-    differences smaller than δ = 0.02·6(1 − 1/K). This is Kendall's correlation of gradient and depth, with small
-    differences as ties. A small spread with a large mean is P1's phase III; an untrained network has all three near 0.
+    index = Σ_{i<j} sgn_δ(g_j − g_i) / (L(L − 1)/2) over the L layers, where sgn_δ is 0 for differences smaller than
+    δ = 0.02·6(1 − 1/K). This is Kendall's correlation of gradient and depth, with small differences as ties.
+    A small spread with a large mean is P1's phase III; an untrained network has all three near 0.
 
     Args:
         gradients: One gradient per layer, ``[layers]``, in order of execution, see
             :func:`netdyn.functional.rpd_gradient`. Layers whose gradient is NaN are left out.
-        num_classes: Number of classes K, at least 2; it sets the scale ±6(1 − 1/K) of the gradients.
+        num_classes: Number of classes K, at least 2.
 
     Returns:
         The index in [−1, 1], the spread in [0, 12(1 − 1/K)] and the mean in ±6(1 − 1/K).
@@ -68,10 +68,7 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     layers = len(profile)
     if layers == 0:
         return Phase(math.nan, math.nan, math.nan)
-    spread, mean = float(profile.max() - profile.min()), float(profile.mean())
-    if layers == 1:
-        return Phase(math.nan, spread, mean)
     later, earlier = torch.tril_indices(layers, layers, offset=-1)
     rise = profile[later] - profile[earlier]
     signs = rise.sign().masked_fill(rise.abs() < TIE_SHARE * 6 * (1 - 1 / num_classes), 0.0)
-    return Phase(float(signs.sum()) / len(signs), spread, mean)
+    return Phase(float(signs.mean()), float(profile.max() - profile.min()), float(profile.mean()))

@@ -1,10 +1,6 @@
-"""Order statistics of local fields: mid-ranks, class tuning and rank distributions.
+"""Mid-ranks, class tuning and rank distributions of local fields.
 
-Layout, here and everywhere in netdyn: local fields ``[samples, units]``, class tuning and pathway
-``[classes, units]``, targets ``[samples]``. Ranks are ``[units, samples]``, as :mod:`netdyn.modes.sorting` makes them.
-
-Ranks are whole numbers: they are doubled, so that the mid-rank of an even number of ties is whole too. Their sums are
-exact in int64 and, below 2⁵³, in float64: even ten million equal values share their exact mean rank.
+Ranks are doubled, so that those of ties are whole numbers too: sums are exact even for ten million equal values.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netdyn._utils.checks import class_labels, matrix, same_units, whole
-from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
+from netdyn.modes.sorting import ranks_from, sort_rows, unit_blocks, unit_rows
 
 
 def statistic_dtype(device: torch.device) -> torch.dtype:
@@ -39,7 +35,7 @@ def midranks(x: Tensor) -> Tensor:
         x: ``[samples]`` or ``[samples, units]``, any real dtype.
 
     Returns:
-        float64 of the same shape, exact even for a million equal values. A unit that holds NaN is NaN throughout.
+        float64 of the same shape, exact for ties of any number. A unit that holds NaN is NaN throughout.
 
     Raises:
         TypeError: If ``x`` is not a real tensor.
@@ -56,24 +52,15 @@ def midranks(x: Tensor) -> Tensor:
         raise TypeError(f"`x` must be a real tensor, got {getattr(x, 'dtype', type(x).__name__)}.")
     if x.ndim not in (1, 2):
         raise ValueError(f"`x` must have shape [samples] or [samples, units], got shape {list(x.shape)}.")
-    rows = unit_rows(x[:, None] if x.ndim == 1 else x)
-    ranks = torch.empty(rows.shape, dtype=statistic_dtype(x.device), device=x.device)
-    for part in unit_blocks(rows):
-        ranks[part] = ranks_from(*sort_rows(rows[part]))
-        ranks[part] /= 2
-        ranks[part].masked_fill_(holds_nan(rows[part])[:, None], torch.nan)
-    return ranks.t().reshape(x.shape)
+    fields = x[:, None] if x.ndim == 1 else x
+    ranks = doubled_midranks(fields).to(statistic_dtype(x.device)).div_(2).t()
+    return ranks.masked_fill_(fields.isnan().any(dim=0), torch.nan).reshape(x.shape)
 
 
-def class_sizes(target: Tensor, num_classes: int) -> Tensor:
-    """Samples of each class, int64 ``[classes]``."""
-    return _counted(target, num_classes)
-
-
-def _counted(places: Tensor, number: int) -> Tensor:
-    """How often each of the numbers below ``number`` occurs; unlike ``bincount`` this does not wait for the device."""
-    counts = torch.zeros(number, dtype=torch.int64, device=places.device)
-    return counts.scatter_add_(0, places, torch.ones_like(places))
+def occurrences(values: Tensor, number: int) -> Tensor:
+    """How often each whole number below ``number`` occurs; unlike ``bincount`` this does not wait for the device."""
+    counts = torch.zeros(number, dtype=torch.int64, device=values.device)
+    return counts.scatter_add_(0, values, torch.ones_like(values))
 
 
 def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
@@ -119,13 +106,10 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """
     fields = matrix("fields", fields, "[samples, units]")
     target = class_labels(target, num_classes, len(fields)).to(fields.device)
-    rows, size = unit_rows(fields), class_sizes(target, num_classes)
-    tuning = torch.cat(
-        [tuning_from_ranks(ranks_from(*sort_rows(rows[part])), target, size) for part in unit_blocks(rows)], dim=1
-    )
-    if fields.is_floating_point():
-        tuning = tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
-    return tuning
+    rows, size = unit_rows(fields), occurrences(target, num_classes)
+    ranks = (ranks_from(*sort_rows(rows[part])) for part in unit_blocks(rows))
+    tuning = torch.cat([tuning_from_ranks(part, target, size) for part in ranks], dim=1)
+    return tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
 
 
 def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
@@ -159,7 +143,7 @@ def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
     if len(target) != len(fields):
         raise ValueError(f"`target` must have one entry for each of the {len(fields)} samples, got {len(target)}.")
     tuning = correlation_from_ranks(doubled_midranks(fields), doubled_midranks(target))
-    return tuning.masked_fill(fields.isnan().any(dim=0), torch.nan) if fields.is_floating_point() else tuning
+    return tuning.masked_fill(fields.isnan().any(dim=0), torch.nan)
 
 
 def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
@@ -176,9 +160,8 @@ def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
     """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
 
-    A row added to all logits changes no prediction; centring removes it. The first row is subtracted before the mean,
-    so that equal rows give exactly zero. An entry within rounding of the mean (K·eps) is set to zero, since its sign is
-    noise.
+    The first row is subtracted before the mean, so that equal rows give exactly zero. An entry within rounding of the
+    mean (K·eps) is set to zero, since its sign is noise.
     """
     wide = pathway.to(statistic_dtype(pathway.device))
     if len(wide) == 1 and num_classes == 2:
@@ -192,10 +175,8 @@ def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Te
 
 
 def constant_units(fields: Tensor) -> Tensor:
-    """Which units have one and the same local field for every sample, bool ``[units]``."""
-    if len(fields) == 0:
-        return torch.zeros(fields.shape[1], dtype=torch.bool, device=fields.device)
-    return (fields == fields[:1]).all(dim=0)
+    """Which units have one and the same local field for every sample, bool ``[units]``; none without a sample."""
+    return (fields == fields[:1]).all(dim=0) & (len(fields) > 0)
 
 
 def rank_distribution(
@@ -210,23 +191,22 @@ def rank_distribution(
     Args:
         fields: Local fields ``[samples, units]``.
         target: Class labels ``[samples]``.
-        pathway: How strongly each unit is wired to each logit, ``[num_classes, units]``, or ``[1, units]`` for a
-            single logit.
+        pathway: Linear substitution map ``[num_classes, units]``, or ``[1, units]`` for a single logit.
         num_classes: Number K of classes.
         bins: Number of equal bins on [0, 1].
         centre: Subtract the pathway's mean over classes first; ``False`` keeps P1's raw sign.
 
     Returns:
-        float64 ``[num_classes, bins]``; each row has unit area on [0, 1] (its mean is 1). The layer's RPD is the mean
-        over the rows. The row of a class that is absent, or has no wired, live unit, is NaN.
+        float64 ``[num_classes, bins]``; each row has the mean 1. The layer's RPD is the mean over the rows. The row of
+        a class that is absent, or has no wired, live unit, is NaN.
 
     Raises:
         TypeError: If ``target`` does not hold whole numbers.
         ValueError: If the shapes do not fit or a label lies outside the classes.
 
     Source:
-        P1, rank probability distribution. netdyn's conventions are the normalisation of ranks, the centring, and that a
-        rank on the edge of two bins counts half in each (which makes reflection exact).
+        P1. netdyn's conventions are the normalisation of ranks, the centring, and that a rank on the edge of two bins
+        counts half in each (which makes reflection exact).
 
     Example:
         >>> fields = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
@@ -240,10 +220,8 @@ def rank_distribution(
     same_units("fields", fields, "pathway", pathway)
     rows_fit("pathway", pathway, num_classes)
     whole("bins", bins)
-    usable = ~constant_units(fields)
-    if fields.is_floating_point():
-        usable &= ~fields.isnan().any(dim=0)
-    sign = centre_pathway(pathway, num_classes, centre).sign() * usable
+    unusable = constant_units(fields) | fields.isnan().any(dim=0)
+    sign = centre_pathway(pathway, num_classes, centre).sign() * ~unusable
     rows = unit_rows(fields)
     counts = torch.zeros(num_classes, bins, dtype=torch.int64, device=fields.device)
     for part in unit_blocks(rows):
@@ -252,11 +230,7 @@ def rank_distribution(
 
 
 def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
-    """Check that ``value`` has one row per class, or a single row for two classes.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Refuse a ``value`` without one row per class; a single row is enough for two classes."""
     if len(value) != num_classes and not (len(value) == 1 and num_classes == 2):
         raise ValueError(
             f"`{name}` must have a row for each of the {num_classes} classes (one row is enough for two), "
@@ -267,15 +241,11 @@ def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
 def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
     """Twice the number of reflected normalised mid-ranks of each class in each bin: int64 ``[classes, bins]``.
 
+    ``doubled`` holds mid-ranks ``[units, samples]``; ``sign`` is the pathway's, and 0 leaves the unit out.
+
     In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S), the cell
     ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b. The cell of a reflected rank is
     2·bins − cell. A rank adds two to its bin, or one to each of the two bins at whose edge it lies.
-
-    Args:
-        doubled: Doubled mid-ranks ``[units, samples]``.
-        target: Class labels ``[samples]``.
-        sign: Sign of the pathway ``[classes, units]``; 0 leaves the unit out.
-        bins: Number of bins.
     """
     (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
     # There are far fewer different ranks than entries, so that the division is done once per rank.
@@ -286,7 +256,7 @@ def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Ten
     row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
     places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
     places += cell.index_select(0, doubled.flatten())
-    against, _, along = _counted(places, classes * 3 * cells).reshape(classes, 3, cells).unbind(1)
+    against, _, along = occurrences(places, classes * 3 * cells).reshape(classes, 3, cells).unbind(1)
     both = along + against.flip(1)
     return 2 * both[:, 1::2] + both[:, :-1:2] + both[:, 2::2]
 

@@ -1,10 +1,7 @@
-"""Sort each unit's samples: their order, and which neighbours in that order differ.
+"""Sort each unit's samples, in rows ``[units, samples]``; sorting takes most of a layer's time and is done once.
 
-Layout: rows ``[units, samples]``, the transpose of local fields, since a row then lies in one piece of memory.
-
-Sorting takes most of the time of reading a layer, so that all statistics use the same sort. Its result is ``order
-[units, samples]``, the samples from the smallest value to the largest, and ``differs [units, samples − 1]``, whether
-neighbours in that order have different values.
+The result is ``order``, the samples of each row from the smallest value to the largest, and ``differs [units,
+samples − 1]``, whether neighbours in that order have different values.
 """
 
 from __future__ import annotations
@@ -19,8 +16,6 @@ from torch import Tensor
 #: few enough for their memory.
 AT_ONCE = {"cpu": 1 << 18}
 AT_ONCE_ELSEWHERE = 1 << 26
-#: The lower half of a key.
-_LOW = (1 << 32) - 1
 
 
 def unit_rows(values: Tensor) -> Tensor:
@@ -31,17 +26,11 @@ def unit_rows(values: Tensor) -> Tensor:
 
 def holds_nan(rows: Tensor) -> Tensor:
     """Which rows hold NaN, bool ``[units]``."""
-    if not rows.is_floating_point() or rows.shape[1] == 0:
-        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    return rows.amax(dim=1).isnan()
+    return rows.isnan().any(dim=1)
 
 
 def unit_blocks(rows: Tensor) -> Iterator[slice]:
-    """The units, a few at a time; at least one block.
-
-    >>> list(unit_blocks(torch.zeros(3, 1 << 17)))
-    [slice(0, 2, None), slice(2, 3, None)]
-    """
+    """The units, a few at a time; at least one block."""
     units, samples = rows.shape
     step = max(AT_ONCE.get(rows.device.type, AT_ONCE_ELSEWHERE) // max(samples, 1), 1)
     for begin in range(0, max(units, 1), step):
@@ -49,12 +38,7 @@ def unit_blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``order`` and ``differs`` of some rows; the order of a row that holds NaN means nothing.
-
-    >>> order, differs = sort_rows(torch.tensor([[3.0, -1.0, 3.0, 0.0]]))
-    >>> order.tolist(), differs.tolist()
-    ([[1, 3, 0, 2]], [[True, True, False]])
-    """
+    """``order`` and ``differs`` of some rows; the order of a row that holds NaN means nothing."""
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         return _sort_keys(rows)
     if rows.device.type == "cpu" and rows.dtype == torch.float64:
@@ -69,39 +53,30 @@ def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sort whole numbers that hold a value in their upper half and its index in the lower: no second array is needed.
 
-    Read as integers, the bits of float32 numbers that are not negative have the order of the values. Those of negative
-    numbers have the reverse order, which flipping all bits but the sign corrects. Adding zero makes −0 and 0 the same.
+    The bits of float32 numbers have the order of the values as integers, those of negative ones once all bits but the
+    sign are flipped. Adding zero makes −0 and 0 the same.
     """
     bits = (rows + 0.0).view(torch.int32)
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long().bitwise_left_shift_(32)
     keys |= torch.arange(rows.shape[1])
     keys.numpy().sort(axis=1)
     values = keys >> 32
-    return keys.bitwise_and_(_LOW), values[:, 1:] != values[:, :-1]
+    return keys.bitwise_and_((1 << 32) - 1), values[:, 1:] != values[:, :-1]
 
 
 def first_of_ties(differs: Tensor) -> Tensor:
-    """Position of the first of each element's group of ties, for all elements but a row's first (which has 0).
-
-    It is also the number of elements with a smaller value.
-    """
+    """Number of elements with a smaller value: the first position of the element's ties. Without a row's first (0)."""
     position = torch.arange(1, differs.shape[1] + 1, device=differs.device)
     return torch.where(differs, position, 0).cummax(dim=1).values
 
 
 def last_of_ties(differs: Tensor) -> Tensor:
-    """Position of the last of each element's group of ties, for all elements but a row's last."""
-    samples = differs.shape[1] + 1
-    # Counted from the other end, the last is the first.
-    return samples - 1 - first_of_ties(differs.flip(1)).flip(1)
+    """Position of the last of each element's ties, for all elements but a row's last."""
+    return differs.shape[1] - first_of_ties(differs.flip(1)).flip(1)
 
 
 def ranks_from(order: Tensor, differs: Tensor) -> Tensor:
-    """Twice the mid-rank of every element within its row, int64 ``[units, samples]``.
-
-    Without ties the values are 2, 4, …, 2S. A group of ties at sorted positions f…l (from 0) has the mean rank
-    (f + l)/2 + 1, so that its doubled rank f + l + 2 is whole.
-    """
+    """Twice the mid-rank of every element within its row, int64 ``[units, samples]``."""
     units, samples = order.shape
     ranks = torch.arange(2, 2 * samples + 2, 2, device=order.device).expand(units, samples)
     if order.device.type != "cpu":
@@ -114,7 +89,7 @@ def ranks_from(order: Tensor, differs: Tensor) -> Tensor:
 
 
 def _tied_ranks(differs: Tensor) -> Tensor:
-    """Twice the mid-ranks in sorted order."""
+    """Twice the mid-ranks in sorted order: ties at positions f…l (from 0) have the mean rank (f + l)/2 + 1."""
     units, others = differs.shape
     edge = torch.zeros(units, 1, dtype=torch.int64, device=differs.device)
     first = torch.cat([edge, first_of_ties(differs)], dim=1)

@@ -18,10 +18,9 @@ AT_ONCE = 1 << 22
 def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
     """Share of the pairs of samples with different local fields whose outputs keep that order strictly.
 
-    If the outputs of a unit never fall as its field rises, no pair is reversed, and pairs are only lost as ties:
-    (P − ties out)/(P − ties in), with P = S(S − 1)/2 pairs. A ReLU with m fields at or below zero gives
-    1 − m(m − 1)/(S(S − 1)). For other units the pairs (μ, μ + d) of 16 seeded cyclic shifts d are counted (of all
-    shifts, that is all pairs, for up to 33 samples).
+    If the outputs of a unit never fall as its field rises, pairs are only lost as ties: (P − ties out)/(P − ties in),
+    with P = S(S − 1)/2 pairs. A ReLU with m fields at or below zero gives 1 − m(m − 1)/(S(S − 1)). For other units the
+    pairs (μ, μ + d) of 16 seeded cyclic shifts d are counted (of all shifts, for up to 33 samples).
 
     Args:
         fields: Local fields ``[samples, units]``.
@@ -52,43 +51,33 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
 
 
 def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Tensor:
-    """:func:`transfer_order` of rows that are sorted already.
-
-    Args:
-        rows: Local fields ``[units, samples]``.
-        out: Outputs, same shape.
-        order: The fields' order, see :mod:`netdyn.modes.sorting`.
-        differs: Whether neighbours in that order differ.
-    """
-    dtype = statistic_dtype(rows.device)
+    """:func:`transfer_order` of local fields and outputs ``[units, samples]``, whose fields are sorted already."""
     carried = out.gather(1, order)
     rises = carried[:, 1:] > carried[:, :-1]
-    # Neighbours whose outputs fall. Equal fields with different outputs cannot be counted by neighbours either.
-    falls = (carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)
-    kept = _distinct_pairs(rises, dtype) / _distinct_pairs(differs, dtype)
-    reversed_ = falls.any(dim=1)
+    # Equal fields with different outputs cannot be counted by neighbours either.
+    reversed_ = ((carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)).any(dim=1)
+    # Number of pairs of different values: of every element with all before its group of ties.
+    kept = _ratio(first_of_ties(rises).sum(dim=1), first_of_ties(differs).sum(dim=1))
     if rows.device.type != "cpu":
         # Testing for such units would wait for the device. A few units at a time, since each shift copies them.
         step = max(AT_ONCE // max(rows.shape[1], 1), 1)
         pairs = zip(torch.split(rows, step), torch.split(out, step), strict=True)
-        kept = torch.where(reversed_, torch.cat([_kept_by_shifts(*pair, dtype) for pair in pairs]), kept)
+        kept = torch.where(reversed_, torch.cat([_kept_by_shifts(*pair) for pair in pairs]), kept)
     elif bool(reversed_.any()):
-        kept[reversed_] = _kept_by_shifts(rows[reversed_], out[reversed_], dtype)
+        kept[reversed_] = _kept_by_shifts(rows[reversed_], out[reversed_])
     return kept.masked_fill(holds_nan(rows) | holds_nan(out), torch.nan)
 
 
-def _distinct_pairs(differs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Number of pairs of different values in each sorted row: of every element with all before its group of ties."""
-    return first_of_ties(differs).sum(dim=1).to(dtype)
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    dtype = statistic_dtype(part.device)
+    return part.to(dtype) / whole.to(dtype)
 
 
-def _kept_by_shifts(rows: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
+def _kept_by_shifts(rows: Tensor, out: Tensor) -> Tensor:
     samples = rows.shape[1]
-    if samples <= 2 * _SHIFTS + 1:
-        shifts = list(range(1, samples))
-    else:
-        generator = torch.Generator().manual_seed(0)
-        shifts = (1 + torch.randperm(samples - 1, generator=generator)[:_SHIFTS]).tolist()
+    shifts = list(range(1, samples))
+    if samples > 2 * _SHIFTS + 1:
+        shifts = (1 + torch.randperm(samples - 1, generator=torch.Generator().manual_seed(0))[:_SHIFTS]).tolist()
     kept = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     differ = kept.clone()
     for shift in shifts:
@@ -96,4 +85,4 @@ def _kept_by_shifts(rows: Tensor, out: Tensor, dtype: torch.dtype) -> Tensor:
         above, below = rows > other, rows < other
         kept += ((above & (out > other_output)) | (below & (out < other_output))).sum(dim=1)
         differ += (above | below).sum(dim=1)
-    return kept.to(dtype) / differ.to(dtype)
+    return _ratio(kept, differ)

@@ -1,9 +1,4 @@
-"""The batch-norm gap: how much more accurate a network is with the statistics of a batch than with running ones.
-
-The network runs as it is, in eval mode. A :class:`~torch.overrides.TorchFunctionMode` sees every call of batch
-normalisation, from any module or function, and lets it use the statistics of the batch. The running statistics are not
-passed to it, so that nothing is updated, and no flag has to be set and reset.
-"""
+"""The batch-norm gap: how much more accurate a network is with the statistics of a batch than with running ones."""
 
 from __future__ import annotations
 
@@ -78,38 +73,24 @@ def batchnorm_gap(
 
 
 class _BatchStatistics(TorchFunctionMode):
-    """Batch normalisation uses the batch's mean and variance; ``found`` shows whether there was any."""
+    """Batch normalisation, wherever it is called, uses the batch's statistics; the running ones are not updated."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
+    found = False  # whether there was any batch normalisation
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.batch_norm:
             return func(*args, **kwargs)
         self.found = True
-        return _with_batch_statistics(*args, **kwargs)
-
-
-def _with_batch_statistics(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    return F.batch_norm(input, None, None, weight, bias, training=True, momentum=momentum, eps=eps)
+        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return func(**given | {"running_mean": None, "running_var": None, "training": True})
 
 
 def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterator[Tensor]:
-    """All samples in random order, in as many batches of at least ``batch_size`` as possible (None: in one).
+    """All samples in random order, in as many batches of at least ``batch_size`` (and two) as possible (None: in one).
 
-    Sizes differ by one at most, since a small last batch would have different statistics. A batch holds at least two
-    samples, since a single one has no variance.
+    Sizes differ by one at most, since a small last batch would have different statistics.
 
     >>> [len(batch) for batch in shuffled_batches(11, 3, seed=0)]
     [4, 4, 3]
@@ -120,24 +101,17 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
 
 
 def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int) -> Tensor | None:
-    """How many more samples are right with the statistics of a batch; None if there is no batch normalisation.
-
-    The network must be isolated. Both runs use the same batches, so that a normalisation without running statistics,
-    which always takes its batch's, adds nothing to the difference.
-
-    Raises:
-        ValueError: If there are fewer than two samples.
-    """
+    """How many more samples an isolated network gets right with batch statistics; None without batch normalisation."""
     if evaluator.samples < 2:
         raise ValueError(
             f"`inputs` must hold at least two samples, since a single one has no variance, got {evaluator.samples}."
         )
     statistics = _BatchStatistics()
     with statistics:
-        # Two samples are enough to find batch normalisations.
         evaluator.outputs(evaluator.batch(slice(0, 2))[0])
     if not statistics.found:
         return None
+    # Both runs use the same batches: a normalisation without running statistics, which takes its batch's, adds nothing.
     gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
     for index in shuffled_batches(evaluator.samples, batch_size, seed):
         index = index.to(evaluator.target.device)

@@ -11,12 +11,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def as_logits(outputs: object, samples: int) -> Tensor:
-    """The outputs as logits ``[samples, classes]``; a vector ``[samples]`` is one logit per sample.
-
-    Raises:
-        TypeError: If the outputs are not a tensor.
-        ValueError: If they have another shape.
-    """
+    """The outputs as logits ``[samples, classes]``; a vector ``[samples]`` is one logit per sample."""
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"The model's output must be a tensor [samples, classes], got {type(outputs).__name__}. "
@@ -38,26 +33,10 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def right_class(outputs: Tensor, target: Tensor) -> Tensor:
-    """Whether the prediction is the target and all outputs are finite.
+    """Whether the prediction is the target and all outputs are finite (netdyn's convention).
 
-    Args:
-        outputs: Logits ``[samples, classes]``, or ``[samples, 1]`` or ``[samples]`` for a single logit, whose sign
-            decides.
-        target: Class labels ``[samples]``.
-
-    Returns:
-        bool ``[samples]``.
-
-    Raises:
-        TypeError: If the outputs are not a tensor.
-        ValueError: If they have another shape.
-
-    Source:
-        netdyn's convention.
-
-    Example:
-        >>> right_class(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([1, 1]))
-        tensor([ True, False])
+    >>> right_class(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([1, 1]))
+    tensor([ True, False])
     """
     logits = as_logits(outputs, len(target))
     return (predictions(logits) == target) & logits.isfinite().all(dim=1)
@@ -69,17 +48,10 @@ def right_probability(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 class Within:
-    """A criterion for numbers to be predicted: each is finite, and near to its value without noise.
+    """Numbers to be predicted are right if each is finite and within ``distance [outputs]`` of its value without noise.
 
-    Args:
-        distance: How far each output may move, ``[outputs]``.
-
-    Source:
-        netdyn's convention.
-
-    Example:
-        >>> Within(torch.tensor([0.5]))(torch.tensor([[1.4], [1.6]]), torch.tensor([[1.0], [1.0]]))
-        tensor([ True, False])
+    >>> Within(torch.tensor([0.5]))(torch.tensor([[1.4], [1.6]]), torch.tensor([[1.0], [1.0]]))
+    tensor([ True, False])
     """
 
     def __init__(self, distance: Tensor) -> None:
@@ -92,12 +64,7 @@ class Within:
 
 
 def apply_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
-    """The criterion's result, checked to be bool ``[samples]``, on the device of the target.
-
-    Raises:
-        TypeError: If it is not a boolean tensor.
-        ValueError: If its shape is wrong.
-    """
+    """The criterion's result, checked to be bool ``[samples]``, on the device of the target."""
     right = criterion(outputs, target)
     if not isinstance(right, Tensor) or right.dtype != torch.bool:
         what = right.dtype if isinstance(right, Tensor) else type(right).__name__

@@ -17,31 +17,18 @@ from netdyn.probes.criteria import Criterion, apply_criterion
 
 @dataclass
 class Evaluator:
-    """A network, a probe and a criterion. It counts the samples that it passes through the network.
-
-    Attributes:
-        model: The network, in eval mode.
-        inputs: The probe's inputs.
-        target: Their targets ``[samples]``.
-        criterion: Decides which outputs are right.
-        num_classes: Number of classes; 1 if the targets are not class labels.
-        batch_size: Samples per forward pass (None: all).
-        processes: The processes that divide the work among themselves.
-        passed: Number of samples that have passed through the network.
-        by_sample: Whether each of the inputs' tensors has the samples first; the others stay whole.
-        numbers: The numbers to be predicted ``[samples, outputs]``, in regression.
-    """
+    """A network in eval mode, a probe and a criterion."""
 
     model: nn.Module
     inputs: Inputs
     target: Tensor
     criterion: Criterion
-    num_classes: int
+    num_classes: int  # 1 if the targets are not class labels
     batch_size: int | None = None
     processes: Processes = field(default_factory=Processes)
-    passed: float = 0
-    by_sample: tuple[bool, ...] = ()
-    numbers: Tensor | None = None
+    passed: float = 0  # samples that have passed through the network
+    by_sample: tuple[bool, ...] = ()  # whether each of the inputs' tensors has the samples first; others stay whole
+    numbers: Tensor | None = None  # to be predicted, `[samples, outputs]`, in regression
 
     def __post_init__(self) -> None:
         self.by_sample = self.by_sample or samples_first(self.inputs)
@@ -101,15 +88,9 @@ class Evaluator:
         return own
 
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
-        """Divide some samples among the processes, and put their results side by side, ``[..., samples]``.
+        """Divide some samples (None: all) among the processes; the results ``[..., samples]`` of ``work``, in order.
 
-        Args:
-            work: From an evaluator of a process's part, and the indices of that part, to results
-                ``[..., samples of the part]``.
-            index: Indices of the samples; None: all.
-
-        Returns:
-            The results in the order of ``index``: on their device for one process, on the host for several.
+        ``work`` gets an evaluator of a process's part, and its indices. Results of several processes are on the host.
         """
         index = torch.arange(self.samples) if index is None else index
         part, counted = self.processes.own_samples(index)

@@ -1,16 +1,11 @@
-"""From data loaders to a fixed, stratified probe, without an effect on training.
-
-The user's loader is never iterated: this would draw random numbers, advance its generator and might reset its workers.
-Samples are read from the data set itself, whose counters and generators are put back afterwards. Data that cannot be
-read this way (iterable data sets, loaders of another kind) are collected from the training batches.
-"""
+"""From data loaders to a fixed, stratified probe: read from the data set, or else collected from training batches."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,19 +24,14 @@ POOL = 4
 
 
 def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
-    """The default ``unpack``: a batch that is a pair (input, target).
-
-    Raises:
-        TypeError: If it is something else.
-    """
+    """The default ``unpack``: a batch that is a pair (input, target)."""
     if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
+    what = f"a {type(batch).__name__}"
     if isinstance(batch, Mapping):
         what = f"a mapping with the keys {sorted(map(str, batch))}"
     elif isinstance(batch, list | tuple):
-        what = f"a {type(batch).__name__} of {len(batch)} items"
-    else:
-        what = f"a {type(batch).__name__}"
+        what += f" of {len(batch)} items"
     raise TypeError(
         f"A batch must be a pair (input, target), got {what}. Pass `unpack=`, a function of the batch that returns the "
         "model's input and the class labels."
@@ -49,11 +39,7 @@ def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
 
 
 def labels_of(dataset: Any) -> Tensor | None:
-    """The class labels of a data set, int64 ``[samples]``; None if samples would have to be read to find them.
-
-    They are its ``targets`` or ``labels``, or the last tensor of a :class:`~torch.utils.data.TensorDataset`, also in
-    subsets and concatenations of such data sets.
-    """
+    """The class labels of a data set, int64 ``[samples]``; None if samples would have to be read to find them."""
     if isinstance(dataset, Subset):
         labels = labels_of(dataset.dataset)
         return None if labels is None else labels[torch.as_tensor(list(dataset.indices))]
@@ -113,17 +99,11 @@ def can_read(loader: Any) -> bool:
 
 
 def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """Read a stratified probe from a loader's data set.
+    """Read a stratified probe of ``size`` samples from a loader's data set.
 
-    Args:
-        loader: The user's loader; not iterated.
-        size: Number of samples.
-        seed: Seed of the choice, and of the global generators while samples are read (for random transforms).
-        transfer: Moves a batch to the device, and into the form, that the model expects.
-        unpack: From a batch to (input, target).
-
-    Raises:
-        ValueError: If the data set is empty.
+    The loader is not iterated: this would draw random numbers, advance its generator and might reset its workers.
+    ``seed`` seeds the choice, and the global generators while samples are read (for random transforms). ``transfer``
+    moves a batch to the device, and into the form, that the model expects.
     """
     dataset: Any = loader.dataset
     # The sampler may draw from some of the samples only; the others may be held-out data.
@@ -139,28 +119,21 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
         random.seed(seed)
         labels = labels_of(dataset)
         if labels is not None:
-            index = pool[stratified(labels[pool], size, generator)]
+            index = pool[stratified(labels[pool], size, generator)].tolist()
         else:
-            index = pool[torch.randperm(len(pool), generator=generator)[: POOL * size].sort().values]
-        batch = loader.collate_fn(_items(dataset, index.tolist()))
-        inputs, target = unpack(transfer(batch))
+            index = pool[torch.randperm(len(pool), generator=generator)[: POOL * size].sort().values].tolist()
+        # PyTorch's method to read several samples at once.
+        fetch = getattr(dataset, "__getitems__", None)
+        samples = fetch(index) if callable(fetch) else [dataset[i] for i in index]
+        inputs, target = unpack(transfer(loader.collate_fn(samples)))
         target = copied(target)
         if labels is None:
-            chosen = stratified(_strata(target), size, generator).to(target.device)
+            # Targets that are not class labels are a single stratum.
+            whole = target.ndim == 1 and not target.is_floating_point()
+            strata = target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
+            chosen = stratified(strata, size, generator).to(target.device)
             inputs, target = take(inputs, chosen), target[chosen]
     return Probe(copied(inputs), target)
-
-
-def _items(dataset: Any, index: Sequence[int]) -> Any:
-    """The samples, read at once if the data set has PyTorch's method for this."""
-    fetch = getattr(dataset, "__getitems__", None)
-    return fetch(list(index)) if callable(fetch) else [dataset[i] for i in index]
-
-
-def _strata(target: Tensor) -> Tensor:
-    """Class labels to stratify by; a single stratum if the targets are not class labels."""
-    whole = target.ndim == 1 and not target.is_floating_point()
-    return target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
 
 
 def _copied(batch: Any) -> Any:
@@ -176,12 +149,7 @@ def _copied(batch: Any) -> Any:
 
 
 class Collector:
-    """Collects a probe from the training batches, if the data set cannot be read.
-
-    Args:
-        size: Number of samples.
-        unpack: From a batch to (input, target).
-    """
+    """Collects a probe of ``size`` samples from the training batches, if the data set cannot be read."""
 
     def __init__(self, size: int, unpack: Unpack) -> None:
         self.size, self.unpack = size, unpack
@@ -208,11 +176,7 @@ class Collector:
 
 
 def check_given(name: str, given: Any) -> None:
-    """Check that a user's probe is None, a pair of tensors, a mapping of tensors, a data set or a loader.
-
-    Raises:
-        TypeError: If it is something else.
-    """
+    """Check that a user's probe is None, a pair of tensors, a mapping of tensors, a data set or a loader."""
     if given is None or isinstance(given, DataLoader | Dataset) or _is_pair(given):
         return
     if not isinstance(given, Mapping) or not tensors(given):
@@ -226,16 +190,7 @@ def _is_pair(given: Any) -> bool:
 def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
     """The user's own probe: a pair (inputs, target), which is not unpacked, a batch, a data set or a loader.
 
-    Args:
-        given: What the user gave.
-        size: Number of samples to read from a data set or a loader.
-        seed: As in :func:`read_probe`, as the others.
-        transfer: Moves a batch to the device, and into the form, that the model expects.
-        unpack: From a batch to (input, target).
-
-    Raises:
-        TypeError: If it is something else.
-        ValueError: If it holds no samples.
+    For a data set or a loader see :func:`read_probe`.
     """
     check_given("probe", given)
     if _is_pair(given) or isinstance(given, Mapping):

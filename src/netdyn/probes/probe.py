@@ -14,12 +14,7 @@ from netdyn._utils.trees import Inputs, map_tensors
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed set of samples.
-
-    Attributes:
-        inputs: The inputs, as the model takes them.
-        target: Their targets ``[samples, …]``.
-    """
+    """A fixed set of samples: inputs, as the model takes them, and targets ``[samples, …]``."""
 
     inputs: Inputs
     target: Tensor

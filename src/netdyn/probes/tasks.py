@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -19,23 +16,6 @@ from netdyn.tracing.survey import survey
 TOLERANCE = 0.5
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task: which outputs count as right.
-
-    Attributes:
-        target: What the criterion compares outputs with ``[samples, …]``: class labels, or the outputs without noise.
-        criterion: Decides which outputs are right.
-        num_classes: Number of classes; 1 in other tasks.
-        numbers: The numbers to be predicted ``[samples, outputs]``; None in other tasks.
-    """
-
-    target: Tensor
-    criterion: Criterion
-    num_classes: int
-    numbers: Tensor | None = None
-
-
 def prepare(
     model: nn.Module,
     inputs: Inputs,
@@ -44,15 +24,10 @@ def prepare(
     batch_size: int | None,
     tolerance: float = TOLERANCE,
 ) -> Evaluator:
-    """Check a probe, and find the criterion that fits the model's outputs.
+    """Check the probe of an isolated network, and find the criterion that fits its outputs.
 
-    Args:
-        model: The network, isolated.
-        inputs: The probe's inputs.
-        target: Its targets.
-        criterion: The user's own criterion, or None.
-        batch_size: Samples per forward pass; None: all at once.
-        tolerance: How far a predicted number may move, in standard deviations of its target.
+    In a regression the outputs without noise take the place of the target, and may move by ``tolerance`` standard
+    deviations of it.
 
     Raises:
         TypeError: If the targets do not fit any task, or an output is not a tensor.
@@ -68,34 +43,28 @@ def prepare(
     two = take(inputs, slice(0, 2))
     outputs, again = model(copied(two)), model(copied(two))
     _warn_of_problems(bool(finite(inputs)), _same(outputs, again))
-    by_sample = samples_first(inputs)
-
-    def all_outputs() -> Tensor:
-        parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
-        return torch.cat([as_logits(part, len(part)) for part in parts])
-
-    task = find_task(
-        outputs,
-        target.cpu(),
-        samples,
-        criterion,
-        probability=lambda: survey(model, inputs, check=False).probabilities,
-        all_outputs=all_outputs,
-        tolerance=tolerance,
-    )
     weight = next(model.parameters(), None)
     device = target.device if weight is None else weight.device
-    if task.numbers is not None:
-        device = task.target.device  # that of the outputs, which are compared with the target
-    return Evaluator(
-        model,
-        inputs,
-        task.target.to(device),
-        task.criterion,
-        task.num_classes,
-        batch_size,
-        numbers=None if task.numbers is None else task.numbers.to(device),
-    )
+    target = target.cpu()  # where it is tested several times
+    if criterion is not None:
+        checks.entries("target", target, samples)
+        return Evaluator(model, inputs, target.to(device), criterion, _classes(outputs, target), batch_size)
+    logits = as_logits(outputs, min(samples, 2))
+    if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:
+        # Zeros and ones for a single output are class labels, as for binary cross entropy.
+        if logits.shape[1] > 1 or not bool(((numbers == 0) | (numbers == 1)).all()):
+            by_sample = samples_first(inputs)
+            parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
+            clean = as_logits(torch.cat([as_logits(part, len(part)) for part in parts]), samples)
+            scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
+            within = Within((tolerance * scale).to(logits.device))
+            return Evaluator(model, inputs, clean, within, 1, batch_size, numbers=numbers.to(clean.device))
+        target = numbers[:, 0].long()
+    num_classes = max(logits.shape[1], 2)
+    target = checks.class_labels(target, num_classes, samples)
+    probability = logits.shape[1] == 1 and survey(model, inputs, check=False).probabilities
+    right = right_probability if probability else right_class
+    return Evaluator(model, inputs, target.to(device), right, num_classes, batch_size)
 
 
 def _warn_of_problems(inputs_finite: bool, deterministic: bool) -> None:
@@ -115,77 +84,22 @@ def _warn_of_problems(inputs_finite: bool, deterministic: bool) -> None:
 
 def _same(first: object, second: object) -> bool:
     """Whether all tensors of two outputs are the same; NaN equals NaN."""
-    pairs = list(zip(tensors(first), tensors(second), strict=False))
-    if any(a.shape != b.shape for a, b in pairs):
-        return False
-    return all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
-
-
-def find_task(
-    outputs: object,
-    target: Tensor,
-    samples: int,
-    criterion: Criterion | None,
-    *,
-    probability: Callable[[], bool],
-    all_outputs: Callable[[], Tensor],
-    tolerance: float,
-) -> Task:
-    """The task that fits targets and outputs.
-
-    Args:
-        outputs: Outputs for two samples (one, if there is only one).
-        target: All targets, on the host, since they are tested several times.
-        samples: Number of samples.
-        criterion: The user's own, or None.
-        probability: Returns whether the outputs are probabilities.
-        all_outputs: Returns the outputs for all samples.
-        tolerance: How far a predicted number may move, in standard deviations of its target.
-
-    Raises:
-        TypeError: If the targets do not fit any task.
-        ValueError: If their shape does not fit.
-    """
-    if criterion is not None:
-        checks.entries("target", target, samples)
-        return Task(target, criterion, _classes(outputs, target))
-    logits = as_logits(outputs, min(samples, 2))
-    if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:
-        if _binary(numbers):
-            target = numbers[:, 0].long()
-        else:
-            scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
-            return Task(as_logits(all_outputs(), samples), Within((tolerance * scale).to(logits.device)), 1, numbers)
-    num_classes = max(logits.shape[1], 2)
-    target = checks.class_labels(target, num_classes, samples)
-    right = right_probability if logits.shape[1] == 1 and probability() else right_class
-    return Task(target, right, num_classes)
+    pairs = zip(tensors(first), tensors(second), strict=False)
+    return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
 
 
 def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:
-    """Targets of a regression, ``[samples, outputs]``; None if they have another shape, or encode classes.
-
-    Raises:
-        ValueError: If they are not finite.
-    """
+    """Targets of a regression, ``[samples, outputs]``; None if they have another shape, or encode classes."""
     numbers = target[:, None] if target.ndim == 1 else target
     if numbers.ndim != 2 or numbers.shape != (samples, logits.shape[1]):
         return None
     # One-hot rows and probabilities are class labels, which the user has to convert to whole numbers.
-    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or _are_probabilities(numbers)):
+    probabilities = (numbers >= 0).all() and ((numbers.sum(dim=1) - 1).abs() < 1e-4).all()
+    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or probabilities):
         return None
     if not bool(numbers.isfinite().all()):
         raise ValueError("`target` must hold finite numbers, got NaN or inf.")
     return numbers
-
-
-def _are_probabilities(numbers: Tensor) -> bool:
-    return bool((numbers >= 0).all() and ((numbers.sum(dim=1) - 1).abs() < 1e-4).all())
-
-
-def _binary(numbers: Tensor) -> bool:
-    """Whether a single column holds only zeros and ones: class labels as for binary cross entropy."""
-    return numbers.shape[1] == 1 and bool(((numbers == 0) | (numbers == 1)).all())
 
 
 def _classes(outputs: object, target: Tensor) -> int:

@@ -26,11 +26,9 @@ def basins(report: Report) -> list[str]:
     classes = report.num_classes > 1
     spaces = {"sample": report.sample_basin, "weight": report.weight_basin}
     found = {space: basin for space, basin in spaces.items() if basin is not None}
-    missing = {space: basin for space, basin in found.items() if basin.radius == 0}
+    missing = {space: found.pop(space) for space, basin in spaces.items() if basin is not None and basin.radius == 0}
     sentences = [_no_basin(missing, classes)] if missing else []
     for space, basin in found.items():
-        if space in missing:
-            continue
         sentences.append(_radius(basin, *NOISE[space], classes))
         if space == "weight":
             sentences += _fragile(basin)
@@ -65,21 +63,14 @@ def _classes_apart(basin: BasinResult) -> list[str]:
     radii = list(enumerate(basin.per_class.tolist()))
     narrow = [k for k, radius in radii if radius < NARROW * basin.radius]
     wide = [k for k, radius in radii if radius > basin.radius / NARROW]
-    sentences = []
-    if narrow:
-        sentences.append(f"Sample basins less than half as wide as over all samples: {_classes(narrow)}.")
-    if wide:
-        sentences.append(f"Sample basins more than twice as wide as over all samples: {_classes(wide)}.")
-    return sentences
+    kinds = (("less than half", narrow), ("more than twice", wide))
+    return [f"Sample basins {how} as wide as over all samples: {_classes(some)}." for how, some in kinds if some]
 
 
 def _fallback(basin: BasinResult) -> list[str]:
     """The class predicted most under the strongest noise, if its share is more than halfway from 1/K to 1."""
     votes = basin.noise_classes
-    if votes is None:
-        return []
-    even = 1 / len(votes)
-    if float(votes.max()) <= even + FALLBACK * (1 - even):
+    if votes is None or float(votes.max()) <= 1 / len(votes) + FALLBACK * (1 - 1 / len(votes)):
         return []
     return [
         f"Under the strongest noise tried, the network predicts class {int(votes.argmax())} for "

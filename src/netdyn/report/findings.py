@@ -10,20 +10,14 @@ from netdyn.report.results import LayerReport, Report
 
 #: A network counts as untrained if its accuracy is at most this share of the way from chance to 1.
 BEATEN = 0.2
-#: A layer shows order if its OPT share exceeds this many times alpha plus 1/√units: narrow layers have few, similar
-#: units.
+#: A layer shows order if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
 ORDERED_TIMES = 3.0
-#: Gradients lie in ±6(1 − 1/K). Layers are alike if their gradients differ by at most this share of 6(1 − 1/K).
-ALIKE = 0.1
-#: A mean gradient above this share of 6(1 − 1/K) is high.
-HIGH = 0.2
-#: Gradients rise from layer to layer if the index (Kendall's correlation of gradient and depth) is at least this, and
-#: fall if it is at most minus this.
+#: Gradients lie in ±6(1 − 1/K). As shares of 6(1 − 1/K): the most by which alike ones differ; above which one is high.
+ALIKE, HIGH = 0.1, 0.2
+#: Gradients rise with depth if the index (Kendall's correlation of both) is at least this, and fall at minus this.
 STEADY = 0.5
-#: A layer is reported if its share of constant units exceeds this.
-DEAD_SHARE = 0.2
-#: A layer is reported if its activation keeps the order of a smaller share of the pairs of samples.
-SHUT = 0.1
+#: A layer is reported if more of its units are constant, or its activation keeps the order of fewer pairs of samples.
+DEAD_SHARE, SHUT = 0.2, 0.1
 #: The batch-norm gap is reported above this.
 BATCHNORM_GAP = 0.02
 #: Above this affine defect the signs of a layer's wiring are noise.
@@ -47,22 +41,14 @@ def findings(report: Report) -> list[str]:
     ]
 
 
-# Training ------------------------------------------------------------------------------------------------------------
-
-
 def _guesses(accuracy: float, num_classes: int) -> bool:
     """Whether an accuracy is at most a fifth of the way from chance, 1/K, to 1; False without classes."""
-    if num_classes < 2:
-        return False
     chance = 1 / num_classes
-    return accuracy - chance <= BEATEN * (1 - chance)
+    return num_classes > 1 and accuracy - chance <= BEATEN * (1 - chance)
 
 
 def _counts_as_untrained(report: Report) -> bool:
-    """Whether accuracy is about chance, or the network has no functional depth.
-
-    The functional depth is NaN if accuracy is about the share of the largest class, which it takes into account.
-    """
+    """Whether accuracy is about chance, or about the share of the largest class, where functional depth is NaN."""
     tails = [layer.tail_accuracy for layer in report.layers]
     read = bool(tails) and not any(map(math.isnan, tails))
     return _guesses(report.accuracy, report.num_classes) or (read and math.isnan(report.functional_depth))
@@ -78,9 +64,6 @@ def _untrained(report: Report) -> list[str]:
         "The network is untrained, has learnt little or fails on this probe: accuracy is "
         f"{percent(report.accuracy)}, about {about}."
     ]
-
-
-# Order ---------------------------------------------------------------------------------------------------------------
 
 
 def _beyond_chance(layer: LayerReport, alpha: float) -> float:
@@ -103,11 +86,9 @@ def _order(report: Report) -> list[str]:
     if _beyond_chance(best, report.alpha) <= 0:
         by = "class" if classes else "their target"
         return [f"No layer orders the samples by {by} beyond what chance would show ({chance} of its units)."]
-    how = (
-        "rank a class high where they are wired to raise its logit, and low where they lower it"
-        if classes
-        else "rank the samples by their target in the direction of their wiring"
-    )
+    how = "rank the samples by their target in the direction of their wiring"
+    if classes:
+        how = "rank a class high where they are wired to raise its logit, and low where they lower it"
     return [
         f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how} "
         f"(by chance {chance})."
@@ -125,16 +106,11 @@ def _phase(report: Report) -> list[str]:
     if phase.spread <= ALIKE * largest:
         alike = "All layers order the samples by class, strongly and about equally (learning phase III)."
         return [alike] if phase.mean > HIGH * largest else []
-    if phase.mean <= 0:
-        return []
-    if phase.index >= STEADY:
+    if phase.mean > 0 and phase.index >= STEADY:
         return ["Later layers order the samples by class more than earlier ones (learning phase II)."]
-    if phase.index <= -STEADY:
+    if phase.mean > 0 and phase.index <= -STEADY:
         return ["Earlier layers order the samples by class more than later ones (learning phase I)."]
     return []
-
-
-# Layers --------------------------------------------------------------------------------------------------------------
 
 
 def _linear_tail(report: Report) -> list[str]:
@@ -144,23 +120,16 @@ def _linear_tail(report: Report) -> list[str]:
         return []
     total = len(layers)
     linear = total - int(depth)
-    first = layers[min(int(depth), total - 1)]
-    lost = _points_lost(report.accuracy - first.tail_accuracy)
-    if linear == 0:
-        which = "The only layer" if total == 1 else f"Even the last of {total} layers"
-        return [f"{which} does not act linearly: removing its activation {lost}."]
-    if linear == 1:
-        which = "The only layer" if total == 1 else f"The last of {total} layers"
-        return [f"{which} acts linearly: removing its activation {lost}."]
-    which = f"All {total} layers" if linear == total else f"The last {linear} of {total} layers"
-    return [f"{which} act linearly: removing their activations {lost}."]
-
-
-def _points_lost(lost: float) -> str:
+    lost = report.accuracy - layers[min(int(depth), total - 1)].tail_accuracy
     points = f"{100 * abs(lost):.1f}"
-    if points == "0.0":
-        return "costs no accuracy"
-    return f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
+    change = f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
+    change = "costs no accuracy" if points == "0.0" else change
+    if linear < 2:
+        which = f"{'The' if linear else 'Even the'} last of {total} layers" if total > 1 else "The only layer"
+        acts = "acts" if linear else "does not act"
+        return [f"{which} {acts} linearly: removing its activation {change}."]
+    which = f"All {total} layers" if linear == total else f"The last {linear} of {total} layers"
+    return [f"{which} act linearly: removing their activations {change}."]
 
 
 def _dead(layers: Sequence[LayerReport]) -> list[str]:

@@ -28,12 +28,7 @@ LONGEST = 2000
 
 @dataclass
 class History:
-    """One number per heat map, layer and step, all of them plain: a checkpoint holds them.
-
-    Attributes:
-        steps: The steps so far.
-        rows: For each step, layer → its numbers in the order of :data:`MAPS`.
-    """
+    """For each step, layer → its numbers in the order of :data:`MAPS`, all of them plain: a checkpoint holds them."""
 
     steps: list[int] = field(default_factory=list)
     rows: list[dict[str, list[float]]] = field(default_factory=list)

@@ -105,13 +105,9 @@ class Report:
         return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
 
     def scalars(self) -> dict[str, float]:
-        """Tag → value, as a monitor logs them: finite values only.
-
-        An infinite radius is replaced by the highest noise level; NaN is left out.
-        """
-        values: dict[str, float] = {"probe/accuracy": self.accuracy}
-        if self.val_accuracy is not None:
-            values["probe/val_accuracy"] = self.val_accuracy
+        """Tag → finite value, as a monitor logs them; an infinite radius is replaced by the highest noise level."""
+        val_accuracy = math.nan if self.val_accuracy is None else self.val_accuracy
+        values = {"probe/accuracy": self.accuracy, "probe/val_accuracy": val_accuracy}
         for layer in self.layers:
             for name in ("opt_fraction", "npt_fraction", "constant_fraction", "rpd_gradient", "transfer_order"):
                 values[f"modes/{name}/{layer.name}"] = getattr(layer, name)
@@ -119,7 +115,7 @@ class Report:
             values[f"linear/share/{layer.name}"] = layer.linear_share
             values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
         values["linear/functional_depth"] = self.functional_depth
-        values |= {f"phase/{name}": getattr(self.phase, name) for name in ("index", "spread", "mean")}
+        values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
         values["batchnorm/gap"] = self.batchnorm_gap
         for space, basin in self._basins():
             values |= _basin_scalars(f"basin/{space}", basin)
@@ -158,11 +154,7 @@ class Report:
         return drawn
 
     def plot(self, tag: str = "modes/rpd") -> Figure:
-        """One figure, by its tag.
-
-        Raises:
-            KeyError: If its numbers were not measured.
-        """
+        """One figure, by its tag; a KeyError if its numbers were not measured."""
         drawn = self.figures()
         if tag not in drawn:
             raise KeyError(f"`tag` must be one of {', '.join(map(repr, drawn))}, got {tag!r}.")
@@ -176,21 +168,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None."""
-        layers = [{name: _plain(getattr(layer, name)) for name in layer.__dataclass_fields__} for layer in self.layers]
         basins = {
-            f"{space}_basin": {
-                name: _plain(getattr(basin, name)) for name in basin.__dataclass_fields__ if name != "curve"
-            }
+            f"{space}_basin": {name: _plain(value) for name, value in vars(basin).items() if name != "curve"}
             for space, basin in self._basins()
         }
-        plain = (
-            *("accuracy", "val_accuracy", "samples", "num_classes", "alpha"),
-            *("functional_depth", "batchnorm_gap"),
-        )
+        plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
         return (
             {name: _plain(getattr(self, name)) for name in plain}
-            | {"phase": {name: _plain(getattr(self.phase, name)) for name in ("index", "spread", "mean")}}
-            | {"layers": layers, "findings": self.findings()}
+            | {"phase": _plain(vars(self.phase))}
+            | {"layers": [_plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | basins
         )
@@ -210,10 +196,9 @@ class Report:
         return html(self)
 
     def _basins(self) -> Iterator[tuple[str, BasinResult]]:
-        if self.sample_basin is not None:
-            yield "sample", self.sample_basin
-        if self.weight_basin is not None:
-            yield "weight", self.weight_basin
+        for space, basin in (("sample", self.sample_basin), ("weight", self.weight_basin)):
+            if basin is not None:
+                yield space, basin
 
 
 def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
@@ -238,15 +223,9 @@ def _curves(basin: BasinResult) -> Figure:
 
     sigma = basin.curve.sigma
     none = torch.full_like(sigma, math.nan)
-    per_class = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
-    return curves.basin_curves(
-        sigma,
-        basin.curve.at(sigma),
-        torch.stack(per_class) if per_class else None,
-        basin.accuracy,
-        basin.radius,
-        basin.interval,
-    )
+    found = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
+    classes, whole = torch.stack(found) if found else None, basin.curve.at(sigma)
+    return curves.basin_curves(sigma, whole, classes, basin.accuracy, basin.radius, basin.interval)
 
 
 def _plain(value: Any) -> Any:

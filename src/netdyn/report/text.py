@@ -35,9 +35,6 @@ def text(report: Report) -> str:
     return "\n".join([*lines, *summary(report), *(f"- {sentence}" for sentence in findings(report))])
 
 
-# What is shown -------------------------------------------------------------------------------------------------------
-
-
 def probe_line(report: Report) -> str:
     """The size of the probe, and the accuracy on it."""
     line = f"probe: {report.samples} samples"
@@ -55,20 +52,13 @@ def _accuracy_of(report: Report) -> str:
 
 def layer_numbers(layer: LayerReport) -> list[str]:
     """The cells of a layer's row that follow its name."""
-    measured = (
-        layer.opt_fraction,
-        layer.npt_fraction,
-        layer.constant_fraction,
-        layer.rpd_gradient,
-        layer.tail_accuracy,
-    )
-    return [str(layer.units), *map(_number, measured)]
+    modes = (layer.opt_fraction, layer.npt_fraction, layer.constant_fraction, layer.rpd_gradient)
+    return [str(layer.units), *map(_number, (*modes, layer.tail_accuracy))]
 
 
 def summary(report: Report) -> list[str]:
     """Phase, functional depth, batch-norm gap and basins, as far as they were measured."""
-    lines = []
-    phase = report.phase
+    lines, phase = [], report.phase
     if not math.isnan(phase.index):
         lines.append(
             f"phase: index {_number(phase.index)}, spread {_number(phase.spread)}, mean {_number(phase.mean)} "
@@ -88,13 +78,9 @@ def summary(report: Report) -> list[str]:
 
 
 def _basin(basin: BasinResult, space: str, accuracy: str) -> str:
-    """Radius, interval and censored share; 0 and inf in words.
-
-    A radius of 0 has no interval: accuracy is too low even without noise.
-    """
-    kept = f"{100 * basin.censored:.1f} % of the "
-    kept += "samples still correct" if space == "sample" else "rays still above it"
-    kept += " at the highest noise level"
+    """Radius, interval and censored share; 0 and inf in words. A radius of 0 has no interval."""
+    what = "samples still correct" if space == "sample" else "rays still above it"
+    kept = f"{100 * basin.censored:.1f} % of the {what} at the highest noise level"
     if basin.radius == 0:
         return f"radius 0 ({accuracy} is {basin.clean:.3g} without noise, not above {basin.accuracy:.3g})"
     if math.isinf(basin.radius):
@@ -105,17 +91,10 @@ def _basin(basin: BasinResult, space: str, accuracy: str) -> str:
 
 
 def _interval(basin: BasinResult) -> str:
-    low, high = basin.interval
-    if basin.level <= 0 or math.isnan(low) or math.isnan(high):
+    if basin.level <= 0 or any(map(math.isnan, basin.interval)):
         return "no interval: too few rays"
-    return f"{percent(basin.level)} interval {_bound(low, basin)} to {_bound(high, basin)}"
-
-
-def _bound(radius: float, basin: BasinResult) -> str:
-    return f"beyond {basin.high:.3g}" if math.isinf(radius) else f"{radius:.3g}"
-
-
-# How it is formatted -------------------------------------------------------------------------------------------------
+    ends = (f"beyond {basin.high:.3g}" if math.isinf(end) else f"{end:.3g}" for end in basin.interval)
+    return f"{percent(basin.level)} interval {' to '.join(ends)}"
 
 
 def _number(value: float) -> str:
@@ -135,17 +114,12 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     >>> shortened(["encoder.block.0.attention.output", "encoder.block.1.attention.output"], 15)
     ['encoder.block.0…tention.output', 'encoder.block.1…tention.output']
     """
-    longest = max(map(len, names), default=0)
-    for size in range(width, longest):
-        cut = [name if len(name) <= size else _cut(name, size) for name in names]
+    for size in range(width, max(map(len, names), default=0)):
+        tail = (size - 1) // 2
+        cut = [n if len(n) <= size else f"{n[: size - 1 - tail]}…{n[len(n) - tail :]}" for n in names]
         if len(set(cut)) == len(set(names)):
             return cut
     return list(names)
-
-
-def _cut(name: str, size: int) -> str:
-    tail = (size - 1) // 2
-    return f"{name[: size - 1 - tail]}…{name[len(name) - tail :]}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

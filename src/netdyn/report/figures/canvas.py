@@ -1,7 +1,6 @@
 """What all figures share: matplotlib's default style, a size that fits a card of TensorBoard, names that fit.
 
-Figures are made with matplotlib's object interface; pyplot and its list of open figures are not used. Matplotlib is
-imported when the first figure is drawn.
+Pyplot and its list of open figures are not used. Matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ def available() -> bool:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Use matplotlib's default style inside, whatever the user's is.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
-    """
+    """Use matplotlib's default style inside, whatever the user's is."""
     if not available():
         raise ImportError(MISSING)
     from matplotlib import style
@@ -85,13 +80,6 @@ def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def shades(number: int) -> list[tuple[float, ...]]:
-    """Colours from dark to light, without the lightest."""
-    from matplotlib import colormaps
-
-    return [tuple(colormaps["cividis"](0.9 * i / max(number - 1, 1))) for i in range(number)]
-
-
 def short(name: str, length: int = 20) -> str:
     """A name shortened in the middle; dollar signs are escaped, because they would start a formula.
 
@@ -121,9 +109,8 @@ def thinned(number: int, most: int = NAMES) -> list[int]:
     >>> thinned(9, 3)
     [0, 4, 8]
     """
-    if number <= most:
-        return list(range(number))
-    return [round(i * (number - 1) / (most - 1)) for i in range(most)]
+    shown = min(number, most)
+    return [round(i * (number - 1) / max(shown - 1, 1)) for i in range(shown)]
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -139,20 +126,6 @@ def legend(figure: Figure, axes: Axes) -> None:
             fontsize=8,
             frameon=False,
         )
-
-
-def name_shades(figure: Figure, axes: Axes, names: list[str]) -> None:
-    """Name the shades: a legend if it fits, else a colour scale with some of the names."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap
-
-    if len(names) <= NAMES:
-        legend(figure, axes)
-        return
-    ticks, labels = thinned(len(names)), layer_labels(names)
-    scale = ScalarMappable(cmap=ListedColormap(shades(len(names))))
-    scale.set_clim(-0.5, len(names) - 0.5)
-    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[labels[i] for i in ticks])
 
 
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Curves of ranks, linear tails and basins.
-
-The colours can be told apart by colour-blind people: cividis, a red-blue scale, the palette of Okabe and Ito.
-"""
+"""Curves of ranks, linear tails and basins."""
 
 from __future__ import annotations
 
@@ -15,12 +12,11 @@ from torch import Tensor
 
 from netdyn.report.figures.canvas import (
     GREY,
+    NAMES,
     PALETTE,
     as_array,
     layer_labels,
     legend,
-    name_shades,
-    shades,
     styled,
     thinned,
     with_axes,
@@ -33,23 +29,31 @@ if TYPE_CHECKING:
 
 @styled()
 def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
-    """The rank probability distribution, one curve per layer.
+    """The rank probability distribution ``[bins]`` of each layer, from the first (dark) to the last (light).
 
-    Args:
-        densities: Layer name → density ``[bins]`` on [0, 1], in order of execution.
-
-    Returns:
-        Curves from the first layer (dark) to the last (light); a dashed line marks a flat distribution, without order.
+    A dashed line marks a flat distribution, without order.
     """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
+
     figure, axes = with_axes("rank of the local field, along the wiring", "density of a class's samples")
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
-    names = layer_labels(list(densities))
-    for name, density, shade in zip(names, densities.values(), shades(len(densities)), strict=True):
+    layers, names = len(densities), layer_labels(list(densities))
+    # Without the lightest.
+    shades = [tuple(colormaps["cividis"](0.9 * i / max(layers - 1, 1))) for i in range(layers)]
+    for name, density, shade in zip(names, densities.values(), shades, strict=True):
         bins = len(density)
         axes.plot((np.arange(bins) + 0.5) / bins, as_array(density), color=shade, linewidth=1.5, label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
-    name_shades(figure, axes, list(densities))
+    if layers <= NAMES:
+        legend(figure, axes)
+        return figure
+    # Too many for a legend: a colour scale with some of the names.
+    scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
+    scale.set_clim(-0.5, layers - 0.5)
+    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[names[i] for i in ticks])
     return figure
 
 
@@ -57,21 +61,13 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
 def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: float) -> Figure:
     """Accuracy when every activation from a layer on is the identity, against that layer.
 
-    Args:
-        accuracies: Layer name → accuracy, in order of execution.
-        accuracy: Accuracy of the network as it is.
-        functional_depth: The first layer from which on the network acts linearly; the number of layers if there is
-            none, NaN if the network is no better than chance.
-
-    Returns:
-        The accuracies; the layers that act linearly are shaded.
+    The layers from the functional depth on, which act linearly, are shaded.
     """
     figure, axes = with_axes("first layer without activation", "accuracy on the probe")
     layers = len(accuracies)
     if functional_depth < layers:
-        axes.axvspan(
-            functional_depth - 0.5, layers - 0.5, color=PALETTE[5], alpha=0.3, linewidth=0, label="acts linearly"
-        )
+        ends = (functional_depth - 0.5, layers - 0.5)
+        axes.axvspan(*ends, color=PALETTE[5], alpha=0.3, linewidth=0, label="acts linearly")
     whole = "network" if math.isfinite(functional_depth) else "network (no better than chance)"
     axes.axhline(accuracy, color=PALETTE[1], linestyle="--", linewidth=1.2, label=whole)
     heights = as_array(list(accuracies.values()))
@@ -95,19 +91,9 @@ def basin_curves(
     interval: tuple[float, float],
     unit: str = "σ per input component",
 ) -> Figure:
-    """Accuracy against the noise level, for all samples and per class, with the radius marked.
+    """Accuracy against the noise level: a thin curve for each class (absent: NaN), a thick one for all samples.
 
-    Args:
-        sigma: Noise levels ``[levels]``, positive.
-        overall: Accuracy at each level ``[levels]``.
-        per_class: Accuracy of each class ``[classes, levels]`` (NaN: absent), or None.
-        accuracy: The accuracy that defines the radius.
-        radius: The radius; 0 if accuracy is lower even without noise, inf if it never falls to ``accuracy``.
-        interval: Confidence interval of the radius.
-        unit: Unit of the noise level.
-
-    Returns:
-        One thin curve per class, a thick one for all samples. A radius off the axis is an arrow at its edge.
+    The radius, where accuracy falls to ``accuracy``, is marked with its interval.
     """
     figure, axes = with_axes(f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
@@ -135,14 +121,10 @@ def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray) -> None:
         for (line, colour), k in zip(looks, present, strict=False):
             axes.plot(levels, curves[k], line, color=colour, linewidth=0.9, label=f"class {k}")
         return
+    lines = [np.column_stack([levels, curves[k]]) for k in present]
+    alpha = max(0.1, min(0.6, 8 / len(present)))
     axes.add_collection(
-        LineCollection(
-            [np.column_stack([levels, curves[k]]) for k in present],
-            colors=PALETTE[0],
-            linewidths=0.7,
-            alpha=max(0.1, min(0.6, 8 / len(present))),
-            label=f"{len(present)} classes",
-        )
+        LineCollection(lines, colors=PALETTE[0], linewidths=0.7, alpha=alpha, label=f"{len(present)} classes")
     )
 
 
@@ -158,14 +140,4 @@ def _mark(axes: Axes, accuracy: float, radius: float, interval: tuple[float, flo
     axes.plot(
         [low, high], [accuracy] * 2, "|-", color=PALETTE[1], linewidth=2, markersize=9, zorder=3, label="its interval"
     )
-    axes.plot(
-        [place],
-        [accuracy],
-        marker,
-        color=PALETTE[1],
-        markersize=5,
-        zorder=4,
-        clip_on=False,
-        label=text,
-        linestyle="none",
-    )
+    axes.plot(place, accuracy, marker, color=PALETTE[1], markersize=5, zorder=4, clip_on=False, label=text)

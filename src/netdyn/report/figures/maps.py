@@ -1,7 +1,6 @@
 """Characteristic maps, subnetworks and heat maps.
 
-Maps of the input are images on one scale, or bars if the input has no two dimensions. All of them share one set of
-axes: forty sets would take over a second to make, lay out and draw.
+All maps of a figure share one set of axes: forty sets would take over a second to make, lay out and draw.
 """
 
 from __future__ import annotations
@@ -40,40 +39,29 @@ _UNEVEN = 20.0
 COLOURS = ("#2166AC", "#B2182B")
 #: Inches: the height of a title, the gap between panels, and the width of all panels beside a scale or an axis.
 _TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
-#: Half the height of a panel of bars, in units of the highest bar.
+#: Half the height of a panel of bars, of which the highest is 1.
 _REACH = 1.05
 
 
 @styled()
 def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Figure:
-    """How each logit weighs the input: blue inputs lower it, red ones raise it.
+    """How each logit weighs the input: blue inputs lower it, red ones raise it; the first 20 classes.
 
-    Args:
-        maps: One map per class, ``[classes, height, width]`` or ``[classes, channels, height, width]`` (the sum over
-            channels is shown), or ``[classes, inputs]`` as bars; other shapes are flattened into bars.
-        names: Names of the classes; None: their numbers.
-
-    Returns:
-        A grid of the first 20 classes, on one scale, symmetric about zero.
+    Maps ``[classes, height, width]`` and ``[classes, channels, height, width]`` (the sum over channels) are images;
+    other shapes are flattened into bars. ``names`` are those of the classes.
     """
     values = as_array(maps)
-    shown = min(len(values), _MAPS)
     labels = list(map(str, range(len(values)))) if names is None else list(names)
-    title = f"the first {shown} of {len(values)} classes" if shown < len(values) else None
-    return radiographs(values[:shown], labels[:shown], title)
+    title = f"the first {_MAPS} of {len(values)} classes" if len(values) > _MAPS else None
+    return _panels(values[:_MAPS], labels[:_MAPS], title)
 
 
 @styled()
 def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
-    """The units that contribute most to each logit, and how each weighs the input.
+    """The units that contribute most to each logit, and how each weighs the input; the first ten classes.
 
-    Args:
-        units: Indices of the units ``[classes, most]``.
-        shares: Share of the logit's variance that each unit explains ``[classes, most]``.
-        maps: Pathway × input map of each unit ``[classes, most, *input shape]``, see :func:`characteristic_maps`.
-
-    Returns:
-        One row for each of the first ten classes, one column per unit, on one scale, symmetric about zero.
+    Indices of units ``[classes, most]``, the share of the logit's variance that each explains, and its map (pathway ×
+    input) ``[classes, most, *input shape]``.
     """
     rows, columns = min(len(units), _MAPS // 2), units.shape[1]
     labels = [
@@ -81,7 +69,7 @@ def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
     ]
     values = as_array(maps[:rows]).reshape(rows * columns, *maps.shape[2:])
     title = f"the first {rows} of {len(units)} classes" if rows < len(units) else None
-    return radiographs(values, labels, title, columns)
+    return _panels(values, labels, title, columns)
 
 
 @styled()
@@ -92,21 +80,10 @@ def heat_map(
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A number of each layer over the run: layer × step.
+    """A number of each layer over the run, ``[layers, steps]``, the first layer at the bottom; NaN and inf are blank.
 
-    Args:
-        values: ``[layers, steps]``; NaN and inf are blank.
-        layers: Names of the layers, in order of execution, the first at the bottom.
-        steps: Training steps, increasing. Each column reaches halfway to its neighbours; the axis is logarithmic if the
-            distances of the steps differ by more than a factor of 20.
-        label: Label of the colour scale.
-        limits: Ends of the colour scale. None: smallest and largest value. A scale from −a to a has two colours.
-
-    Returns:
-        The map.
-
-    Raises:
-        ValueError: If shapes do not fit or the steps do not increase.
+    The colour scale has a ``label``, and ends at ``limits`` (None: smallest and largest value); one from −a to a has
+    two colours.
     """
     if tuple(values.shape) != (len(layers), len(steps)):
         raise ValueError(
@@ -153,54 +130,42 @@ def _edges(steps: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Where the panels are, in coordinates of the axes, with y downward.
-
-    Attributes:
-        columns: Panels in a row.
-        width: Width of a panel.
-        height: Height of a panel.
-        right: Distance from a panel's left edge to its neighbour's.
-        down: Distance from a panel's upper edge to its neighbour's.
-    """
+    """Where the panels are, in coordinates of the axes, with y downward."""
 
     columns: int
     width: float
     height: float
-    right: float
-    down: float
+    right: float  # from a panel's left edge to its neighbour's
+    down: float  # from a panel's upper edge to its neighbour's
 
     def corner(self, number: int) -> tuple[float, float]:
         """Left and upper edge of a panel."""
         return number % self.columns * self.right, number // self.columns * self.down
 
-    def clear(self, axes: Axes, panels: int, face: str) -> None:
-        """Draw the frames of the panels, and make room for them and their titles."""
+    def finish(self, axes: Axes, labels: Sequence[str], above: float, face: str) -> None:
+        """Draw the panels' frames, their labels somewhat above them, and make room for both."""
         from matplotlib.collections import PolyCollection
 
         frames = []
-        for left, top in map(self.corner, range(panels)):
+        for number, label in enumerate(labels):
+            left, top = self.corner(number)
             right, bottom = left + self.width, top + self.height
             frames.append([(left, top), (right, top), (right, bottom), (left, bottom)])
+            place, size = (left + self.width / 2, top - above), 9 if len(label) < 8 else 7
+            # There is room for it: the layout engine need not check.
+            axes.text(*place, short(label), fontsize=size, ha="center", va="bottom").set_in_layout(False)
         axes.add_collection(PolyCollection(frames, facecolors=face, edgecolors="none", zorder=-1), autolim=False)
-        line = PolyCollection(
-            frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False, in_layout=False
-        )
+        line = PolyCollection(frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False)
+        line.set_in_layout(False)
         axes.add_collection(line, autolim=False)
-        rows = math.ceil(panels / self.columns)
+        rows = math.ceil(len(labels) / self.columns)
         axes.set_xlim(0, (self.columns - 1) * self.right + self.width)
         axes.set_ylim((rows - 1) * self.down + self.height, self.height - self.down)
         axes.spines[:].set_visible(False)
 
 
-def radiographs(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
-    """A grid of maps on one scale: images (channels summed) or bars.
-
-    Args:
-        values: ``[maps, height, width]``, ``[maps, channels, height, width]``, or of other shapes, which are flattened.
-        labels: Title of each map.
-        title: Title of the figure.
-        columns: Maps per row. None: chosen by their number.
-    """
+def _panels(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
+    """A grid of maps on one scale, symmetric about zero: images (channels summed) or bars."""
     values = values.sum(axis=1) if values.ndim == 4 else values
     values = values if values.ndim == 3 else values.reshape(len(values), -1)
     finite = np.abs(values[np.isfinite(values)])
@@ -224,16 +189,9 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     axes = figure.subplots()
     for number, value in enumerate(values):
         left, top = sheet.corner(number)
-        image = axes.imshow(
-            value,
-            extent=(left, left + width, top + height, top),
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            interpolation="nearest",
-        )
-    sheet.clear(axes, panels, BLANK)
-    _write(axes, sheet, labels, _GAP / 3 / inch)
+        extent = (left, left + width, top + height, top)
+        image = axes.imshow(value, "RdBu_r", extent=extent, vmin=-limit, vmax=limit, interpolation="nearest")
+    sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
     figure.colorbar(image, ax=axes, label="weight of the input", shrink=0.9, aspect=max(20, 5 * rows))
@@ -241,7 +199,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
 
 
 def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
-    """Draw the bars of a panel without gaps, positive and negative ones in two colours."""
+    """Draw bars without gaps, positive and negative ones in two colours."""
     from matplotlib.collections import LineCollection, PolyCollection
 
     panels, inputs = values.shape
@@ -262,45 +220,29 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
         outline[:, :, 0] = corners[:, :1] + edges
         outline[:, :, 1] = middles[:, None]
         outline[:, 1:-1, 1] -= np.repeat(part, 2, axis=1)
-        axes.add_collection(
-            PolyCollection(list(outline), facecolors=colour, edgecolors="none", label=colour), autolim=False
-        )
+        bars = PolyCollection(list(outline), facecolors=colour, edgecolors="none", label=colour)
+        axes.add_collection(bars, autolim=False)
     zeros = [[(left, middle), (left + inputs, middle)] for left, middle in zip(corners[:, 0], middles, strict=True)]
     axes.add_collection(LineCollection(zeros, colors=GREY, linewidths=0.6), autolim=False)
-    sheet.clear(axes, panels, "white")
-    _write(axes, sheet, labels, _GAP / 3 * scale)
+    sheet.finish(axes, labels, _GAP / 3 * scale, "white")
     high = _round_number(limit)
-    heights = [(middle - at / limit, _number(at)) for middle in middles[::columns] for at in (-high, 0.0, high)]
-    axes.set_yticks([at for at, _ in heights], [text for _, text in heights])
+    axes.set_yticks(*_ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)]))
     far = _round_number(inputs - 1)
-    widths = [(left + at + 0.5, _number(at)) for left in corners[(rows - 1) * columns :, 0] for at in (0.0, far)]
-    axes.set_xticks([at for at, _ in widths], [text for _, text in widths])
+    last_row = corners[(rows - 1) * columns :, 0]
+    axes.set_xticks(*_ticks([(left + at + 0.5, at) for left in last_row for at in (0.0, far)]))
     axes.tick_params(labelsize=7)
     axes.set_xlabel("input component", fontsize=9)
     axes.set_ylabel("weight of the input", fontsize=9)
     return figure
 
 
-def _write(axes: Axes, sheet: _Sheet, labels: Sequence[str], above: float) -> None:
-    """Write each label above its panel."""
-    for number, label in enumerate(labels):
-        left, top = sheet.corner(number)
-        size = 9 if len(label) < 8 else 7
-        written = axes.text(left + sheet.width / 2, top - above, short(label), fontsize=size, ha="center", va="bottom")
-        # The sheet has room for it: the layout engine need not check.
-        written.set_in_layout(False)
-
-
-def _number(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
+def _ticks(places: list[tuple[float, float]]) -> tuple[list[float], list[str]]:
+    """Places and labels of ticks, from places and the numbers there."""
+    return [place for place, _ in places], [f"{number:g}".replace("-", "−") for _, number in places]
 
 
 def _round_number(most: float) -> float:
-    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is at most ``most``; 0 if ``most`` is not positive.
-
-    >>> _round_number(783), _round_number(0.21), _round_number(0)
-    (500.0, 0.2, 0.0)
-    """
+    """The largest of …, 0.1, 0.2, 0.5, 1, 2, 5, … that is at most ``most``; 0 if ``most`` is not positive."""
     if most <= 0:
         return 0.0
     power = math.floor(math.log10(most))
