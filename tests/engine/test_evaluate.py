@@ -183,7 +183,7 @@ def test_an_interrupt_is_no_failed_measure(case, monkeypatch):
 # Forms ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_plain_form_goes_through_json_with_all_that_a_report_says(case):
+def test_the_plain_form_goes_through_json_with_all_numbers_of_a_report(case):
     report, _ = evaluated(case, (case[1][:40], case[2][:40]))
     form = report.to_dict()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
@@ -552,7 +552,7 @@ def test_two_samples_show_that_nothing_is_normalised(norm, passes):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A multilayer perceptron that tells ten noisy centres apart."""
+    """A multilayer perceptron that has learnt ten noisy centres."""
     target = torch.arange(1024) % 10
     x = gaussian(10, 196)[target] + gaussian(1024, 196, seed=1)
     with torch.random.fork_rng():
