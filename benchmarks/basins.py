@@ -1,7 +1,8 @@
 """The cost of a sample basin's radius, and how close it comes to a ladder of noise levels.
 
 Prints one Markdown row per network: the radius from one ray per sample with its interval, the radius from 48 rays, the
-radius from a ladder of 41 noise levels with 48 draws each, and the forward passes of a search with one ray. Takes about half a minute on one core.
+radius from a ladder of 41 noise levels with 48 draws each, and the forward passes of a search with one ray. Takes about
+half a minute on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/basins.py
 """
