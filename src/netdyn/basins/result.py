@@ -9,9 +9,6 @@ from torch import Tensor
 
 from netdyn.basins.curve import Curve
 
-#: Quantiles of a curve that stand for the noise levels at which its samples are lost.
-QUANTILES = 256
-
 
 @dataclass(frozen=True)
 class BasinResult:
@@ -64,20 +61,17 @@ class BasinResult:
 
     @property
     def class_curves(self) -> tuple[Curve | None, ...]:
-        """For each class the curve of its samples, as :attr:`curve` is that of all; None where it is absent."""
+        """For each class the curve of its samples; None where it is absent."""
         return self.curve.classes
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
-        """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
-
-        The falling curve nearest to what was measured: exact near the radius, where most was asked.
-        """
+        """Accuracy under noise of level ``sigma``, float64 of its shape; most exact near the radius."""
         return self.curve.at(sigma)
 
     def spread(self) -> Tensor:
         """Noise levels at which answers turn wrong, for a histogram: the rays' own, else quantiles of the curve."""
         if self.radii is not None:
             return self.radii.flatten()
-        shares = torch.linspace(0, self.clean, QUANTILES + 2, dtype=torch.float64)[1:-1].flip(0)
+        shares = torch.linspace(0, self.clean, 258, dtype=torch.float64)[1:-1].flip(0)
         found = torch.tensor([self.curve.crossing(float(share)) for share in shares], dtype=torch.float64)
         return found[(found > 0) & found.isfinite()]
