@@ -55,7 +55,8 @@ def coverage(
 
     For each validation sample v the nearest training sample μ of its class is found; d(v, μ) is the root mean square of
     the difference of their components, the unit of σ. Under noise of that level, is the network still right about μ?
-    The same is asked with the nearest sample of another class; a network that has merely memorised covers both alike.
+    The same is asked with the nearest sample of another class. A network that merely memorises covers both alike: the
+    difference is the reading.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -150,10 +151,10 @@ def _nearest_of_classes(
 
 
 def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """For some of the other points the nearest of one's own, and its RMS distance per component.
+    """For the chosen ones of the other points the nearest own point, and its RMS distance per component.
 
-    |a − b|² = |a|² − 2 a·b + |b|² finds the nearest, block by block, about the class's mean so that little cancels;
-    the distance itself is then taken from the difference.
+    |a − b|² = |a|² − 2 a·b + |b|² finds it block by block, about the own mean so that little cancels; the distance
+    itself is taken from the difference.
     """
     own, chosen = own.to(points.device), chosen.to(others.device)
     center = points[own].double().mean(dim=0).to(points.dtype)

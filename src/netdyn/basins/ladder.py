@@ -5,8 +5,6 @@ A *question* is a ray of a sample; ``[questions]`` are all rays of all samples, 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -16,15 +14,6 @@ from netdyn._utils.trees import evenly_spaced
 WIDE, NEAR = 128, 384
 #: How far about it, in log σ.
 ABOUT = 1.0
-
-
-def ladder_rays(samples: int) -> int:
-    """Rays per sample on the ladder: enough for ``WIDE + NEAR`` questions.
-
-    >>> ladder_rays(1024), ladder_rays(100)
-    (1, 6)
-    """
-    return math.ceil((WIDE + NEAR) / samples)
 
 
 def by_class(chance: Tensor, labels: Tensor) -> Tensor:

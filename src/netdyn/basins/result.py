@@ -23,10 +23,8 @@ class BasinResult:
         level: Confidence level of the interval, 0.95 unless too few rays allow less.
         accuracy: The accuracy that defines the radius (absolute, also with ``relative=True``).
         clean: Accuracy without noise.
-        floor: Accuracy that noise cannot push below: the larger of 1/K and, for a sample basin, the accuracy at
-            ``high``.
-        censored: Share still right at ``high``: of the samples (sample basin), or of the rays whose accuracy stays
-            above the target (weight basin).
+        floor: What noise leaves of the accuracy: 1/K or, if larger, that at ``high`` (sample basin only).
+        censored: Share of samples still right at ``high``; in a weight basin, of rays still above ``accuracy`` there.
         high: The highest noise level.
         forwards: Forward passes per sample.
         curve: The curve behind :meth:`accuracy_at`.
@@ -65,7 +63,10 @@ class BasinResult:
         return self.curve.classes
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
-        """Accuracy under noise of level ``sigma``, float64 of its shape; most exact near the radius."""
+        """Accuracy under noise of level ``sigma``, float64 of the shape of ``sigma``.
+
+        The falling curve nearest to what was measured: exact near the radius, where most was asked.
+        """
         return self.curve.at(sigma)
 
     def spread(self) -> Tensor:

@@ -19,7 +19,7 @@ from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
 from netdyn.basins.interval import LEVEL
-from netdyn.basins.ladder import ABOUT, ladder_rays, latin_levels, portions
+from netdyn.basins.ladder import ABOUT, NEAR, WIDE, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
@@ -56,7 +56,8 @@ def sample_basin(
 
     Under x + σ·ε, ε ~ N(0, I), accuracy A(σ) falls. The radius is the σ at which it has fallen to ``accuracy``. One
     pass with every sample at a noise level of its own shows roughly where that is. Then all samples are asked at two
-    levels beside it, or more where these do not enclose it and its interval, and logit A is interpolated.
+    levels beside it, on the same ray, and logit A is interpolated. Further levels are asked where the target lies on
+    one side of both, or an end of the interval far away.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -73,8 +74,8 @@ def sample_basin(
         rel_tol: With ``per_ray``: the bisection's cells are no wider than a factor of (1 + rel_tol)².
         seed: Seed of the noise, which depends on it, the ray, the sample's content and its number among equal samples.
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
-        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
-            sign, for a single logit), finite outputs only.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: outputs are finite, and the predicted
+            class (the sign of a single logit) is the target.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` for token ids), or
             of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win over a module of the same
@@ -89,8 +90,7 @@ def sample_basin(
 
     Raises:
         TypeError: If the labels are not whole numbers, or there is nothing floating to disturb.
-        ValueError: If an argument lies outside its range, a name is unknown, or the output is not
-            ``[samples, classes]``.
+        ValueError: If an argument is out of range, a name is unknown, or outputs are not ``[samples, classes]``.
 
     Source:
         P1, attraction basin in sample space. Levels, interpolation and interval are netdyn's conventions.
@@ -301,7 +301,7 @@ class _Ladder:
 
     def __init__(self, ask: Rays, labels: Tensor, low: float, high: float, seed: int) -> None:
         self.ask, self.ends = ask, (math.log(low), math.log(high))
-        rays = ladder_rays(len(labels))
+        rays = math.ceil((WIDE + NEAR) / len(labels))
         digests = ask.evaluator.contents.digests
         self.labels = labels.repeat(rays)
         self.chance = torch.cat([uniforms(keys(digests, seed, ray, "ladder")) for ray in range(rays)])

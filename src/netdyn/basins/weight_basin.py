@@ -59,9 +59,9 @@ def weight_basin(
     """How much noise the weights tolerate before the network's predictions stop being right.
 
     Along a ray W + σ·s·E, E ~ N(0, I), the accuracy on a choice of the samples falls. Three noise levels per ray, six
-    on the first, find the σ at which it crosses ``accuracy``. The radius is the median over rays, its interval the one
-    of Hettmansperger and Sheather (with fewer than 6 rays their extremes, at the level that these have), widened by
-    what the choice of the probe's samples adds.
+    on the first, find the σ at which it crosses ``accuracy``: each ray begins at the median of those before it. The
+    radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than 6 rays their
+    extremes, with the level that these have), widened by what the choice of the probe's samples adds.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
@@ -74,7 +74,7 @@ def weight_basin(
         normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
             entries of the disturbed tensors together.
         layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
-            ``"each"``: all of them, and then each one alone (``per_layer``; as many passes more for each).
+            ``"each"``: all together, then each alone (``per_layer``; as many passes more for each).
         low: Smallest noise level, in units of s.
         high: Largest noise level.
         per_class: Find the radius of each class too; four passes more.
@@ -91,8 +91,7 @@ def weight_basin(
 
     Raises:
         TypeError: If the labels are not whole numbers.
-        ValueError: If an argument lies outside its range, a name matches nothing or the output is not
-            ``[samples, classes]``.
+        ValueError: If an argument is out of range, a name matches nothing or outputs are not ``[samples, classes]``.
 
     Source:
         P1, attraction basin in weight space. Scale, levels and interval are netdyn's conventions.

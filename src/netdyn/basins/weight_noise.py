@@ -82,17 +82,16 @@ class WeightNoise:
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction
 
-    def moved(self, direction: dict[str, Tensor], sigma: Tensor | float) -> dict[str, Tensor]:
+    def moved(self, direction: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
         """The weights W + σ·s·E, rounded to their own type."""
         found = {}
         for name, weight in self.weights.items():
             w = local_tensor(weight.detach())
-            level = sigma.to(w.device) if isinstance(sigma, Tensor) else sigma
             wide = torch.promote_types(w.dtype, torch.float32)
-            found[name] = (w.to(wide) + level * direction[name]).to(w.dtype)
+            found[name] = (w.to(wide) + sigma * direction[name]).to(w.dtype)
         return found
 
-    def network(self, direction: dict[str, Tensor], sigma: Tensor | float) -> Callable[[Inputs], Tensor]:
+    def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
         """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
         moved = self.moved(direction, sigma)
         if self.sharded:
