@@ -339,7 +339,9 @@ class Monitor:
             except Exception as error:
                 if self.strict:
                     raise
-                self.say_once(f"netdyn: {receiver.name} refused the {what}: {_reason(error)}")
+                # An error's text may name a tag, and another one each time.
+                refused = f"netdyn: {receiver.name} refused the {what}: "
+                self.say_once(refused + _reason(error), key=refused + type(error).__name__)
 
     def _show(self, report: Report, step: int, draw: bool) -> None:
         """Send histograms and figures."""

@@ -29,7 +29,6 @@ from integration.untouched import OURS, Recorder, differences, digest, generator
 from netdyn import DynamicsMonitor, diagnose
 from netdyn.basins import coverage
 from netdyn.engine import evaluate
-from netdyn.probes import tasks
 from netdyn.probes.loaders import input_and_target, read_probe
 
 #: What monitors measure here, if nothing else is said, and what a single process measures.
@@ -67,7 +66,7 @@ PLACES: dict[str, tuple[Any, str, bool]] = {
     "reading": (evaluate, "read_layers", True),
     "weight basin": (evaluate, "measure_weight_basin", False),
     "coverage": (coverage, "_right_at_distance", True),
-    "probe check": (tasks, "_warn_of_unsound", False),
+    "probe check": (evaluate, "prepare", True),
 }
 
 
