@@ -18,6 +18,9 @@ import networks
 import reference
 from families import CLASSES, FEATURES, ResNet, oracle
 from netdyn import diagnose
+from netdyn.basins.crossing import MOST
+from netdyn.basins.ladder import ladder_rays
+from netdyn.basins.weight_basin import FIRST, LEVELS
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.tracing.survey import CHECKED
 
@@ -25,12 +28,12 @@ WIDTH = 16
 IMAGE = (2, 8, 8)
 
 
-def mlp(depth, width=WIDTH):
-    """`depth` matrices, with a ReLU between every two; gains keep the scale of the fields."""
+def mlp(depth, width=WIDTH, activation=nn.ReLU):
+    """`depth` matrices, with an activation between every two; gains keep the scale of the fields of ReLUs."""
     layers = [nn.Linear(FEATURES, width)]
     for _ in range(depth - 2):
-        layers += [nn.ReLU(), nn.Linear(width, width)]
-    network = networks.fill(nn.Sequential(*layers, nn.ReLU(), nn.Linear(width, CLASSES)))
+        layers += [activation(), nn.Linear(width, width)]
+    network = networks.fill(nn.Sequential(*layers, activation(), nn.Linear(width, CLASSES)))
     with torch.no_grad():
         for weight in networks.weights_of(network)[1:]:
             weight *= 2**0.5
@@ -230,18 +233,25 @@ def test_basins_cost_no_more_passes_in_a_deeper_network():
             measure=["sample_basin", "weight_basin"],
             criterion=lambda outputs, target, limit=limit: (outputs - target).norm(dim=1) < limit,
         )
-        # Four decades are halved 7 times, to cells of (1 + 0.05)²; before that their ends, after it a correction.
-        for basin, rays in ((report.sample_basin, 1), (report.weight_basin, 8)):
+        # The highest level and the ladder, then levels about the crossing; on the weights some levels on each ray.
+        ladder = 1 + ladder_rays(len(inputs))
+        for basin, least, most in (
+            (report.sample_basin, ladder, ladder + MOST),
+            (report.weight_basin, 16, 16 * LEVELS + FIRST),
+        ):
             assert 0 < basin.radius < 10
-            assert 4 * rays < basin.forwards <= 11 * rays
+            assert least < basin.forwards <= most
 
 
 @pytest.mark.parametrize("what", ["operations", "work"])
 def test_work_grows_in_proportion_to_depth(what):
     layers = (10, 20, 50, 100)
-    spent = [getattr(metered(mlp(1 + fields), *probe(96)), what) for fields in layers]
-    # The layers 50 to 100 cost 5 times what the layers 10 to 20 do; where no unit is alive a step may be missing.
-    assert (spent[3] - spent[2]) / 50 == pytest.approx((spent[1] - spent[0]) / 10, rel=0.1)
+    # In float32, or where units die, fields of deep layers coincide for some samples; such ties make ranks cost more.
+    deep = [mlp(1 + fields, activation=nn.LeakyReLU).double() for fields in layers]
+    inputs, target = probe(96)
+    spent = [getattr(metered(network, inputs.double(), target), what) for network in deep]
+    # The layers 50 to 100 cost 5 times what the layers 10 to 20 do.
+    assert (spent[3] - spent[2]) / 50 == pytest.approx((spent[1] - spent[0]) / 10, rel=0.02)
     for (shallow, deep), (less, more) in zip(itertools.pairwise(layers), itertools.pairwise(spent), strict=True):
         assert math.log(more / less) / math.log(deep / shallow) <= 1.1
 
