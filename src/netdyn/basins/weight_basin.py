@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from statistics import median as middle
 from typing import Literal
 
@@ -31,6 +32,8 @@ LEVELS, FIRST = 3, 3
 BEYOND = 0.09
 #: Fall of logit A per unit of log σ that is assumed before any ray has shown it.
 SLOPE = 4.0
+#: How far from a crossing, in log σ, levels show that fall.
+NEAR = 1.5
 #: Noise levels per ray that show the curves of the classes.
 LADDER = 2
 
@@ -131,37 +134,38 @@ Ask = Callable[[int, float], Tensor]
 
 @dataclass
 class Ray:
-    """What was met on one ray: at each log σ, which of its samples are right."""
+    """What was met on one ray.
+
+    Attributes:
+        target: The accuracy that defines its radius.
+        right: At each log σ, which of its samples are right.
+        share: Their share.
+        logits: Its logit above that of the target, in ascending order of levels and made to fall: nowhere larger than
+            at a smaller level.
+    """
 
     target: float
-    right: dict[float, Tensor]
+    right: dict[float, Tensor] = field(default_factory=dict)
+    share: dict[float, float] = field(default_factory=dict)
+    logits: dict[float, float] = field(default_factory=dict)
 
-    def shares(self) -> dict[float, float]:
-        """Accuracy at each level, in ascending order, made to fall."""
-        found: dict[float, float] = {}
-        for level in sorted(self.right):
-            found[level] = min([float(self.right[level].double().mean()), *list(found.values())[-1:]])
-        return found
+    def add(self, level: float, right: Tensor) -> None:
+        """Take what was met at ``level``, a log σ."""
+        self.right[level], self.share[level] = right, float(right.double().mean())
+        levels, count = sorted(self.share), len(right)
+        falling = accumulate((self.share[each] for each in levels), min)
+        aim = logit(self.target, count)
+        self.logits = {each: logit(share, count) - aim for each, share in zip(levels, falling, strict=True)}
 
     def around(self) -> tuple[float | None, float | None]:
         """The levels between which accuracy crosses the target; None where it does not on that side."""
-        shares = self.shares()
-        below = [level for level, share in shares.items() if share > self.target]
-        above = [level for level, share in shares.items() if share <= self.target]
+        below = [level for level, y in self.logits.items() if y > 0]
+        above = [level for level, y in self.logits.items() if y <= 0]
         return (below[-1] if below else None), (above[0] if above else None)
 
-    def logit(self, level: float) -> float:
-        """Logit of the accuracy at a level, above that of the target."""
-        count = len(self.right[level])
-        return logit(self.shares()[level], count) - logit(self.target, count)
-
-    def slope(self) -> float | None:
-        """Fall of logit A per unit of log σ around the crossing; None where that is not known."""
-        below, above = self.around()
-        if below is None or above is None:
-            return None
-        fall = (self.logit(below) - self.logit(above)) / (above - below)
-        return fall if fall > 0 else None
+    def alike(self) -> bool:
+        """Whether all samples are right at all levels, or all wrong."""
+        return sum(self.share.values()) in (0, len(self.share))
 
     def crossing(self, slope: float, bottom: float, top: float) -> float:
         """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
@@ -169,13 +173,12 @@ class Ray:
         if below is None and above is None:
             return math.nan
         if below is not None and above is not None:
-            y = self.logit(below), self.logit(above)
-            part = y[0] / (y[0] - y[1]) if y[0] > y[1] else 0.5
-            return below + min(max(part, 0.0), 1.0) * (above - below)
+            more, less = self.logits[below], self.logits[above]
+            return below + more / (more - less) * (above - below)
         if above is None and below is not None:
-            return math.inf if below >= top - 1e-9 else below + max(self.logit(below), 0.0) / slope
+            return math.inf if below >= top - 1e-9 else below + self.logits[below] / slope
         assert above is not None
-        return max(above + min(self.logit(above), 0.0) / slope, bottom - 3)
+        return max(above + self.logits[above] / slope, bottom - 3)
 
     def outcomes(self, radius: float) -> Tensor:
         """Each sample's share of right answers at the radius, straight between the two levels around it."""
@@ -187,34 +190,51 @@ class Ray:
 
 
 def walk_rays(ask: Ask, rays: int, target: float, low: float, high: float) -> list[Ray]:
-    """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others."""
+    """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others.
+
+    A ray on which all answers are still alike says nothing of how far its crossing is: it is asked further levels.
+    """
     found: list[Ray] = []
     bottom, top = math.log(low), math.log(high)
     for number in range(rays):
         slope = _slope(found)
         finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
-        ray = Ray(target, {})
-        for turn in range(LEVELS + (0 if found else FIRST)):
+        ray = Ray(target)
+        turn = 0 if found else -FIRST
+        while turn < LEVELS or ray.alike():
             below, above = ray.around()
             if below is None and above is None:
                 level = middle(finite) if finite else (bottom + top) / 2
-            elif not found and turn < FIRST:
+            elif turn < 0:
                 level = ((bottom if below is None else below) + (top if above is None else above)) / 2
             else:
+                beyond = BEYOND * 2 ** max(turn - 1, 0)
                 level = ray.crossing(slope, bottom, top)
-                level += BEYOND if above is None else -BEYOND if below is None else 0.0
+                level += beyond if above is None else -beyond if below is None else 0.0
             level = min(max(level, bottom), top)
-            if level in ray.right:
+            if level in ray.share:
                 break
-            ray.right[level] = ask(number, level)
+            ray.add(level, ask(number, level))
+            turn += 1
         found.append(ray)
     return found
 
 
 def _slope(rays: Sequence[Ray]) -> float:
-    """Median slope of the rays so far."""
-    known = [slope for ray in rays if (slope := ray.slope()) is not None]
-    return middle(known) if known else SLOPE
+    """Fall of logit A per unit of log σ near the crossings: a least-squares line through them, for all rays together.
+
+    The two levels around a crossing alone would make it too steep: where chance has moved an answer between them they
+    are the levels around it.
+    """
+    products = squares = 0.0
+    for ray in rays:
+        if None not in ray.around():
+            crossing = ray.crossing(SLOPE, -math.inf, math.inf)
+            for level, y in ray.logits.items():
+                if abs(level - crossing) < NEAR:
+                    products -= (level - crossing) * y
+                    squares += (level - crossing) ** 2
+    return products / squares if products > 0 else SLOPE
 
 
 def measure_weight_basin(
@@ -348,8 +368,8 @@ def _interval(
 
 def _curve(clean: float, rays: Sequence[Ray]) -> Curve:
     """Accuracy against σ over all rays."""
-    met = [(level, right) for ray in rays for level, right in ray.right.items()]
-    return falling_curve(clean, [math.exp(x) for x, _ in met], [float(right.double().mean()) for _, right in met])
+    met = [(math.exp(level), share) for ray in rays for level, share in ray.share.items()]
+    return falling_curve(clean, [sigma for sigma, _ in met], [share for _, share in met])
 
 
 def _class_curves(
