@@ -1,8 +1,8 @@
 """The cost of a sample basin's radius, and how close it comes to a ladder of noise levels.
 
 Prints one Markdown row per network: the radius from one ray per sample with its interval, the radius from 48 rays, the
-radius from a ladder of 41 noise levels with 48 draws each, the share of rays that are right again, and the forward
-passes per sample of a search with one ray. Takes about half a minute on one core.
+radius from a ladder of 41 noise levels with 48 draws each, and the forward passes of a search with one ray. Takes about
+half a minute on one core.
 
     OMP_NUM_THREADS=1 python benchmarks/basins.py
 """
@@ -96,15 +96,15 @@ def ladder(network: nn.Module, x: Tensor, y: Tensor, accuracy: float = 0.5) -> f
 
 def main() -> None:
     """Print the table."""
-    print("| network | samples | radius (interval) | 48 rays | ladder | right again | passes |")
-    print("|---|---|---|---|---|---|---|")
+    print("| network | samples | radius (interval) | 48 rays | ladder | passes |")
+    print("|---|---|---|---|---|---|")
     for name, build in NETWORKS.items():
         network, x, y = build()
         one, many = (sample_basin(network, x, y, accuracy=0.5, rays=rays) for rays in (1, DRAWS))
         low, high = one.interval
         print(
             f"| {name} | {len(x)} | {one.radius:.3f} ({low:.3f} to {high:.3f}) | {many.radius:.3f} "
-            f"| {ladder(network, x, y):.3f} | {many.reentry:.3f} | {one.forwards:.2f} |"
+            f"| {ladder(network, x, y):.3f} | {one.forwards:.2f} |"
         )
 
 

@@ -53,24 +53,3 @@ class Kernels(TorchDispatchMode):
     @property
     def waits(self):
         return sum(self.calls[name] for name in WAITS)
-
-
-class Written(TorchDispatchMode):
-    """Counts the numbers that operations outside of a network write, in tensors of at least some size."""
-
-    def __init__(self, network, least):
-        super().__init__()
-        self.least, self.inside, self.count, self.operations = least, 0, 0, []
-        network.register_forward_pre_hook(lambda *_: self._inside(1))
-        network.register_forward_hook(lambda *_: self._inside(-1), always_call=True)
-
-    def _inside(self, step):
-        self.inside += step
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        new = isinstance(result, torch.Tensor) and not function.is_view and "empty" not in str(function)
-        if not self.inside and new and result.numel() >= self.least:
-            self.count += result.numel()
-            self.operations.append(str(function))
-        return result

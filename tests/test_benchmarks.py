@@ -112,7 +112,7 @@ def test_the_table_shows_what_is_known():
 
 
 @pytest.mark.parametrize("name", run.NAMES)
-def test_each_says_what_it_takes(name, capsys):
+def test_each_names_its_arguments(name, capsys):
     module = importlib.import_module(name)
     with pytest.raises(SystemExit, match="0"):
         pairs.main(module.measure, module.__doc__, ["--help"])
@@ -121,7 +121,7 @@ def test_each_says_what_it_takes(name, capsys):
     assert "--device" in said
 
 
-def test_the_one_that_runs_them_says_what_it_takes():
+def test_the_one_that_runs_them_names_its_arguments():
     assert ", ".join(run.NAMES) in " ".join(started("run", "--help").split())
 
 
@@ -135,13 +135,13 @@ def test_each_runs_at_tiny_sizes(name, tmp_path):
     assert all(math.isfinite(row.median) and row.low <= row.median <= row.high for row in rows)
 
 
-def test_a_benchmark_that_fails_is_a_row_that_says_so():
+def test_a_benchmark_that_fails_is_a_row_with_the_error():
     (row,) = run.run("pairs_missing", 1, "cpu", quick=True)
     assert math.isnan(row.median)
     assert row.note.startswith("pairs_missing failed: ")
 
 
-def test_a_peer_that_cannot_be_installed_is_a_row_that_says_so(monkeypatch):
+def test_a_peer_that_cannot_be_installed_is_a_row_with_the_error(monkeypatch):
     def fail(*command):
         raise peers.PeerError("no such package")
 

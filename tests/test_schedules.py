@@ -1,4 +1,4 @@
-"""Schedules against a walk through every single step, with counts of steps that go one by one and counts that jump."""
+"""Schedules checked at every single step, with counts of steps that go one by one and counts that jump."""
 
 import re
 from itertools import accumulate, pairwise

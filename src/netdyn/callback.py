@@ -81,6 +81,8 @@ class DynamicsMonitor(Callback):
         self._on_fit_ends = on_fit_ends
         self.monitor = Monitor(probe, val_probe, **options)
         self.monitor.inform = rank_zero_info
+        if n := self._every_n_epochs:
+            self.monitor.cadence = "at the end of every epoch" if n == 1 else f"at the end of every {n} epochs"
         self._begin_anew()
         self._forget_probe()
 

@@ -69,6 +69,7 @@ class Monitor:
         history: The layers' numbers at every step so far.
         budget: The time that evaluations have taken so far.
         processes: The processes that share the work; all of them must make the same calls.
+        cadence: When it measures, in words.
         inform: Function that takes notices; by default they go to the logger ``netdyn`` at level INFO.
 
     Raises:
@@ -111,6 +112,7 @@ class Monitor:
         self.schedule = by_steps(every_n_train_steps, schedule)
         if isinstance(self.schedule, Never):
             self.schedule = LogSpaced()
+        self.cadence = f"{self.schedule}"
         checks.function("unpack", unpack)
         check_given("probe", probe)
         check_given("val_probe", val_probe)
@@ -315,8 +317,8 @@ class Monitor:
         held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
         layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
         self.inform(
-            f"netdyn measures {layers} on {report.samples} samples{held_out}; the first evaluation took "
-            f"{self.budget.last:.2g} s."
+            f"netdyn measures {layers} on {report.samples} samples{held_out}, {self.cadence}; the first evaluation "
+            f"took {self.budget.last:.2g} s."
         )
 
     # --- where to ---

@@ -40,6 +40,9 @@ class Every:
 
     n: int
 
+    def __str__(self) -> str:
+        return f"every {self.n} optimiser steps" if self.n > 1 else "at every optimiser step"
+
     def due(self, before: int, now: int) -> bool:
         """Whether ``now`` is a new multiple of ``n``.
 
@@ -54,6 +57,9 @@ class AtSteps:
     """At the listed optimiser steps; if the count jumps over one, at the next step seen."""
 
     steps: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"at {len(self.steps)} given optimiser steps"
 
     def due(self, before: int, now: int) -> bool:
         """Whether a listed step lies in ``(before, now]``.
@@ -73,6 +79,9 @@ _DECADE = (1, 2, 3, 5)
 @dataclass(frozen=True)
 class LogSpaced:
     """At 1, 2, 3, 5, 10, 20, 30, 50, 100, … optimiser steps: many points early, few late."""
+
+    def __str__(self) -> str:
+        return "at 1, 2, 3, 5, 10, 20, … optimiser steps"
 
     def due(self, before: int, now: int) -> bool:
         """Whether a step of the series lies in ``(before, now]``.

@@ -121,7 +121,7 @@ def test_half_a_validation_probe_is_refused(learned, given, lacking):
 
 
 class Bar:
-    """Stands in for tqdm and keeps what it was told."""
+    """Stands in for tqdm and keeps its arguments and updates."""
 
     made: ClassVar = []
 
@@ -147,7 +147,7 @@ def bar(monkeypatch):
 
 
 @pytest.mark.parametrize("progress", [None, False])
-def test_nothing_is_shown_where_nobody_watches(learned, capfd, progress):
+def test_nothing_is_shown_without_a_terminal(learned, capfd, progress):
     diagnose(*learned, progress=progress)
     assert capfd.readouterr() == ("", "")
 
@@ -229,7 +229,7 @@ WIDE = 12_000
 
 @pytest.fixture(scope="module")
 def wide():
-    """A layer of 12,000 units, a part of which speaks for a class."""
+    """A layer of 12,000 units, some of which favour a class."""
     x, target = probe()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -285,7 +285,7 @@ class Shaken(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["linear", "label", "random"])
-def test_what_may_have_caused_an_error_is_said_before_it(how):
+def test_what_may_have_caused_an_error_is_warned_of_before_it(how):
     x, target = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
     network, layers, error, said = nn.Linear(4, 3), None, "no local field to read", "`inputs` holds NaN or inf"
     if how != "random":

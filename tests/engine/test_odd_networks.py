@@ -1,4 +1,4 @@
-"""Networks that do what networks do now and then: each once gave a wrong number, and said nothing."""
+"""Unusual networks, each of which once gave a wrong number without a warning."""
 
 import re
 
@@ -271,7 +271,7 @@ class Clips(nn.Module):
 
 
 class Statement(nn.Module):
-    """An activation whose result nobody takes: it wrote over its input."""
+    """An activation whose result is not used: it wrote over its input."""
 
     def __init__(self):
         super().__init__()
@@ -336,7 +336,7 @@ def test_a_registered_function_in_a_frozen_network_of_whole_numbers_has_a_map():
 
 
 class Shared(nn.Module):
-    """One module says the same for all samples."""
+    """One module has the same output for all samples."""
 
     def __init__(self):
         super().__init__()
@@ -405,7 +405,7 @@ class Patient(nn.Module):
             return self.b(h)
 
 
-def test_a_registered_module_that_raises_is_no_activation_and_nothing_is_said():
+def test_a_registered_module_that_raises_is_no_activation_and_causes_no_warning():
     register_activation(Failing)
     try:
         assert list(local_fields(fill(Patient()), samples())) == ["a"]

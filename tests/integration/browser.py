@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,17 +133,24 @@ class Browser:
         """What is to be seen on the cards of the open tab."""
         return self.driver.execute_script(LOOK, CARDS[self.tab])
 
-    def card(self, name: str, drawn: str) -> dict[str, Any]:
-        """Wait for the card of this name, and for something to be ``drawn`` on it ("lines", "pictures", …)."""
+    def card(
+        self, name: str, drawn: str, complete: Callable[[dict[str, Any]], bool] = lambda card: True
+    ) -> dict[str, Any]:
+        """Wait for the card of this name, for something to be ``drawn`` on it ("lines", …), and for it to be complete.
+
+        TensorBoard reads the logs bit by bit, and a card with a curve may still lack the curve's end.
+        """
         deadline = time.monotonic() + PATIENCE
         reload = time.monotonic() + 8
         while True:
             cards = self.cards()
             for card in cards:
-                if name in card["words"] + card["titles"] and card[drawn]:
+                if name in card["words"] + card["titles"] and card[drawn] and complete(card):
                     return card
-            shown = [(card["words"][:3], card[drawn]) for card in cards]
-            assert time.monotonic() < deadline, f"no card {name!r} with {drawn} in {self.tab}; there are {shown}"
+            shown = [(card["words"], card[drawn]) for card in cards]
+            assert time.monotonic() < deadline, (
+                f"no complete card {name!r} with {drawn} in {self.tab}; there are {shown}"
+            )
             # TensorBoard reads the logs while it already serves pages, and an open page asks again only later.
             if time.monotonic() > reload:
                 self.driver.refresh()

@@ -118,8 +118,13 @@ def test_time_series_show_the_last_value_of_a_curve(address, browser, events, ta
     last = events.Scalars(tag)[-1]
     if browser.tab != "timeseries":
         browser.open(address, "timeseries", tagFilter=f"^({'|'.join(CURVES)})$", smoothing="0")
-    card = browser.card(tag, "canvases")
-    value, step = card["words"][card["words"].index(RUN) + 1 :][:2]
+
+    def row(card: dict[str, Any]) -> list[str]:
+        """The value and the step that stand after the run's name."""
+        words = card["words"]
+        return words[words.index(RUN) + 1 :][:2] if RUN in words else []
+
+    value, step = row(browser.card(tag, "canvases", lambda card: row(card)[1:] == [f"{last.step:,}"]))
     # Four digits are shown, or four decimals, and a minus that is no hyphen.
     assert float(value.replace("−", "-")) == pytest.approx(last.value, rel=1e-3, abs=6e-5)
     assert int(step.replace(",", "")) == last.step

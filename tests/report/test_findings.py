@@ -64,7 +64,7 @@ def said(*layers, **changes):
 REGRESSION = {"num_classes": 1, "accuracy": NAN}
 
 
-def test_nothing_measured_is_nothing_to_say():
+def test_nothing_measured_gives_no_findings():
     assert said() == []
     assert said(**REGRESSION) == []
 
@@ -142,14 +142,14 @@ def test_few_units_must_show_more():
     assert said(layer(opt=0.4001, sampled=16)) == [ordered("fc1", "40 %")]
 
 
-def test_layers_without_a_rule_and_layers_of_noise_are_not_spoken_of():
+def test_layers_without_a_rule_and_layers_of_noise_are_not_named():
     assert said(layer(opt=NAN)) == []
     assert "Order" not in " ".join(said(layer(opt=0.9, defect=DEFECT + TINY)))
     assert said(layer(opt=0.9, defect=DEFECT)) == [ordered("fc1", "90 %")]
     assert said(layer(opt=0.9, defect=NAN)) == [ordered("fc1", "90 %")]
 
 
-def test_of_numbers_no_class_is_spoken():
+def test_findings_on_numbers_name_no_class():
     assert said(layer(opt=0.1), **REGRESSION) == [
         "No layer orders the samples by their target beyond what chance would show (5 % of its units)."
     ]
@@ -249,7 +249,7 @@ def test_one_layer_and_all_layers_have_words_of_their_own():
     ]
 
 
-def test_where_no_layer_acts_linearly_the_last_one_tells():
+def test_where_no_layer_acts_linearly_the_last_one_is_named():
     assert tail_of(2, 0.3, 0.775) == [
         "Even the last of 2 layers does not act linearly: removing its activation costs 12.5 points of accuracy."
     ]
@@ -258,7 +258,7 @@ def test_where_no_layer_acts_linearly_the_last_one_tells():
     ]
 
 
-def test_tails_of_noise_are_not_spoken_of():
+def test_tails_of_noise_are_not_reported():
     assert tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT + TINY]) == []
     assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT])) == 1
     assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[1.0])) == 1
@@ -309,7 +309,7 @@ GAP = (
 )
 
 
-def test_what_the_statistics_of_a_batch_gain_is_told_above_two_points():
+def test_what_batch_statistics_gain_is_reported_above_two_points():
     assert said(batchnorm_gap=BATCHNORM_GAP) == said(batchnorm_gap=NAN) == said(batchnorm_gap=-0.5) == []
     assert said(batchnorm_gap=BATCHNORM_GAP + TINY) == [GAP.format("2.0")]
     assert said(batchnorm_gap=0.471, val_accuracy=0.5) == [GAP.format("47.1")]
@@ -380,7 +380,7 @@ def test_infinite_radius_means_that_noise_does_not_reach_that_far():
     ]
 
 
-def test_basins_without_classes_speak_of_answers():
+def test_basins_without_classes_count_answers():
     votes = {"noise_classes": torch.tensor([1.0]), "per_class": (0.01,)}
     found, none, endless = (basin(radius=r, clean=0.31, **votes) for r in (0.5, 0.0, math.inf))
     assert said(sample_basin=found, weight_basin=found, **REGRESSION) == [
@@ -417,7 +417,7 @@ def test_one_class_is_named_in_the_singular_and_of_many_the_first_ten():
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("radius", [0.5, math.inf])
-def test_the_class_that_noise_is_taken_for_is_named(classes, radius):
+def test_the_class_predicted_under_noise_is_named(classes, radius):
     limit = 1 / classes + FALLBACK * (1 - 1 / classes)
 
     def fallback(share):
@@ -431,7 +431,7 @@ def test_the_class_that_noise_is_taken_for_is_named(classes, radius):
     assert "predicts class" not in fallback(1 / classes)[0]
 
 
-def test_the_weights_that_bear_least_are_named():
+def test_the_most_fragile_weights_are_named():
     def fragile(**radii):
         return weight(per_layer=radii)[1:]
 
@@ -507,7 +507,7 @@ def test_the_page_of_findings_quotes_every_sentence_and_no_other():
     assert sorted(quoted) == sorted(examples())
 
 
-def test_of_numbers_no_sentence_speaks_of_classes_accuracy_or_phases():
+def test_no_finding_on_numbers_names_classes_accuracy_or_phases():
     layers = layer(opt=0.5, constant=0.5, transfer=0.0, defect=1.0), layer("fc2", opt=0.4)
     votes, per_class = torch.tensor([1.0]), (0.01,)
     both = basin(radius=0.5, per_class=per_class, noise_classes=votes, per_layer={"0.weight": 0.1, "2.weight": 0.4})
@@ -516,5 +516,5 @@ def test_of_numbers_no_sentence_speaks_of_classes_accuracy_or_phases():
     assert not [s for s in sentences if re.search("class|logit|phase|accuracy", s)]
 
 
-def test_no_sentence_says_that_order_is_separability():
+def test_no_sentence_equates_order_with_separability():
     assert not [sentence for sentence in examples() if "separab" in sentence.lower()]

@@ -55,15 +55,15 @@ def coverage(
 
     For each validation sample v the nearest training sample μ of its class is found; d(v, μ) is the root mean square of
     the difference of their components, the unit of σ. Under noise of that level, is the network still right about μ?
-    The same is asked with the nearest sample of another class. A network that has merely memorised covers both alike:
-    the difference is the reading.
+    The same is asked with the nearest sample of another class. A network that merely memorises covers both alike: the
+    difference is the reading.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
         inputs: The training probe: a tensor, or a sequence or mapping of tensors, samples first. Distances and noise
-            are those of what is floating.
+            are those of the floating ones.
         target: Its class labels ``[samples]``.
-        val_inputs: The validation samples, of the same shapes; of more than 512 a fixed choice is asked about.
+        val_inputs: The validation samples, of the same shapes; of more than 512 a fixed choice is taken.
         val_target: Their class labels; samples of a class without training sample are left out.
         seed: Seed of the noise.
         batch_size: Samples per forward pass; None: the whole training probe's number at once.
@@ -104,30 +104,27 @@ def measure_coverage(evaluator: Evaluator, val_inputs: Inputs, val_target: Tenso
     chosen = Contents.of(val_inputs).first(SAMPLES)
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
     noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, None, seed)
-    shares: list[float] = []
-    distance = math.nan
-    for same in (True, False):
-        nearest, distances = _nearest_of_classes(points, target, val_points, val_target, same)
-        distance = median(distances) if same and len(distances) else distance
-        shares.append(_right_at_distance(evaluator, noise, nearest, distances))
-    return Covered(shares[0], shares[1], distance)
+    pairs = [_nearest_of_classes(points, target, val_points, val_target, same) for same in (True, False)]
+    own, other = (_right_at_distance(evaluator, noise, *pair) for pair in pairs)
+    distances = pairs[0][1]
+    return Covered(own, other, median(distances) if len(distances) else math.nan)
 
 
 def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma: Tensor) -> float:
     """Share of some samples, which may come more than once, that are right under noise of a level of their own."""
     processes = evaluator.processes
-    part = slice(0, len(index)) if processes.lockstep else processes.part(len(index))
+    if not processes.lockstep:
+        part = processes.part(len(index))
+        index, sigma = index[part], sigma[part]
     alone = evaluator.only(torch.arange(evaluator.samples))
 
-    def work() -> tuple[list[bool], float]:
+    def work() -> list[bool]:
         rays, found = Rays(alone, noise), list[bool]()
-        for rows in blocks(len(index[part]), evaluator.batch_size or evaluator.samples):
-            found += rays.rows_right(index[part][rows], sigma[part][rows]).tolist()
-        return found, alone.passed
+        for rows in blocks(len(index), evaluator.batch_size or evaluator.samples):
+            found += rays.rows_right(index[rows], sigma[rows]).tolist()
+        return found
 
-    parts = [work()] if processes.lockstep else processes.gather(work)
-    evaluator.passed += sum(passed for _, passed in parts)
-    found = [right for own, _ in parts for right in own]
+    found = work() if processes.lockstep else [right for own in processes.gather(work) for right in own]
     return sum(found) / len(found) if found else math.nan
 
 
@@ -143,10 +140,7 @@ def _points(name: str, inputs: Inputs) -> Tensor:
 def _nearest_of_classes(
     points: Tensor, target: Tensor, val_points: Tensor, val_target: Tensor, same: bool
 ) -> tuple[Tensor, Tensor]:
-    """For each validation sample the nearest training sample of the same, or of another, class, and its distance.
-
-    Samples for which there is none are left out.
-    """
+    """For each validation sample that has one, the nearest training sample of its (another) class, and its distance."""
     nearest = torch.full((len(val_target),), -1, dtype=torch.int64)
     distance = torch.full((len(val_target),), math.nan, dtype=torch.float64)
     for k in torch.unique(val_target).tolist():
@@ -157,10 +151,10 @@ def _nearest_of_classes(
 
 
 def _nearest(points: Tensor, own: Tensor, others: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """For some of the other points the nearest of one's own, and its RMS distance per component.
+    """For the chosen ones of the other points the nearest own point, and its RMS distance per component.
 
-    |a − b|² = |a|² − 2 a·b + |b|² finds the nearest, block by block, about the class's mean so that little cancels;
-    the distance itself is then taken from the difference.
+    |a − b|² = |a|² − 2 a·b + |b|² finds it block by block, about the own mean so that little cancels; the distance
+    itself is taken from the difference.
     """
     own, chosen = own.to(points.device), chosen.to(others.device)
     center = points[own].double().mean(dim=0).to(points.dtype)

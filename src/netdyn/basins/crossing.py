@@ -1,10 +1,4 @@
-"""Where an accuracy that falls as noise grows crosses a target: which noise level to ask next, the σ, its interval.
-
-Accuracy is measured at a few noise levels, on the same rays at each, and interpolated as a straight line of logit A
-against log σ. Samples are the independent units; samples of equal content are one cluster.
-
-Layout: ``right [samples]`` holds the share of each sample's rays that are right at a level.
-"""
+"""Where accuracy, which falls as noise grows, crosses a target: which noise level to ask next, the σ, its interval."""
 
 from __future__ import annotations
 
@@ -17,8 +11,8 @@ from torch import Tensor
 
 from netdyn.basins.interval import LEVEL, clustered_error, student_quantile
 
-#: The first two levels lie this far, in log σ, to both sides of the first guess; a radius or an end of its interval
-#: that is farther than this from every level asked is asked itself.
+#: The first two levels lie this far, in log σ, to both sides of the guess; a radius or an end of its interval that is
+#: farther than this from every level asked is asked itself.
 APART = 0.12
 #: Most levels asked.
 MOST = 12
@@ -31,37 +25,24 @@ def logit(share: float, count: int) -> float:
 
 @dataclass
 class Crossing:
-    """The search for the σ at which the accuracy of some samples crosses a target.
+    """The search for the σ at which the accuracy of some samples crosses a target: a line of logit A against log σ.
 
-    Attributes:
-        target: The accuracy a that defines the radius.
-        clean: Which samples are right without noise, bool ``[samples]``.
-        cluster: Number of each sample's cluster, int64 ``[samples]``.
-        low: Smallest noise level.
-        high: Largest noise level.
-        guess: First guess of the σ at which accuracy crosses :attr:`aim`.
-        right: What was measured: log σ → ``right [samples]``.
-
-    Source:
-        netdyn's convention.
-
-    Example:
-        >>> import torch
-        >>> lost = torch.linspace(-2, 2, 400)
-        >>> search = Crossing(0.5, lost > -2, torch.arange(400), low=1e-3, high=10.0, guess=1.0)
-        >>> while (level := search.next_level()) is not None:
-        ...     search.add(level, (level < lost).double())
-        >>> round(search.radius, 2), len(search.right)
-        (1.0, 2)
+    >>> import torch
+    >>> lost = torch.linspace(-2, 2, 400)
+    >>> search = Crossing(0.5, lost > -2, torch.arange(400), low=1e-3, high=10.0)
+    >>> while (level := search.next_level()) is not None:
+    ...     search.right[level] = (level < lost).double()
+    >>> round(search.radius, 2), len(search.right)
+    (1.0, 2)
     """
 
     target: float
-    clean: Tensor
-    cluster: Tensor
+    clean: Tensor  # which samples are right without noise, bool `[samples]`
+    cluster: Tensor  # samples of equal content have the same number, int64 `[samples]`
     low: float
     high: float
-    guess: float = 1.0
-    right: dict[float, Tensor] = field(default_factory=dict)
+    guess: float = 1.0  # of the σ at which accuracy crosses `aim`
+    right: dict[float, Tensor] = field(default_factory=dict)  # log σ → share of right rays, float64 `[samples]`
 
     @cached_property
     def clean_accuracy(self) -> float:
@@ -77,10 +58,6 @@ class Crossing:
     def reachable(self) -> bool:
         """Whether accuracy falls to :attr:`aim` at any σ above 0."""
         return 0 < self.aim < self.clean_accuracy
-
-    def add(self, level: float, right: Tensor) -> None:
-        """Take what was measured at ``level``, a log σ."""
-        self.right[level] = right.double()
 
     def next_level(self) -> float | None:
         """The log σ to ask next; None when the radius and its interval are known."""

@@ -1,29 +1,25 @@
-"""Noise levels, and shares that fall as noise grows.
-
-A *ray* is one direction of noise; along it the network is right up to some noise level T. Here T is known up to a cell
-of a grid that is regular in log σ: ``cells [rays, samples]`` holds LOST_CLEAN (wrong without noise, T = 0), the number
-of the cell that T lies in, or the last cell: right at every σ visited, *censored*, T = inf.
-"""
+"""Noise levels, and shares that fall as noise grows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
+#: Along a *ray*, one direction of noise, the network is right up to a noise level T. ``cells [rays, samples]`` holds
+#: the grid cell of T, or LOST_CLEAN: wrong without noise, T = 0. The last cell means *censored*, T = inf.
 LOST_CLEAN = -1
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Noise levels between ``low`` and ``high``: 2^levels cells of equal width in log σ.
-
-    The cells are those that bisection of [low, high] ends in, so that a search started anywhere ends in the same one.
-    """
+    """Noise levels between ``low`` and ``high``: 2^levels cells of equal width in log σ, those of a bisection."""
 
     low: float
     high: float
@@ -31,27 +27,19 @@ class Grid:
 
     @classmethod
     def over(cls, low: float, high: float, rel_tol: float) -> Grid:
-        """The coarsest grid whose cells are no wider than (1 + rel_tol)².
-
-        >>> Grid.over(1e-3, 1e1, 0.05).levels
-        7
-        """
+        """The coarsest grid whose cells are no wider than (1 + rel_tol)²."""
         widest = 2 * math.log1p(rel_tol)
         return cls(low, high, max(1, math.ceil(math.log2(math.log(high / low) / widest) - 1e-9)))
 
     @property
     def cells(self) -> int:
-        """Number of cells, the last one meaning *censored*."""
+        """Number of cells."""
         return 1 << self.levels
 
     def edges(self) -> Tensor:
         """The cells' edges, float64 ``[cells + 1]``; edge j is the lower edge of cell j."""
         ratio = math.log(self.high / self.low) / self.cells
         return self.low * torch.exp(ratio * torch.arange(self.cells + 1, dtype=torch.float64))
-
-    def position(self, sigma: float) -> float:
-        """Where ``sigma`` lies between edges, in cells from ``low``."""
-        return self.cells * math.log(sigma / self.low) / math.log(self.high / self.low)
 
     def radii(self, cells: Tensor) -> Tensor:
         """T for each ray: the geometric middle of its cell, 0 where lost without noise, inf where censored."""
@@ -63,20 +51,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Curve:
-    """A share that falls with σ: ``clean`` at σ = 0, then through the knots, straight in log σ, then level.
-
-    ``classes`` holds the same for each class, where it was made, and None for an absent one.
-    """
+    """A share that falls with σ: ``clean`` at σ = 0, then through the knots, straight in log σ, then level."""
 
     clean: float
     sigma: Tensor
     share: Tensor
-    classes: tuple[Curve | None, ...] = ()
-
-    @classmethod
-    def level(cls, share: float, sigma: float) -> Curve:
-        """The same share everywhere."""
-        return cls(share, torch.tensor([sigma], dtype=torch.float64), torch.tensor([share], dtype=torch.float64))
+    classes: tuple[Curve | None, ...] = ()  # where it was made; None for an absent class
 
     def at(self, sigma: Tensor | float) -> Tensor:
         """The share at ``sigma``, float64 of the same shape."""
@@ -94,7 +74,7 @@ class Curve:
         if len(fallen) == 0:
             return math.inf
         j = int(fallen[0])
-        if j == 0:  # between no noise and the first knot, where the line is straight in σ
+        if j == 0:  # the line is straight in σ there
             return float(self.sigma[0]) * (self.clean - share) / (self.clean - float(self.share[0]))
         before, after = float(self.share[j - 1]), float(self.share[j])
         part = min((before - share) / (before - after), 1.0)
@@ -110,10 +90,7 @@ def survival(cells: Tensor, grid: Grid) -> Curve:
 
 
 def isotonic(values: Sequence[float], weights: Sequence[float] | None = None) -> list[tuple[float, int]]:
-    """The falling sequence nearest to ``values`` in (weighted) squares, as pools: their means and lengths.
-
-    Source:
-        Pool adjacent violators.
+    """The falling sequence nearest to ``values`` in weighted squares, by pool adjacent violators: means and lengths.
 
     >>> isotonic([1.0, 0.2, 0.4, 0.0])
     [(1.0, 1), (0.30000000000000004, 2), (0.0, 1)]
@@ -134,13 +111,13 @@ def falling_curve(
     """A curve through shares measured at any σ, in any order: isotonic regression, with a knot per pool."""
     if not len(sigma):
         return Curve(clean, torch.tensor([1.0], dtype=torch.float64), torch.tensor([clean], dtype=torch.float64))
-    order = sorted(range(len(sigma)), key=sigma.__getitem__)
-    logs = [math.log(sigma[i]) for i in order]
-    own = [1.0] * len(order) if weights is None else [weights[i] for i in order]
-    knots, first = [], 0
-    for mean, size in isotonic([share[i] for i in order], own):
-        pool = slice(first, first + size)
-        knots.append((sum(w * x for w, x in zip(own[pool], logs[pool], strict=True)) / sum(own[pool]), mean))
-        first += size
-    levels = torch.tensor([math.exp(x) for x, _ in knots], dtype=torch.float64)
-    return Curve(clean, levels, torch.tensor([mean for _, mean in knots], dtype=torch.float64).clamp(max=clean))
+    points = sorted(zip(sigma, weights or [1.0] * len(sigma), share, strict=True), key=itemgetter(0))
+    rest, levels, means = iter(points), [], []
+    for mean, size in isotonic([value for *_, value in points], [weight for _, weight, _ in points]):
+        pool = list(islice(rest, size))
+        total = sum(weight for _, weight, _ in pool)
+        levels.append(math.exp(sum(weight * math.log(level) for level, weight, _ in pool) / total))
+        means.append(mean)
+    return Curve(
+        clean, torch.tensor(levels, dtype=torch.float64), torch.tensor(means, dtype=torch.float64).clamp(max=clean)
+    )

@@ -1,8 +1,4 @@
-"""Where noise falls: on the inputs, or on what named modules put out, as for networks that read token ids.
-
-Noise is drawn row by row, a *row* being one ray of one sample. It is a list: first an entry for each tensor of the
-inputs, then one for each site, ``[rows, *shape]``, None where there is no noise.
-"""
+"""Noise on the inputs, or on what named modules put out, as for networks that read token ids."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,81 +15,61 @@ from netdyn._utils import checks
 from netdyn._utils.random import keys, normals
 from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, take, tensors
 
+#: Noise for some rows, each one ray of one sample: an entry ``[rows, *shape]`` for each tensor of the inputs, then for
+#: each site; None where there is no noise.
 Rows = list[Tensor | None]
 
 
-@dataclass(frozen=True)
-class NoisyOutput:
-    """One output that noise falls on.
-
-    Attributes:
-        name: The module's name.
-        run: Which of its runs within a forward pass, from 0.
-        dim: The output's dimension that holds the samples.
-        shape: Its other dimensions.
-    """
+class NoisyOutput(NamedTuple):
+    """One output that noise falls on."""
 
     name: str
-    run: int
-    dim: int
-    shape: tuple[int, ...]
+    run: int  # of the module within a forward pass, from 0
+    dim: int  # that holds the samples
+    shape: tuple[int, ...]  # of one sample
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on inputs or on modules' outputs, seeded by (seed, ray, the sample's content, the place).
-
-    Attributes:
-        seed: Seed of the noise.
-        inputs: Which tensors of the inputs it falls on.
-        by_sample: Which of them have the samples first.
-        sites: The outputs that it falls on.
-    """
+    """Gaussian noise on inputs or on modules' outputs, seeded by (seed, ray, the sample's content, the place)."""
 
     seed: int
-    inputs: tuple[bool, ...]
-    by_sample: tuple[bool, ...]
+    inputs: tuple[bool, ...]  # which tensors of the inputs it falls on
     sites: tuple[NoisyOutput, ...] = ()
 
     @classmethod
     def at(
         cls, model: nn.Module, inputs: Inputs, by_sample: tuple[bool, ...], names: Sequence[str] | None, seed: int
     ) -> Noise:
-        """Noise on the inputs or modules of some names; None: on all floating inputs.
-
-        A name is the path to a part of the inputs (``"image"``, ``"0"``, ``"batch.image"``), or else a module's.
-
-        Raises:
-            TypeError: If there is nothing floating there, or ``names`` is no list of strings.
-            ValueError: If a name is unknown, a module does not run, or its output does not hold the samples.
-        """
+        """Noise on parts of the inputs, named by path (``"batch.image"``), or else on modules; None: all inputs."""
         floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
         if names is None:
             if not any(floating):
-                raise TypeError(_nothing_floating(model))
-            return cls(seed, floating, by_sample)
+                embeddings = (name for name, m in named_modules(model).items() if isinstance(m, nn.Embedding))
+                raise TypeError(
+                    "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is "
+                    f"to disturb instead, for instance noise_at=[{next(embeddings, 'embedding')!r}]."
+                )
+            return cls(seed, floating)
         checks.names("noise_at", names)
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
-        modules = named_modules(model)
-        paths = leaf_names(inputs)
-        on_inputs, on_modules = [False] * len(paths), []
+        modules, paths = named_modules(model), leaf_names(inputs)
+        on_inputs, on_modules = set[int](), []
         for name in dict.fromkeys(names):
-            own = [i for i, path in enumerate(paths) if name and (path == name or path.startswith(f"{name}."))]
+            own = {i for i, path in enumerate(paths) if name and (path == name or path.startswith(f"{name}."))}
             if own and not any(floating[i] for i in own):
                 raise TypeError(
                     f"`noise_at` names the input {name!r}, which holds no floating tensor with samples first."
                 )
-            for i in own:
-                on_inputs[i] = floating[i]
-            if not own and name in modules:
+            if not own and name not in modules:
+                near = checks.nearest(name, [*modules, *filter(None, paths)])
+                raise ValueError(f"`noise_at` names {name!r}, which is no module or input. {near}")
+            on_inputs |= own
+            if not own:
                 on_modules.append(name)
-            elif not own:
-                known = [*modules, *(path for path in paths if path)]
-                raise ValueError(
-                    f"`noise_at` names {name!r}, which is no module or input. {checks.nearest(name, known)}"
-                )
-        return cls(seed, tuple(on_inputs), by_sample, _sites(model, inputs, by_sample, on_modules))
+        chosen = tuple(here and i in on_inputs for i, here in enumerate(floating))
+        return cls(seed, chosen, _sites(model, inputs, by_sample, on_modules))
 
     def components(self, inputs: Inputs) -> int:
         """Numbers that one row of noise consists of."""
@@ -101,7 +77,7 @@ class Noise:
         return sum(math.prod(shape) for shape in [*shapes, *(site.shape for site in self.sites)])
 
     def draw(self, inputs: Inputs, digests: Tensor, rays: Tensor) -> Rows:
-        """The noise of some rows: the digests of their samples, and their rays; any ``inputs`` of their shapes."""
+        """The noise of rows with these digests and rays; of ``inputs`` only shapes and devices matter."""
 
         def rows(place: str, shape: Sequence[int], device: torch.device) -> Tensor:
             key = keys(digests.to(device), self.seed, rays, place)
@@ -115,34 +91,23 @@ class Noise:
         return on_inputs + [rows(f"{site.name}:{site.run}", site.shape, leaves[0].device) for site in self.sites]
 
     def outputs(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        rows: Rows,
-        sigma: Tensor,
-        call: Callable[[Inputs], Any],
+        self, model: nn.Module, inputs: Inputs, rows: Rows, sigma: Tensor, call: Callable[[Inputs], Any]
     ) -> Any:
-        """What ``call`` makes of the inputs under noise of level ``sigma [rows]``; ``model`` holds the modules.
-
-        The inputs stay as they are.
-        """
+        """What ``call`` makes of a copy of the inputs under noise of level ``sigma [rows]``."""
         turn = iter(rows)
         disturbed = disturb(inputs, map_tensors(lambda tensor: next(turn), inputs), sigma)
         if not self.sites:
             return call(disturbed)
-        drawn = dict(zip(self.sites, turn, strict=True))
-        sites = {(site.name, site.run): site for site in self.sites}
+        drawn = {(site.name, site.run): (site.dim, noise) for site, noise in zip(self.sites, turn, strict=True)}
 
         def add(name: str, run: int, clean: Tensor) -> Tensor:
-            site = sites.get((name, run))
-            if site is None or clean.shape[site.dim : site.dim + 1] != sigma.shape:
+            dim, noise = drawn.get((name, run), (0, None))
+            if noise is None or clean.shape[dim : dim + 1] != sigma.shape:
                 raise RuntimeError(
                     f"`noise_at` names {name!r}, whose output changed its shape or its number of runs between two "
                     f"forward passes: got shape {list(clean.shape)} in run {run + 1}, for {len(sigma)} samples."
                 )
-            noise = drawn[site]
-            assert noise is not None
-            return disturb(clean.movedim(site.dim, 0), noise, sigma).movedim(0, site.dim)  # type: ignore[no-any-return]
+            return disturb(clean.movedim(dim, 0), noise, sigma).movedim(0, dim)  # type: ignore[no-any-return]
 
         with changed_outputs(model, {site.name for site in self.sites}, add):
             return call(disturbed)
@@ -159,26 +124,24 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
     """Inside, the first floating tensor of each named module's output passes through ``change(name, run, tensor)``."""
     runs = dict.fromkeys(names, 0)
 
-    def hook(name: str) -> Callable[..., Any]:
-        def changed(module: nn.Module, args: Any, output: Any) -> Any:
-            run, done = runs[name], False
-            runs[name] += 1
+    def changed(name: str, output: Any) -> Any:
+        run, done = runs[name], False
+        runs[name] += 1
 
-            def once(tensor: Tensor) -> Tensor:
-                nonlocal done
-                if done or not tensor.is_floating_point():
-                    return tensor
-                done = True
-                return change(name, run, tensor)
+        def once(tensor: Tensor) -> Tensor:
+            nonlocal done
+            if done or not tensor.is_floating_point():
+                return tensor
+            done = True
+            return change(name, run, tensor)
 
-            return map_tensors(once, output)
-
-        return changed
+        return map_tensors(once, output)
 
     modules = named_modules(model)
     with ExitStack() as undo:
         for name in names:
-            undo.callback(modules[name].register_forward_hook(hook(name)).remove)
+            hook = modules[name].register_forward_hook(lambda module, args, output, name=name: changed(name, output))
+            undo.callback(hook.remove)
         yield
 
 
@@ -186,19 +149,20 @@ def _sites(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool], names: l
     """The outputs of some modules, in order: found by sending two and then three samples through the network."""
     if not names:
         return ()
-    shapes: list[dict[tuple[str, int], tuple[int, ...]]] = []
-    for rows in (2, 3):
-        met: dict[tuple[str, int], tuple[int, ...]] = {}
 
-        def note(name: str, run: int, clean: Tensor, met: dict[Any, Any] = met) -> Tensor:
+    def shapes(rows: int) -> dict[tuple[str, int], tuple[int, ...]]:
+        met = {}
+
+        def note(name: str, run: int, clean: Tensor) -> Tensor:
             met[name, run] = tuple(clean.shape)
             return clean
 
         some = take(inputs, torch.arange(rows) % min(rows, count(inputs)), by_sample)
         with changed_outputs(model, set(names), note):
-            model(map_tensors(lambda tensor: tensor.clone(), some))
-        shapes.append(met)
-    two, three = shapes
+            model(map_tensors(torch.clone, some))
+        return met
+
+    two, three = shapes(2), shapes(3)
     for name in names:
         if (name, 0) not in two:
             raise ValueError(
@@ -209,12 +173,9 @@ def _sites(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool], names: l
 
 
 def _site(name: str, run: int, two: tuple[int, ...], three: tuple[int, ...]) -> NoisyOutput:
-    dims = [dim for dim, sizes in enumerate(zip(two, three, strict=False)) if sizes == (2, 3)]
-    if (
-        len(two) != len(three)
-        or len(dims) != 1
-        or two[: dims[0]] + two[dims[0] + 1 :] != three[: dims[0]] + three[dims[0] + 1 :]
-    ):
+    """The output with these shapes for two and for three samples: they must differ in the number of samples alone."""
+    dims = [dim for dim, sizes in enumerate(zip(two, three, strict=False)) if sizes[0] != sizes[1]]
+    if len(two) != len(three) or [(two[dim], three[dim]) for dim in dims] != [(2, 3)]:
         raise ValueError(
             f"`noise_at` names {name!r}, whose output has shape {list(two)} for 2 samples and {list(three)} for 3: "
             "one dimension must be the number of samples, and the others stay. Name another module."
@@ -222,20 +183,8 @@ def _site(name: str, run: int, two: tuple[int, ...], three: tuple[int, ...]) -> 
     return NoisyOutput(name, run, dims[0], two[: dims[0]] + two[dims[0] + 1 :])
 
 
-def _nothing_floating(model: nn.Module) -> str:
-    embeddings = [name for name, module in named_modules(model).items() if isinstance(module, nn.Embedding)]
-    named = embeddings[0] if embeddings else "embedding"
-    return (
-        "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is to disturb "
-        f"instead, for instance noise_at=[{named!r}]."
-    )
-
-
 def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:
-    """``inputs + sigma * noise`` with one noise level per sample, ``sigma [samples]``; computed in float32 or better.
-
-    The result shares no memory with the inputs: the network may write over it, and they are needed again.
-    """
+    """``inputs + sigma * noise``, ``sigma [samples]``, in float32 or better: a copy that the network may overwrite."""
 
     def add(clean: Tensor, drawn: Tensor | None) -> Tensor:
         if drawn is None:

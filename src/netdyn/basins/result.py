@@ -9,9 +9,6 @@ from torch import Tensor
 
 from netdyn.basins.curve import Curve
 
-#: Quantiles of a curve that stand for the noise levels at which its samples are lost.
-QUANTILES = 256
-
 
 @dataclass(frozen=True)
 class BasinResult:
@@ -26,10 +23,8 @@ class BasinResult:
         level: Confidence level of the interval, 0.95 unless too few rays allow less.
         accuracy: The accuracy that defines the radius (absolute, also with ``relative=True``).
         clean: Accuracy without noise.
-        floor: Accuracy that noise cannot push below: the larger of 1/K and, for a sample basin, the accuracy at
-            ``high``.
-        censored: Share still right at ``high``: of the samples (sample basin), or of the rays whose accuracy stays
-            above the target (weight basin).
+        floor: What noise leaves of the accuracy: 1/K or, if larger, that at ``high`` (sample basin only).
+        censored: Share of samples still right at ``high``; in a weight basin, of rays still above ``accuracy`` there.
         high: The highest noise level.
         forwards: Forward passes per sample.
         curve: The curve behind :meth:`accuracy_at`.
@@ -64,7 +59,7 @@ class BasinResult:
 
     @property
     def class_curves(self) -> tuple[Curve | None, ...]:
-        """For each class the curve of its samples, as :attr:`curve` is that of all; None where it is absent."""
+        """For each class the curve of its samples; None where it is absent."""
         return self.curve.classes
 
     def accuracy_at(self, sigma: Tensor | float) -> Tensor:
@@ -78,6 +73,6 @@ class BasinResult:
         """Noise levels at which answers turn wrong, for a histogram: the rays' own, else quantiles of the curve."""
         if self.radii is not None:
             return self.radii.flatten()
-        shares = torch.linspace(0, self.clean, QUANTILES + 2, dtype=torch.float64)[1:-1].flip(0)
+        shares = torch.linspace(0, self.clean, 258, dtype=torch.float64)[1:-1].flip(0)
         found = torch.tensor([self.curve.crossing(float(share)) for share in shares], dtype=torch.float64)
         return found[(found > 0) & found.isfinite()]

@@ -1,6 +1,6 @@
 """How much noise on the samples it takes until the network is wrong.
 
-Layout: noise levels ``[rays, samples]`` hold log σ, NaN where a ray of a sample is not asked.
+Noise levels ``[rays, samples]`` hold log σ, NaN where a ray of a sample is not asked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
 from netdyn.basins.interval import LEVEL
-from netdyn.basins.ladder import ABOUT, ladder_rays, latin_levels, portions
+from netdyn.basins.ladder import ABOUT, NEAR, WIDE, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
@@ -29,8 +29,6 @@ from netdyn.probes.tasks import TOLERANCE, prepare
 
 #: Rays from which on a radius of its own is given for every sample.
 PER_SAMPLE_RAYS = 8
-#: Interval of what does not exist.
-_NONE = (math.nan, math.nan)
 #: Most bytes of noise that are kept from one noise level to the next.
 KEPT = 64 << 20
 
@@ -56,10 +54,10 @@ def sample_basin(
 ) -> BasinResult:
     """How much noise the inputs tolerate before the network's predictions stop being right.
 
-    Under x + σ·ε, ε ~ N(0, I), accuracy A(σ) falls from the clean one. The radius is the σ at which it has fallen to
-    ``accuracy``. One pass with every sample at a noise level of its own shows roughly where that is; then all samples
-    are asked at two levels beside it, on the same ray, and logit A is interpolated. Where the target lies on one side
-    of both, or an end of the interval far away, further levels are asked.
+    Under x + σ·ε, ε ~ N(0, I), accuracy A(σ) falls. The radius is the σ at which it has fallen to ``accuracy``. One
+    pass with every sample at a noise level of its own shows roughly where that is. Then all samples are asked at two
+    levels beside it, on the same ray, and logit A is interpolated. Further levels are asked where the target lies on
+    one side of both, or an end of the interval far away.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
@@ -74,33 +72,30 @@ def sample_basin(
         low: Smallest noise level, per input component in the units in which the model receives its input.
         high: Largest noise level.
         rel_tol: With ``per_ray``: the bisection's cells are no wider than a factor of (1 + rel_tol)².
-        seed: Seed of the noise, which is a function of it, the ray, the sample's content and its occurrence among
-            samples of equal content.
+        seed: Seed of the noise, which depends on it, the ray, the sample's content and its number among equal samples.
         batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
-        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: the predicted class is the target (its
-            sign, for a single logit), finite outputs only.
+        criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: outputs are finite, and the predicted
+            class (the sign of a single logit) is the target.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-        noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` where the inputs
-            are token ids), or of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win where a
-            module has the same name. None: all floating inputs.
+        noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` for token ids), or
+            of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win over a module of the same
+            name. None: all floating inputs.
 
     Returns:
         The radius with its interval, and what stands behind it.
 
     Warns:
-        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, if the radius lies outside of the noise
-            levels, if the inputs are not finite, or if the model puts out other numbers at a second call.
+        UserWarning: If ``accuracy`` is within 0.05 of what noise alone leaves, the radius lies outside of the noise
+            levels, the inputs are not finite, or the model puts out other numbers at a second call.
 
     Raises:
         TypeError: If the labels are not whole numbers, or there is nothing floating to disturb.
-        ValueError: If an argument lies outside its range, a name is unknown, or the output is not
-            ``[samples, classes]``.
+        ValueError: If an argument is out of range, a name is unknown, or outputs are not ``[samples, classes]``.
 
     Source:
         P1, attraction basin in sample space. Levels, interpolation and interval are netdyn's conventions.
 
     Example:
-        >>> import torch
         >>> net = nn.Linear(1, 2)
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>
@@ -131,10 +126,6 @@ class Rays:
     """A network under noise: right or not on any ray of any sample, at any noise level.
 
     On several processes each runs its part of the samples, and all get all answers.
-
-    Args:
-        evaluator: The network and the probe.
-        noise: Where the noise falls.
     """
 
     def __init__(self, evaluator: Evaluator, noise: Noise) -> None:
@@ -192,16 +183,12 @@ class Rays:
     def _rows(self, rays: Tensor, index: Tensor) -> Rows:
         """Noise of some rows; that of a whole ray is kept where it is small, since all levels ask for it."""
         own, ray = self._own, int(rays[0])
-        if bool((rays == ray).all()) and 4 * self.noise.components(own.inputs) * own.samples <= KEPT:
-            if ray not in self._kept:
-                self._kept = {ray: self._drawn(torch.full((own.samples,), ray), torch.arange(own.samples))}
-            part = as_slice(index)
-            return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]
-        return self._drawn(rays, index)
-
-    def _drawn(self, rays: Tensor, index: Tensor) -> Rows:
-        contents = self._own.contents.chosen(index)
-        return self.noise.draw(self._own.inputs, contents.digests, rays)
+        if bool((rays != ray).any()) or 4 * self.noise.components(own.inputs) * own.samples > KEPT:
+            return self.noise.draw(own.inputs, own.contents.chosen(index).digests, rays)
+        if ray not in self._kept:
+            self._kept = {ray: self.noise.draw(own.inputs, own.contents.digests, torch.full((own.samples,), ray))}
+        part = as_slice(index)
+        return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]
 
 
 def measure_sample_basin(
@@ -221,19 +208,8 @@ def measure_sample_basin(
 ) -> BasinResult:
     """The basin of a network that is isolated already, see :func:`netdyn.functional.sample_basin`.
 
-    Args:
-        evaluator: The network and the probe.
-        low: Smallest noise level.
-        high: Largest noise level.
-        accuracy: The accuracy that defines the radius.
-        relative: Count it from the floor to the accuracy without noise.
-        rays: Rays per sample.
-        cells: Cells to which every ray is bisected; None: no radius per ray.
-        per_class: Find the radius of each class too.
-        seed: Seed of the noise.
-        noise_at: Where the noise falls.
-        clean: Which samples are right without noise, if that is known.
-        quiet: Leave out the warnings of floor and range.
+    ``cells`` are those to which every ray is bisected, ``clean`` says which samples are right without noise, if that is
+    known, and ``quiet`` leaves out the warnings of floor and range.
     """
     own = replace(evaluator, passed=0)
     clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
@@ -242,36 +218,42 @@ def measure_sample_basin(
     at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
     floor = max(chance(own.num_classes), at_high)
     absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)
-    labels, everyone = own.labels.cpu(), torch.ones(own.samples, dtype=torch.bool)
-    members = [labels == k for k in range(own.num_classes)] if own.num_classes > 1 and per_class else []
-
-    ladder, cluster = _Ladder(ask, labels, clean_accuracy, low, high, seed), own.contents.clusters
+    labels, cluster = own.labels.cpu(), own.contents.clusters
+    everyone = torch.ones(own.samples, dtype=torch.bool)
+    ladder = _Ladder(ask, labels, low, high, seed)
     whole = Crossing(absolute, clean, cluster, low, high)
     if whole.reachable:
-        ladder.climb(whole.aim)
-        whole.guess = ladder.curve(everyone).crossing(whole.aim)
-    _search(ask, rays, [everyone], [whole])
-    classes: list[Crossing] = []
-    if members:
+        ladder.climb(everyone, whole)
+        whole.guess = ladder.curve(everyone, whole).crossing(whole.aim)
+    _search(ask, rays, [(everyone, whole)])
+    per_class = per_class and own.num_classes > 1
+    members = [labels == k for k in range(own.num_classes)] if per_class else []
+    # None for an absent class.
+    classes = [Crossing(absolute, clean[of], cluster[of], low, high) if bool(of.any()) else None for of in members]
+    if per_class:
         ladder.complete()
-        present = [of for of in members if bool(of.any())]
-        classes = [Crossing(absolute, clean[of], cluster[of], low, high) for of in present]
-        for of, search in zip(present, classes, strict=True):
+        searches = [(of, search) for of, search in zip(members, classes, strict=True) if search is not None]
+        for of, search in searches:
             if search.reachable:
-                search.guess = ladder.curve(of, search.clean_accuracy).crossing(search.aim)
-        _search(ask, rays, present, classes)
-    found = iter(classes)
-    of_classes = [next(found) if bool(of.any()) else None for of in members]
-    curves = [
-        None if c is None else ladder.curve(of, c.clean_accuracy, c) for of, c in zip(members, of_classes, strict=True)
-    ]
+                search.guess = ladder.curve(of, search).crossing(search.aim)
+        _search(ask, rays, searches)
+    curves = [None if c is None else ladder.curve(of, c) for of, c in zip(members, classes, strict=True)]
+    class_radii = [math.nan if c is None else c.radius for c in classes]
+    intervals = [(math.nan, math.nan) if c is None else c.interval for c in classes]
     radius, interval = whole.radius, whole.interval
     if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
         warn_of_floor(absolute, floor)
-    radii = None if cells is None else _bisected(ask, clean, cells, rays)
+    radii: Tensor | None = None
+    per_sample: Tensor | None = None
+    if cells is not None:
+        lost = _bisected(ask, clean, cells, rays)
+        radii = cells.radii(lost)
+        if rays >= PER_SAMPLE_RAYS:
+            found = [survival(each, cells).crossing(absolute) for each in lost.t()]
+            per_sample = torch.tensor(found, dtype=torch.float64)
     evaluator.passed += own.passed
     return BasinResult(
-        radii=None if cells is None or radii is None else cells.radii(radii),
+        radii=radii,
         radius=radius,
         interval=interval,
         level=LEVEL,
@@ -279,25 +261,20 @@ def measure_sample_basin(
         clean=clean_accuracy,
         floor=floor,
         censored=at_high,
-        per_class=_numbers([math.nan if c is None else c.radius for c in of_classes]) if members else None,
-        class_intervals=_numbers([_NONE if c is None else c.interval for c in of_classes]) if members else None,
-        per_sample=None if cells is None or radii is None else _per_sample(radii, cells, absolute),
+        per_class=torch.tensor(class_radii, dtype=torch.float64) if per_class else None,
+        class_intervals=torch.tensor(intervals, dtype=torch.float64) if per_class else None,
+        per_sample=per_sample,
         noise_classes=votes,
         high=high,
         forwards=own.forwards,
-        curve=replace(ladder.curve(everyone, clean_accuracy, whole), classes=tuple(curves)),
+        curve=replace(ladder.curve(everyone, whole), classes=tuple(curves)),
     )
 
 
-def _numbers(values: Sequence[float | tuple[float, ...]]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]:
-    """Accuracy at the top noise level on one ray, and the share of each class among the predictions there.
+    """Accuracy at the top noise level on one ray of some samples, and the share of each class predicted there.
 
-    A part of the samples shows it well enough for a warning; those with the smallest digests are asked, so that the
-    probe's order does not matter.
+    Those with the smallest digests are asked, so that the probe's order does not matter.
     """
     own = ask.evaluator
     some = own.contents.first(wanted)
@@ -308,31 +285,23 @@ def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]
     return float(right.double().mean()), votes
 
 
-def _search(ask: Rays, rays: int, groups: Sequence[Tensor], searches: Sequence[Crossing]) -> None:
-    """Ask each group of samples, bool ``[samples]``, at the levels that its search wants, all groups in one pass."""
-    samples = ask.evaluator.samples
-    while True:
-        wanted = [
-            (group, s, level)
-            for group, s in zip(groups, searches, strict=True)
-            if (level := s.next_level()) is not None
-        ]
-        if not wanted:
-            return
-        levels = torch.full((rays, samples), math.nan, dtype=torch.float64)
-        for group, _, level in wanted:
-            levels[:, group] = level
+def _search(ask: Rays, rays: int, searches: Sequence[tuple[Tensor, Crossing]]) -> None:
+    """Ask groups of samples, bool ``[samples]``, at the levels that their searches want, all groups in one pass."""
+    while wanted := [(of, search, level) for of, search in searches if (level := search.next_level()) is not None]:
+        levels = torch.full((rays, ask.evaluator.samples), math.nan, dtype=torch.float64)
+        for of, _, level in wanted:
+            levels[:, of] = level
         right = ask.right(levels).double().mean(dim=0)
-        for group, search, level in wanted:
-            search.add(level, right[group])
+        for of, search, level in wanted:
+            search.right[level] = right[of]
 
 
 class _Ladder:
     """The questions that show where accuracy falls, and the curve through their answers."""
 
-    def __init__(self, ask: Rays, labels: Tensor, clean: float, low: float, high: float, seed: int) -> None:
-        self.ask, self.clean, self.ends = ask, clean, (math.log(low), math.log(high))
-        rays = ladder_rays(len(labels))
+    def __init__(self, ask: Rays, labels: Tensor, low: float, high: float, seed: int) -> None:
+        self.ask, self.ends = ask, (math.log(low), math.log(high))
+        rays = math.ceil((WIDE + NEAR) / len(labels))
         digests = ask.evaluator.contents.digests
         self.labels = labels.repeat(rays)
         self.chance = torch.cat([uniforms(keys(digests, seed, ray, "ladder")) for ray in range(rays)])
@@ -341,12 +310,12 @@ class _Ladder:
         self.right = torch.zeros(rays, len(labels), dtype=torch.bool)
         self.portions = portions(portion, self.labels)
 
-    def climb(self, target: float) -> None:
+    def climb(self, everyone: Tensor, search: Crossing) -> None:
         """Ask over the whole range, and then about the crossing that this has shown."""
         wide, near, _ = self.portions
-        self._ask(wide, *self.ends)
-        crossing = self.curve(torch.ones_like(self.labels[: self.levels.shape[1]], dtype=torch.bool)).crossing(target)
         bottom, top = self.ends
+        self._ask(wide, bottom, top)
+        crossing = self.curve(everyone, search).crossing(search.aim)
         middle = min(max(math.log(max(crossing, 1e-300)), bottom + ABOUT), max(top - ABOUT, bottom))
         self._ask(near, max(middle - ABOUT, bottom), min(middle + ABOUT, top))
 
@@ -355,17 +324,16 @@ class _Ladder:
         asked = ~self.levels.flatten().isnan()
         self._ask(torch.cat([own[~asked[own]] for own in self.portions]), *self.ends)
 
-    def curve(self, of: Tensor, clean: float | None = None, search: Crossing | None = None) -> Curve:
+    def curve(self, of: Tensor, search: Crossing) -> Curve:
         """Accuracy against σ over some samples, bool ``[samples]``: through the answers here, and those of a search."""
-        clean = self.clean if clean is None else clean
         asked = ~self.levels[:, of].isnan()
         sigma = self.levels[:, of][asked].exp().tolist()
         share, weights = self.right[:, of][asked].double().tolist(), [1.0] * len(sigma)
-        for level, found in ({} if search is None else search.right).items():
+        for level, found in search.right.items():
             sigma.append(math.exp(level))
             share.append(float(found.mean()))
             weights.append(float(len(found)))
-        return falling_curve(clean, sigma, share, weights)
+        return falling_curve(search.clean_accuracy, sigma, share, weights)
 
     def _ask(self, questions: Tensor, low: float, high: float) -> None:
         wanted = torch.full_like(self.levels, math.nan)
@@ -385,10 +353,3 @@ def _bisected(ask: Rays, clean: Tensor, grid: Grid, rays: int) -> Tensor:
         right = ask.right(edges[middle].masked_fill(~clean, math.nan))
         low, high = torch.where(right, middle, low), torch.where(right, high, middle)
     return low.masked_fill(~clean, LOST_CLEAN)
-
-
-def _per_sample(cells: Tensor, grid: Grid, accuracy: float) -> Tensor | None:
-    """Radius of each sample, where there are rays enough."""
-    if len(cells) < PER_SAMPLE_RAYS:
-        return None
-    return torch.tensor([survival(own, grid).crossing(accuracy) for own in cells.t()], dtype=torch.float64)

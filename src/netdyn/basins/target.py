@@ -16,12 +16,7 @@ def default_accuracy(num_classes: int) -> float:
 
 
 def check_basin(accuracy: float | None, rays: int, low: float, high: float, seed: int) -> None:
-    """Check what both basins are asked with.
-
-    Raises:
-        TypeError: If a number of the wrong kind came.
-        ValueError: If one lies outside its range.
-    """
+    """Check the arguments that both basins share."""
     if accuracy is not None:
         checks.fraction("accuracy", accuracy)
     checks.whole("rays", rays)
@@ -37,10 +32,10 @@ def chance(num_classes: int) -> float:
 def target_accuracy(accuracy: float | None, relative: bool, clean: float, floor: float, num_classes: int) -> float:
     """The absolute accuracy that defines a radius."""
     wanted = default_accuracy(num_classes) if accuracy is None else accuracy
-    if relative:
-        # Where the network does not beat noise there is no basin: no accuracy is as high as 1, so that the radius is 0.
-        return floor + wanted * (clean - floor) if clean > floor else 1.0
-    return wanted
+    if not relative:
+        return wanted
+    # A network that does not beat noise has no basin: no accuracy exceeds 1, so that the radius is 0.
+    return floor + wanted * (clean - floor) if clean > floor else 1.0
 
 
 def warn_of_floor(accuracy: float, floor: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from statistics import median as middle
 from typing import Literal
 
@@ -17,6 +18,7 @@ from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
 from netdyn.basins.curve import Curve, falling_curve
 from netdyn.basins.interval import median, median_interval, shared_error, widened
+from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
 from netdyn.basins.weight_noise import WeightNoise, realised_noise
@@ -72,7 +74,7 @@ def weight_basin(
         normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
             entries of the disturbed tensors together.
         layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
-            ``"each"``: all of them, and then each one alone (``per_layer``; as many passes more for each).
+            ``"each"``: all together, then each alone (``per_layer``; as many passes more for each).
         low: Smallest noise level, in units of s.
         high: Largest noise level.
         per_class: Find the radius of each class too; four passes more.
@@ -89,14 +91,12 @@ def weight_basin(
 
     Raises:
         TypeError: If the labels are not whole numbers.
-        ValueError: If an argument lies outside its range, a name matches nothing or the output is not
-            ``[samples, classes]``.
+        ValueError: If an argument is out of range, a name matches nothing or outputs are not ``[samples, classes]``.
 
     Source:
         P1, attraction basin in weight space. Scale, levels and interval are netdyn's conventions.
 
     Example:
-        >>> import torch
         >>> net = nn.Linear(1, 2)
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>
@@ -125,39 +125,26 @@ def weight_basin(
         )
 
 
-Ask = Callable[[int, float], Tensor]
-"""``ask(ray, log σ)`` → which of the ray's own samples are right, bool ``[samples of the ray]``."""
-
-
 class Ray:
-    """What was measured on one ray.
-
-    Args:
-        target: The accuracy that defines the radius.
-
-    Attributes:
-        right: At each log σ asked, which of the ray's samples are right.
-        shares: Accuracy at each level, in ascending order, made to fall: no share exceeds that at a smaller level.
-    """
+    """What was measured on one ray."""
 
     def __init__(self, target: float) -> None:
         self.target = target
-        self.right: dict[float, Tensor] = {}
-        self.shares: dict[float, float] = {}
+        self.right: dict[float, Tensor] = {}  # log σ → which of the ray's samples are right
+        self.shares: dict[float, float] = {}  # accuracies, by ascending level; none exceeds that at a smaller level
 
     def add(self, level: float, right: Tensor) -> None:
         """Take what was measured at a level."""
         self.right[level] = right
-        found, least = {}, 1.0
-        for own in sorted(self.right):
-            least = found[own] = min(int(self.right[own].sum()) / len(right), least)
-        self.shares = found
+        levels = sorted(self.right)
+        shares = (int(self.right[each].sum()) / len(right) for each in levels)
+        self.shares = dict(zip(levels, accumulate(shares, min), strict=True))
 
     def around(self) -> tuple[float | None, float | None]:
         """The levels between which accuracy crosses the target; None where it does not on that side."""
         below = [level for level, share in self.shares.items() if share > self.target]
         above = [level for level, share in self.shares.items() if share <= self.target]
-        return (below[-1] if below else None), (above[0] if above else None)
+        return max(below, default=None), min(above, default=None)
 
     def logit(self, level: float) -> float:
         """Logit of the accuracy at a level, above that of the target."""
@@ -175,19 +162,16 @@ class Ray:
     def crossing(self, slope: float, bottom: float, top: float) -> float:
         """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
         below, above = self.around()
-        if below is None and above is None:
-            return math.nan
-        if below is not None and above is not None:
-            y = self.logit(below), self.logit(above)
-            part = y[0] / (y[0] - y[1]) if y[0] > y[1] else 0.5
-            return below + min(max(part, 0.0), 1.0) * (above - below)
-        if above is None and below is not None:
+        if below is None:
+            return math.nan if above is None else max(above + min(self.logit(above), 0.0) / slope, bottom - 3)
+        if above is None:
             return math.inf if below >= top - 1e-9 else below + max(self.logit(below), 0.0) / slope
-        assert above is not None
-        return max(above + min(self.logit(above), 0.0) / slope, bottom - 3)
+        more, less = self.logit(below), self.logit(above)
+        part = more / (more - less) if more > less else 0.5
+        return below + min(max(part, 0.0), 1.0) * (above - below)
 
     def outcomes(self, radius: float) -> Tensor:
-        """Each sample's share of right answers at the radius, straight between the two levels around it."""
+        """Each sample's share of right answers at a log σ, straight between the two levels around the crossing."""
         below, above = self.around()
         if below is None or above is None:
             return self.right[next(level for level in (below, above) if level is not None)].double()
@@ -195,7 +179,7 @@ class Ray:
         return (1 - part) * self.right[below].double() + part * self.right[above].double()
 
 
-def walk_rays(ask: Ask, rays: int, target: float, low: float, high: float) -> list[Ray]:
+def walk_rays(ask: _Asker, rays: int, target: float, low: float, high: float) -> list[Ray]:
     """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others."""
     found: list[Ray] = []
     bottom, top = math.log(low), math.log(high)
@@ -243,40 +227,49 @@ def measure_weight_basin(
 ) -> BasinResult:
     """The basin of a network that is isolated already, see :func:`netdyn.functional.weight_basin`.
 
-    ``clean`` says which samples are right without noise, if that is known. Where these are too few there is no basin,
-    and no level is asked.
+    ``clean`` says which samples are right without noise, if that is known; if these are too few no level is asked.
     """
     own, each = replace(evaluator, passed=0), layers == "each"
     clean = (own.all_right() if clean is None else clean).cpu()
     noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
     clean_accuracy = float(clean.double().mean())
-    target = weight_accuracy(clean_accuracy, accuracy, relative, evaluator.num_classes)
+    floor = chance(own.num_classes)
+    target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)
     choices = [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)]
-    found: list[Ray] = []
+    ask, found, radii = _Asker(own, noise, choices), list[Ray](), torch.zeros(rays, dtype=torch.float64)
     per_layer = dict.fromkeys(noise.weights, 0.0) if each else None
     if clean_accuracy > target:
-        ask = _Asker(own, noise, choices)
         found = walk_rays(ask, rays, target, low, high)
+        radii = _radii(found, low, high)
         if per_layer is not None:
-            # One tensor at a time: a fragile layer is one whose own radius is small.
             for name in per_layer:
                 alone = walk_rays(_Asker(own, noise.only(name), choices), rays, target, low, high)
                 per_layer[name] = median(_radii(alone, low, high))
-    radii = _radii(found, low, high) if found else torch.zeros(rays, dtype=torch.float64)
-    if unmoved := noise.unmoved:
-        warn_unmoved(unmoved)
-    if not relative:
-        # What is left at the top is no floor where weights that were not moved decide: only chance is worth a word.
-        warn_of_floor(target, chance(evaluator.num_classes))
-    if len(unmoved) < len(noise.weights):
-        _warn_of_range(radii, low, high)
     radius = median(radii)
+    if unmoved := noise.unmoved:
+        checks.warn(
+            f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
+            "Leave them out with `layers=`, or use normalization='global'."
+        )
+    if not relative:
+        # What is left at the top is no floor where weights that were not moved decide.
+        warn_of_floor(target, floor)
+    if len(unmoved) < len(noise.weights):
+        if 0 < radius < low:
+            warn_of_low(low)
+        elif bool(radii.isinf().all()):
+            checks.warn(
+                f"The largest noise level, `high` = {high:g}, takes the network on no ray below `accuracy`: the "
+                "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
+            )
     interval, level = _interval(found, radii, choices, own, target)
-    curve = _curve(clean_accuracy, found)
-    classes = None
+    met = [(math.exp(at), share) for ray in found for at, share in ray.shares.items()]
+    curve = falling_curve(clean_accuracy, [sigma for sigma, _ in met], [share for _, share in met])
+    class_radii = None
     if per_class and own.num_classes > 1:
-        classes = _class_curves(own, clean, found, choices, None if not found else ask, low, high)
-        curve = replace(curve, classes=classes)
+        curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
+        crossings = [math.nan if c is None else c.crossing(target) for c in curve.classes]
+        class_radii = torch.tensor(crossings, dtype=torch.float64)
     evaluator.passed += own.passed
     return BasinResult(
         radius=radius,
@@ -284,15 +277,13 @@ def measure_weight_basin(
         level=level,
         accuracy=target,
         clean=clean_accuracy,
-        floor=chance(own.num_classes),
+        floor=floor,
         censored=float(radii.isinf().double().mean()),
         high=high,
         forwards=own.forwards,
         curve=curve,
         radii=radii,
-        per_class=None
-        if classes is None
-        else torch.tensor([math.nan if c is None else c.crossing(target) for c in classes], dtype=torch.float64),
+        per_class=class_radii,
         per_layer=per_layer,
         realised=realised_noise(noise, radius) if 0 < radius < math.inf else {},
     )
@@ -324,18 +315,15 @@ def _choice(evaluator: Evaluator, ray: int, samples: int, seed: int) -> Tensor:
     if samples == evaluator.samples:
         return torch.arange(samples)
     numbers = uniforms(keys(evaluator.contents.digests, seed, ray, "weights"))
-    order = torch.argsort(numbers[:, 0])
-    order = order[torch.argsort(evaluator.labels.cpu()[order], stable=True)]
+    order = by_class(numbers[:, 0], evaluator.labels.cpu())
     start = torch.rand(1, generator=torch.Generator().manual_seed(seed + ray), dtype=torch.float64)
     places = ((torch.arange(samples) + start) * evaluator.samples / samples).long()
     return order[places].sort().values
 
 
 def _radii(rays: Sequence[Ray], low: float, high: float) -> Tensor:
-    slope = _slope(rays)
-    return torch.tensor(
-        [math.exp(ray.crossing(slope, math.log(low), math.log(high))) for ray in rays], dtype=torch.float64
-    )
+    slope, bottom, top = _slope(rays), math.log(low), math.log(high)
+    return torch.tensor([math.exp(ray.crossing(slope, bottom, top)) for ray in rays], dtype=torch.float64)
 
 
 def _interval(
@@ -343,70 +331,28 @@ def _interval(
 ) -> tuple[tuple[float, float], float]:
     """The interval over rays, widened by the choice of the probe's samples, and its level."""
     low, high, level = median_interval(radii)
-    known = [
-        (ray, choice, r) for ray, choice, r in zip(rays, choices, radii.tolist(), strict=False) if 0 < r < math.inf
-    ]
+    known = [(i, math.log(radius)) for i, radius in enumerate(radii.tolist()) if 0 < radius < math.inf]
     if not known:
         return (low, high), level
     right = torch.full((len(known), evaluator.samples), math.nan, dtype=torch.float64)
-    for row, (ray, choice, radius) in enumerate(known):
-        right[row, choice] = ray.outcomes(math.log(radius))
+    for row, (i, level_of_ray) in enumerate(known):
+        right[row, choices[i]] = rays[i].outcomes(level_of_ray)
     error = shared_error(right, evaluator.contents.clusters) / (target * (1 - target) * _slope(rays))
     return widened((low, high), median(radii), error, evaluator.samples), level
 
 
-def _curve(clean: float, rays: Sequence[Ray]) -> Curve:
-    """Accuracy against σ over all rays."""
-    met = [(math.exp(level), share) for ray in rays for level, share in ray.shares.items()]
-    return falling_curve(clean, [sigma for sigma, _ in met], [share for _, share in met])
-
-
-def _class_curves(
-    evaluator: Evaluator,
-    clean: Tensor,
-    rays: Sequence[Ray],
-    choices: Sequence[Tensor],
-    ask: _Asker | None,
-    low: float,
-    high: float,
-) -> tuple[Curve | None, ...]:
+def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, high: float) -> tuple[Curve | None, ...]:
     """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
-    labels, turns = evaluator.labels.cpu(), LADDER * len(rays)
-    met = [(math.exp(level), choices[i], right) for i, ray in enumerate(rays) for level, right in ray.right.items()]
-    for turn in range(turns if ask is not None else 0):
-        assert ask is not None
+    labels, turns = ask.evaluator.labels.cpu(), LADDER * len(rays)
+    met = [(math.exp(level), i, right) for i, ray in enumerate(rays) for level, right in ray.right.items()]
+    for turn in range(turns):
         ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
-        met.append((math.exp(level), choices[ray], ask(ray, level)))
+        met.append((math.exp(level), ray, ask(ray, level)))
     curves: list[Curve | None] = []
-    for k in range(evaluator.num_classes):
-        of = [(sigma, right[labels[choice] == k].double()) for sigma, choice, right in met]
-        of = [(sigma, right) for sigma, right in of if len(right)]
+    for k in range(ask.evaluator.num_classes):
         own = clean[labels == k].double()
-        shares = [float(right.mean()) for _, right in of]
-        weights = [float(len(right)) for _, right in of]
-        curves.append(falling_curve(float(own.mean()), [s for s, _ in of], shares, weights) if len(own) else None)
+        found = [(sigma, right[labels[ask.choices[i]] == k].double()) for sigma, i, right in met]
+        points = [(sigma, float(right.mean()), float(len(right))) for sigma, right in found if len(right)]
+        sigmas, shares, weights = ([point[place] for point in points] for place in range(3))
+        curves.append(falling_curve(float(own.mean()), sigmas, shares, weights) if len(own) else None)
     return tuple(curves)
-
-
-def _warn_of_range(radii: Tensor, low: float, high: float) -> None:
-    """Warn if the radius lies below the noise levels, or all rays above."""
-    if 0 < median(radii) < low:
-        warn_of_low(low)
-    elif bool(radii.isinf().all()):
-        checks.warn(
-            f"The largest noise level, `high` = {high:g}, takes the network on no ray below `accuracy`: the "
-            "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
-        )
-
-
-def warn_unmoved(unmoved: Sequence[str]) -> None:
-    """Warn of weights that noise in units of their spread does not move."""
-    checks.warn(
-        f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
-        "Leave them out with `layers=`, or use normalization='global'."
-    )
-
-
-def weight_accuracy(clean: float, accuracy: float | None, relative: bool, num_classes: int) -> float:
-    """The absolute accuracy that defines the radius; a relative one counts from chance to the ``clean`` one."""
-    return target_accuracy(accuracy, relative, clean, chance(num_classes), num_classes)

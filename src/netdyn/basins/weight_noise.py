@@ -18,12 +18,7 @@ from netdyn.modes.ranks import statistic_dtype
 
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """The floating parameters with two or more dimensions, each once, chosen by globs of their names.
-
-    Raises:
-        TypeError: If ``layers`` is a single string.
-        ValueError: If a glob matches none of them, or there are none.
-    """
+    """The floating parameters with two or more dimensions, each once, chosen by globs of their names."""
     weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
     if not weights:
         raise ValueError(
@@ -51,11 +46,6 @@ class WeightNoise:
         self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, Tensor], seed: int
     ) -> None:
         self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
-        #: All names of each weight: a tied one has several.
-        found: dict[int, list[str]] = {}
-        for name, weight in model.named_parameters(remove_duplicate=False):
-            found.setdefault(id(weight), []).append(name)
-        self.names = {name: found[id(weight)] for name, weight in weights.items()}
 
     @classmethod
     def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
@@ -69,50 +59,51 @@ class WeightNoise:
 
     @property
     def unmoved(self) -> list[str]:
-        """Weights that are constant, so that nothing in units of their spread moves them."""
+        """Weights that are constant, so that noise in units of their spread does not move them."""
         spreads = numbers(list(self.scales.values()))
         return [name for name, (spread,) in zip(self.scales, spreads, strict=True) if spread == 0]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights."""
+        return any(is_shard(weight) for weight in self.weights.values())
 
     def only(self, name: str) -> WeightNoise:
         """The same noise on one tensor alone."""
         return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction s·E, drawn where the weights are and seeded by (seed, ray, the tensor's name).
-
-        It is the same on every process, and another one on another kind of device.
-        """
-        direction, generators = {}, dict[torch.device, torch.Generator]()
+        """One direction s·E, seeded by (seed, ray, the tensor's name): the same on every process."""
+        direction = {}
         for name, weight in self.weights.items():
-            if weight.device not in generators:
-                generators[weight.device] = torch.Generator(weight.device)
-            generator = seeded(generators[weight.device], self.seed, ray, name)
+            generator = seeded(torch.Generator(weight.device), self.seed, ray, name)
             drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device=weight.device)
             direction[name] = local_part(drawn, weight.detach())
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction
 
-    def moved(self, direction: dict[str, Tensor], sigma: Tensor | float) -> dict[str, Tensor]:
+    def moved(self, direction: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
         """The weights W + σ·s·E, rounded to their own type."""
         found = {}
         for name, weight in self.weights.items():
             w = local_tensor(weight.detach())
-            level = sigma.to(w.device) if isinstance(sigma, Tensor) else sigma
             wide = torch.promote_types(w.dtype, torch.float32)
-            found[name] = (w.to(wide) + level * direction[name]).to(w.dtype)
+            found[name] = (w.to(wide) + sigma * direction[name]).to(w.dtype)
         return found
 
-    def network(self, direction: dict[str, Tensor], sigma: Tensor | float) -> Callable[[Inputs], Tensor]:
+    def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
         """The network with weights W + σ·s·E. Its own weights are not touched; tied ones move together."""
         moved = self.moved(direction, sigma)
-        if any(is_shard(weight) for weight in self.weights.values()):
+        if self.sharded:
             own = {name: local_tensor(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
 
-        everywhere = {other: moved[name] for name in moved for other in self.names[name]}
+        # A tied weight has several names. With all of them torch need not look for tied weights at each call.
+        by_id = {id(weight): moved[name] for name, weight in self.weights.items()}
+        named = self.model.named_parameters(remove_duplicate=False)
+        everywhere = {name: by_id[id(weight)] for name, weight in named if id(weight) in by_id}
 
         def call(inputs: Inputs) -> Tensor:
-            # With all names written out torch need not look for tied weights at each call.
             called = torch.func.functional_call
             return called(self.model, everywhere, (inputs,), tie_weights=False)  # type: ignore[no-any-return]
 
@@ -142,23 +133,16 @@ def _wide(weight: Tensor) -> Tensor:
 def _common_scale(weights: dict[str, nn.Parameter]) -> Tensor:
     """Population standard deviation of all entries together.
 
-    Each tensor is looked at once: entries differ from the common mean as from their own, and their own from the common
-    one, so that Σ(w − m)² = Σ_i [n_i·v_i + n_i·(m_i − m)²] with tensor i's size, variance and mean.
+    One tensor at a time: Σ(w − m)² = Σ_i [n_i·v_i + n_i·(m_i − m)²] with tensor i's size, variance and mean.
     """
     device = next(iter(weights.values())).device
     size = sum(weight.numel() for weight in weights.values())
-    means, variances = [], []
+    parts = []
     for weight in weights.values():
         wide = _wide(weight)
-        means.append(wide.mean().to(device))
-        variances.append(wide.var(correction=0).to(device))
-    shares = [weight.numel() / size for weight in weights.values()]
-    mean = torch.stack([share * own for share, own in zip(shares, means, strict=True)]).sum()
-    parts = [
-        share * (variance + (own - mean).square())
-        for share, variance, own in zip(shares, variances, means, strict=True)
-    ]
-    return torch.stack(parts).sum().sqrt()
+        parts.append((weight.numel() / size, wide.mean().to(device), wide.var(correction=0).to(device)))
+    mean = torch.stack([share * own for share, own, _ in parts]).sum()
+    return torch.stack([share * (variance + (own - mean).square()) for share, own, variance in parts]).sum().sqrt()
 
 
 def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
@@ -166,8 +150,8 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
 
     1 in full precision. In bfloat16 noise far smaller than the weights is rounded away, or up to a whole step.
     """
-    if any(is_shard(weight) for weight in noise.weights.values()):
-        return {}  # nobody holds a whole tensor
+    if noise.sharded:
+        return {}  # no process holds a whole tensor
     direction, shares = noise.draw(0), dict[str, Tensor]()
     for name, moved in noise.moved(direction, sigma).items():
         dtype = statistic_dtype(moved.device)

@@ -176,7 +176,7 @@ class _Evaluation:
             wanted="sample_basin" in wanted and held_out is not None and distances,
         )
         weight_basin = attempt("weight_basin", lambda: self._weight_basin(right), wanted="weight_basin" in wanted)
-        on_gap = evaluator if val_probe is None else None if held_out is None else held_out[0]
+        on_gap = (evaluator, right) if val_probe is None else held_out
         gap = attempt("batchnorm", lambda: self._gap(on_gap), wanted="batchnorm" in wanted and classes)
         maps = attempt("maps", lambda: self._maps(reading), wanted="maps" in wanted and image)
         accuracy = _accuracy(evaluator, right)
@@ -257,12 +257,12 @@ class _Evaluation:
             clean=right,
         )
 
-    def _gap(self, evaluator: Evaluator | None) -> float:
-        if evaluator is None or evaluator.samples < 2:
+    def _gap(self, probe: tuple[Evaluator, Tensor] | None) -> float:
+        if probe is None or probe[0].samples < 2:
             return math.nan  # a validation probe that failed has been reported; one sample has no statistics
         # Statistics of smaller batches than training's would be others.
         size = self.config.batch_size and max(self.config.batch_size, self.train_batch_size or USUAL_BATCH)
-        return measure_gap(evaluator, size, self.config.seed)
+        return measure_gap(probe[0], size, self.config.seed, probe[1])
 
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None

@@ -1,27 +1,22 @@
-"""Weight pathway analysis: how logits and hidden units depend on the input once activations are the identity.
-
-Layout: characteristic maps ``[classes, *input shape]``, those of hidden units ``[classes, units, *input shape]``.
-"""
+"""Weight pathway analysis: how logits and hidden units depend on the input once activations are the identity."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, map_tensors, samples_first, take, tensors
+from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, samples_first, take, tensors
 from netdyn.isolation.isolated import isolated
-from netdyn.linear.substitution import MAP_SAMPLES, differentiable, substitute
+from netdyn.linear.substitution import MAP_SAMPLES, straight_run, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
 from netdyn.tracing.fields import Choice, choose, read
 from netdyn.tracing.site import Site
 from netdyn.tracing.survey import Survey, discover
-from netdyn.tracing.tracer import Tracer, traced
 
 #: Number of samples for the shares of units in a logit's variance.
 SHARE_SAMPLES = 1024
@@ -111,11 +106,7 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
 
 
 def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> tuple[Choice, Tensor]:
-    """The layer of this name, and its map.
-
-    Raises:
-        ValueError: If the name matches several layers, or the layer has no map.
-    """
+    """The layer of this name, and its map; an error if it is not one layer with a map."""
     choice = choose(model, survey, [layer])
     if len(choice.names) != 1:
         raise ValueError(f"`layer` must name one layer, got {layer!r}, which matches {list(choice.names)}.")
@@ -127,58 +118,24 @@ def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> 
     return choice, next(iter(linear_map.values()))
 
 
-@contextmanager
-def _straight_run(
-    model: nn.Module, inputs: Inputs, choice: Choice, samples: int
-) -> Iterator[tuple[Tensor, Tensor, list[Site]]]:
-    """A straight-through run of some samples: the logits, the input tensor and the chosen layers' sites.
-
-    Raises:
-        TypeError: If there is not exactly one floating input tensor.
-    """
-    floating = [
-        t for t, own in zip(tensors(inputs), samples_first(inputs), strict=True) if own and t.is_floating_point()
-    ]
-    if len(floating) != 1:
-        raise TypeError(
-            "`inputs` must hold exactly one floating tensor with the samples first for a map of the input, got "
-            f"{len(floating)}. For tokens, give the model the output of its embedding."
-        )
-    sites: list[Site] = []
-    chosen = take(inputs, evenly_spaced(count(inputs), samples))
-    with differentiable():
-        # The graph starts from the copy that is passed to the network.
-        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
-        by_sample = samples_first(inputs)
-        source = next(t for t, own in zip(tensors(chosen), by_sample, strict=True) if own and t.is_floating_point())
-        tracer = Tracer(model, count(chosen), sites.append, straight=True, axes=choice.axes)
-        with traced(tracer, model, chosen) as (_, logits):
-            yield as_logits(logits, count(chosen)), source, [site for site in sites if choice.holds(site)]
-
-
 def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
     """Mean derivative of each logit with respect to the input, with every activation's 1: ``[classes, *shape]``."""
-
-    def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor]:
-        return (logits[:, k].sum() for k in range(logits.shape[1]))
-
-    return _mean_gradients(model, inputs, choice, outputs)
+    return _mean_gradients(model, inputs, choice, lambda logits, _: (own.sum() for own in logits.unbind(dim=1)))
 
 
 def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int]) -> Tensor:
-    """Pathway × input map of some units of the one chosen layer: ``[classes, units, *shape]``.
-
-    It is the part of a logit's map that goes through the unit. If no path leads around the layer, the parts of all its
-    units sum to the logit's map.
-    """
+    """Pathway × input map of some units of the one chosen layer, ``[classes, units, *shape]``."""
 
     def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor | None]:
-        site = only_site(sites)
-        places = site.axis.rows(torch.arange(site.field.numel(), device=site.field.device).reshape(site.field.shape))
+        if not sites:
+            raise ValueError(
+                "`layer` must name a layer with samples, got one whose output is the same for all samples."
+            )
+        field, graph = sites[0].field, sites[0].graph
+        places = sites[0].axis.rows(torch.arange(field.numel(), device=field.device).reshape(field.shape))
         for unit in units:
-            pick = torch.zeros(site.field.numel(), dtype=site.field.dtype, device=site.field.device)
+            pick = torch.zeros(field.numel(), dtype=field.dtype, device=field.device)
             pick[places[:, unit]] = 1
-            graph = site.graph
             yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
 
     maps = _mean_gradients(model, inputs, choice, outputs)
@@ -186,36 +143,38 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
 
-def only_site(sites: Sequence[Site]) -> Site:
-    """The one site.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if not sites:
-        raise ValueError("`layer` must name a layer with samples, got one whose output is the same for all samples.")
-    return sites[0]
-
-
 def _mean_gradients(
-    model: nn.Module,
-    inputs: Inputs,
-    choice: Choice,
-    outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]],
+    model: nn.Module, inputs: Inputs, choice: Choice, outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]]
 ) -> Tensor:
     """Mean over samples of some outputs' gradients with respect to the input, ``[outputs, *shape]``.
 
     In most networks the gradient is the same for all samples, and a few samples are enough.
     """
+    by_sample = samples_first(inputs)
+
+    def floating(batch: Inputs) -> list[Tensor]:
+        return [t for t, own in zip(tensors(batch), by_sample, strict=True) if own and t.is_floating_point()]
+
+    if len(floating(inputs)) != 1:
+        raise TypeError(
+            "`inputs` must hold exactly one floating tensor with the samples first for a map of the input, got "
+            f"{len(floating(inputs))}. For tokens, give the model the output of its embedding."
+        )
     for samples in (MAP_SAMPLES[0], MAP_SAMPLES[-1]):
         last = samples == MAP_SAMPLES[-1]
-        with _straight_run(model, inputs, choice, samples) as (logits, source, sites):
+        index = evenly_spaced(count(inputs), samples)
+        with straight_run(model, inputs, replace(choice, promoted=()), index) as (logits, chosen, sites):
+            (source,) = floating(chosen)
             means: list[Tensor] = []
             differing: list[Tensor] = []
             for output in outputs(logits, sites):
-                gradient = _gradient(output, source)
+                gradient = torch.zeros_like(source)
+                if output is not None and output.requires_grad:
+                    (gradient,) = torch.autograd.grad(output, source, retain_graph=True, materialize_grads=True)
                 means.append(gradient.mean(dim=0))
-                differing.append(_differ(gradient))
+                rounding = 16 * torch.finfo(gradient.dtype).eps * gradient.abs().amax()
+                # Written so that NaN counts as a difference between samples.
+                differing.append(~((gradient - gradient[:1]).abs().amax() <= rounding))
                 # Mostly the first output decides. The others are tested together, since each test waits for the device.
                 if not last and len(differing) == 1 and bool(differing[0]):
                     break
@@ -224,36 +183,14 @@ def _mean_gradients(
     return torch.stack(means)
 
 
-def _differ(gradients: Tensor) -> Tensor:
-    """Whether gradients ``[samples, *shape]`` differ between samples by more than rounding: a bool scalar."""
-    rounding = 16 * torch.finfo(gradients.dtype).eps * gradients.abs().amax()
-    # Written so that NaN counts as a difference.
-    return ~((gradients - gradients[:1]).abs().amax() <= rounding)
-
-
-def _gradient(output: Tensor | None, source: Tensor) -> Tensor:
-    """An output's gradient with respect to the input; zero if the output does not depend on it."""
-    if output is None or not output.requires_grad:
-        return torch.zeros_like(source).detach()
-    (gradient,) = torch.autograd.grad(output, source, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(source).detach() if gradient is None else gradient.detach()
-
-
 @dataclass(frozen=True)
 class Subnetwork:
-    """The units of a layer that carry most of each logit's linear share, and the input maps of these units.
-
-    Attributes:
-        layer: The layer's name.
-        units: Indices of the units, the largest share first ``[classes, most]``.
-        shares: Their shares, see :func:`unit_shares` ``[classes, most]``.
-        maps: Pathway × input map of each ``[classes, most, *input shape]``.
-    """
+    """The units of a layer that carry most of each logit's linear share, and the input maps of these units."""
 
     layer: str
-    units: Tensor
-    shares: Tensor
-    maps: Tensor
+    units: Tensor  #: indices of the units, the largest share first ``[classes, most]``
+    shares: Tensor  #: their shares, see :func:`subnetwork` ``[classes, most]``
+    maps: Tensor  #: pathway × input map of each ``[classes, most, *input shape]``
 
 
 def find_subnetwork(
@@ -265,17 +202,7 @@ def find_subnetwork(
     pathway: Tensor | None = None,
     batch_size: int | None = None,
 ) -> Subnetwork | None:
-    """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map.
-
-    Args:
-        model: The network, isolated.
-        inputs: Its inputs.
-        choice: The layer.
-        most: Number of units per logit.
-        classes: Number of logits.
-        pathway: The layer's whole map; None: calculate it.
-        batch_size: Samples per forward pass; None: all at once.
-    """
+    """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map."""
     if pathway is None:
         pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
     if pathway is None:
@@ -300,25 +227,9 @@ def largest_shares(
         batch = take(inputs, part)
         _, own = read(model, batch, lambda name, fields, outputs: found.append(outputs.clone()), choice)
         logits.append(as_logits(own, count(batch)))
-    shares = unit_shares(torch.cat(found), pathway, torch.cat(logits))
+    outputs, z = torch.cat(found), torch.cat(logits)
+    dtype = statistic_dtype(outputs.device)
+    outputs, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, z))
+    shares = pathway.to(dtype) * (z.t() @ outputs) / z.square().sum(dim=0)[:, None]
     top = shares.topk(min(most, shares.shape[1]), dim=1)
     return top.indices, top.values
-
-
-def unit_shares(outputs: Tensor, pathway: Tensor, logits: Tensor) -> Tensor:
-    """Share of each unit in a logit's variance over the samples: cov(M_ki·φ_i, z_k) / var(z_k).
-
-    Args:
-        outputs: A layer's activation outputs ``[samples, units]``.
-        pathway: Its map ``[classes, units]``.
-        logits: ``[samples, classes]``.
-
-    Returns:
-        ``[classes, units]``; each row sums to 1 if the network is affine after the layer and no path leads around it.
-
-    Source:
-        P2 describes subnetworks of weight pathways; the number is netdyn's convention.
-    """
-    dtype = statistic_dtype(outputs.device)
-    wide, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, logits))
-    return pathway.to(dtype) * (z.t() @ wide) / z.square().sum(dim=0)[:, None]

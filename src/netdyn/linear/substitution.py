@@ -1,8 +1,4 @@
-"""The linear substitution map (L-map): how strongly each unit is wired to each logit once activations are the identity.
-
-Layout: pathways ``[classes, units]``. The real forward runs with the backward of every activation replaced by the
-identity. K vector-Jacobian products then give the maps of all layers at once.
-"""
+"""The linear substitution map (L-map): how strongly units are wired to the logits once activations are the identity."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from itertools import repeat
 from unittest.mock import patch
 
 import torch
@@ -45,14 +41,10 @@ class Spread:
 
     affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: a
     difference of sums would turn rounding into a defect of 1e-4.
-
-    Attributes:
-        sums: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device.
-        samples: Number m of samples.
     """
 
-    sums: Tensor
-    samples: int
+    sums: Tensor  #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device
+    samples: int  #: number m of samples
 
     @property
     def settled(self) -> bool:
@@ -155,31 +147,36 @@ def warn_of_defects(defects: Mapping[str, float]) -> None:
         )
 
 
-def _run_once(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-    return function(*args)
-
-
-def _no_recomputation(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """Stands in for torch's generator: the block runs between its two steps, and nothing is recomputed."""
-    yield
-
-
 @contextmanager
 def without_checkpointing() -> Iterator[None]:
     """Turn activation checkpointing off: it runs its block a second time, untraced, which gives a wrong map."""
     module = torch.utils.checkpoint
     with (
-        patch.object(module.CheckpointFunction, "apply", _run_once),
-        patch.object(module, "_checkpoint_without_reentrant_generator", _no_recomputation),
+        patch.object(module.CheckpointFunction, "apply", lambda function, preserve, *args: function(*args)),
+        # The block runs between the two steps of torch's generator.
+        patch.object(module, "_checkpoint_without_reentrant_generator", lambda *args, **kwargs: iter([None])),
     ):
         yield
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
-    """Inside, gradients can be taken, also in inference mode, and nothing runs a second time in the backward pass."""
+def straight_run(
+    model: nn.Module, inputs: Inputs, choice: Choice, index: Tensor
+) -> Iterator[tuple[Tensor, Inputs, list[Site]]]:
+    """A straight-through run of some samples, also in inference mode: logits, the inputs passed, and chosen sites."""
+    sites: list[Site] = []
+
+    def keep(site: Site) -> None:
+        if choice.holds(site):
+            sites.append(site)
+
+    chosen = take(inputs, index)
     with torch.inference_mode(False), torch.enable_grad(), without_checkpointing():
-        yield
+        # Copies can start a graph, unlike inputs made in inference mode.
+        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
+        tracer = Tracer(model, len(index), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
+        with traced(tracer, model, chosen) as (_, output):
+            yield as_logits(output, len(index)), chosen, sites
 
 
 def substitute(
@@ -194,26 +191,30 @@ def substitute(
 ) -> LinearMap:
     """The maps of the chosen layers, averaged over 4 samples, and over 16 or 64 where the Jacobians of fewer disagree.
 
-    Args:
-        model: The network, in eval mode.
-        inputs: Its inputs.
-        choice: The layers.
-        classes: The rows of the map, as indices of classes; None: all.
-        units: From a layer's number of units to the indices of the map's columns; None: all.
-        through: Also find the part of each map that goes through the layer's activation.
-        batch_size: Most samples per pass.
+    ``classes`` are the map's rows, and ``units`` gives its columns from a layer's number of units; None: all. With
+    ``through`` the part of each map that goes through the layer's activation is found too.
     """
     if classes is None:
         with torch.no_grad():
             few = as_logits(model(copied(take(inputs, slice(0, 2)))), min(count(inputs), 2))
         classes = torch.arange(few.shape[1])
     rows = min(batch_size or MOST_ROWS, MOST_ROWS)
+    quantised = any(is_quantised(module) for module in model.modules())
+
+    def averaged(index: Tensor) -> LinearMap:
+        # The samples are repeated, so that one backward pass gives the Jacobians of as many classes as possible.
+        copies = max(1, min(len(classes), rows // len(index)))
+        with straight_run(model, inputs, choice, index.repeat(copies)) as (logits, _, sites):
+            layers = [_Average(site, copies, units) for site in sites]
+            _add_jacobians(layers, logits.reshape(copies, len(index), -1), classes, through)
+        # Layers before a quantised one, which has no gradient, are wired to the logits, but their map is unknown.
+        layers = [layer for layer in layers if layer.reached or not quantised]
+        pathways = {layer.site.name: torch.cat(layer.means) for layer in layers}
+        passing = {layer.site.name: torch.cat(layer.through) for layer in layers if layer.passed}
+        return LinearMap(pathways, passing, {layer.site.name: layer.spread() for layer in layers})
+
     for samples in MAP_SAMPLES:
-        index = evenly_spaced(count(inputs), samples)
-        parts = [
-            _averaged(model, inputs, choice, part, classes, units, through, rows) for part in torch.split(index, rows)
-        ]
-        found = _joined(parts)
+        found = _joined([averaged(part) for part in torch.split(evenly_spaced(count(inputs), samples), rows)])
         if samples >= count(inputs) or all(spread.settled for spread in found.spreads.values()):
             break
     return found
@@ -224,76 +225,38 @@ def _joined(parts: Sequence[LinearMap]) -> LinearMap:
     if len(parts) == 1:
         return parts[0]
 
-    def mean(maps: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    def mean(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+        return torch.stack([own * size for own, size in zip(tensors, sizes, strict=True)]).sum(dim=0) / sum(sizes)
+
+    found = LinearMap({})
+    for name in parts[0]:
         sizes = [part.spreads[name].samples for part in parts]
-        weighted = [own[name] * size for own, size in zip(maps, sizes, strict=True)]
-        return torch.stack(weighted).sum(dim=0) / sum(sizes)
-
-    pathways = {name: mean([part.pathways for part in parts], name) for name in parts[0]}
-    through = {name: mean([part.through for part in parts], name) for name in parts[0].through}
-    spreads = {}
-    for name, own in pathways.items():
+        found.pathways[name] = mean([part.pathways[name] for part in parts], sizes)
+        if name in parts[0].through:
+            found.through[name] = mean([part.through[name] for part in parts], sizes)
         sums = torch.zeros_like(parts[0].spreads[name].sums)
-        for part in parts:
+        for part, size in zip(parts, sizes, strict=True):
             sums += part.spreads[name].sums
-            sums[0] += part.spreads[name].samples * (part.pathways[name] - own).square().sum()
-        spreads[name] = Spread(sums, sum(part.spreads[name].samples for part in parts))
-    return LinearMap(pathways, through, spreads)
+            sums[0] += size * (part.pathways[name] - found.pathways[name]).square().sum()
+        found.spreads[name] = Spread(sums, sum(sizes))
+    return found
 
 
-def _averaged(
-    model: nn.Module,
-    inputs: Inputs,
-    choice: Choice,
-    index: Tensor,
-    classes: Tensor,
-    units: Callable[[int], Tensor] | None,
-    through: bool,
-    rows: int,
-) -> LinearMap:
-    """Mean Jacobian over some samples and its spread.
-
-    The samples are repeated, once for each of several classes, so that one backward pass gives the Jacobians of all of
-    these, as far as ``rows`` samples per pass allow. Further classes take a backward pass each.
-    """
-    sites: list[Site] = []
-    copies = max(1, min(len(classes), rows // len(index)))
-    chosen = take(inputs, index.repeat(copies))
-    with differentiable():
-        # Copies can start a graph, unlike inputs made in inference mode.
-        chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
-
-        def keep(site: Site) -> None:
-            if choice.holds(site):
-                sites.append(site)
-
-        tracer = Tracer(model, len(index) * copies, keep, straight=True, promoted=choice.promoted, axes=choice.axes)
-        with traced(tracer, model, chosen) as (_, output):
-            logits = as_logits(output, len(index) * copies).reshape(copies, len(index), -1)
-            layers = [_Average(site, copies, units) for site in sites]
-            edges = [layer.site.edge for layer in layers]
+def _add_jacobians(layers: Sequence[_Average], logits: Tensor, classes: Tensor, through: bool) -> None:
+    """Add the Jacobians of the logits ``[copies, samples, all classes]`` of some classes to the layers' means."""
+    edges = [layer.site.edge for layer in layers]
+    edges += [layer.site.output_edge for layer in layers if through]
+    wanted = [edge for edge in edges if edge is not None]
+    for chunk in torch.split(classes.to(logits.device), len(logits)):
+        total = logits[torch.arange(len(chunk), device=chunk.device), :, chunk].sum()
+        found: Iterator[Tensor | None] = repeat(None)
+        if total.requires_grad and wanted:
+            found = iter(torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True))
+        gradients = [None if edge is None else next(found) for edge in edges]
+        for i, layer in enumerate(layers):
+            layer.add(gradients[i], len(chunk))
             if through:
-                edges += [layer.site.output_edge for layer in layers]
-            wanted = [edge for edge in edges if edge is not None]
-            for chunk in torch.split(classes.to(logits.device), copies):
-                total = logits[torch.arange(len(chunk), device=chunk.device), :, chunk].sum()
-                found: Sequence[Tensor | None] = (None,) * len(wanted)
-                if total.requires_grad and wanted:
-                    found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
-                values = iter(found)
-                gradients = [None if edge is None else next(values) for edge in edges]
-                for i, layer in enumerate(layers):
-                    layer.add(gradients[i], len(chunk))
-                    if through and layer.site.output_edge is not None:
-                        layer.add_through(gradients[i + len(layers)], len(chunk))
-    # A quantised layer has no gradient: layers before it are wired to the logits, but their maps are unknown.
-    quantised = any(is_quantised(module) for module in model.modules())
-    layers = [layer for layer in layers if layer.reached or not quantised]
-    return LinearMap(
-        {layer.site.name: torch.cat(layer.means) for layer in layers},
-        {layer.site.name: torch.cat(layer.through) for layer in layers if layer.passed},
-        {layer.site.name: layer.spread() for layer in layers},
-    )
+                layer.add_through(gradients[i + len(layers)], len(chunk))
 
 
 class _Average:
@@ -301,10 +264,10 @@ class _Average:
 
     def __init__(self, site: Site, copies: int, units: Callable[[int], Tensor] | None) -> None:
         self.site = site
-        rows, self.width = site.axis.rows(site.field).shape
+        rows, width = site.axis.rows(site.field).shape
         self.samples = rows // copies
-        index = None if units is None else units(self.width)
-        self.index = None if index is None or len(index) == self.width else index.to(site.field.device)
+        index = None if units is None else units(width)
+        self.index = None if index is None or len(index) == width else index.to(site.field.device)
         self.dtype = torch.promote_types(site.field.dtype, torch.float32)
         self.means: list[Tensor] = []
         self.through: list[Tensor] = []
@@ -313,7 +276,7 @@ class _Average:
         self.reached = self.passed = False
 
     def add(self, gradient: Tensor | None, classes: int) -> None:
-        """Add the Jacobians of some classes with respect to the field; units are chosen before any arithmetic."""
+        """Add the Jacobians of some classes with respect to the field."""
         self.reached = self.reached or gradient is not None
         jacobian = self._jacobian(gradient, classes, self.index)
         mean = jacobian.mean(dim=1)
@@ -322,7 +285,7 @@ class _Average:
         self.means.append(mean)
 
     def add_through(self, gradient: Tensor | None, classes: int) -> None:
-        """Add the Jacobians of some classes with respect to the output; None if no class depends on it."""
+        """Add the Jacobians of some classes with respect to the output."""
         self.passed = self.passed or gradient is not None
         self.through.append(self._jacobian(gradient, classes, None).mean(dim=1))
 
@@ -333,9 +296,7 @@ class _Average:
 
     def _jacobian(self, gradient: Tensor | None, classes: int, index: Tensor | None) -> Tensor:
         """``[classes, samples, units]``."""
-        width = self.width if index is None else len(index)
-        if gradient is None:
-            return torch.zeros(classes, self.samples, width, dtype=self.dtype, device=self.site.field.device)
-        rows = self.site.axis.rows(gradient.detach())[: classes * self.samples]
+        gradient = torch.zeros_like(self.site.field) if gradient is None else gradient
+        rows = self.site.axis.rows(gradient)[: classes * self.samples]
         rows = rows if index is None else rows.index_select(1, index)
-        return rows.to(self.dtype).reshape(classes, self.samples, width)
+        return rows.to(self.dtype).reshape(classes, self.samples, rows.shape[1])

@@ -1,16 +1,11 @@
-"""The linear tail: the outputs of a network when every activation from a layer upward is the identity.
-
-Layout: logits ``[samples, classes]``, residuals r = φ(h) − h ``[samples, units]``. The network with identities instead
-of activations, plus r_j after each of them, is the network itself. If it is affine, r_j adds M^(j) r_j to the logits,
-where M^(j) is the map of layer j through its activation. The tail's logits are then z_l = z − Σ_{j≥l} M^(j) r_j, which
-is exact, also with skip connections.
-"""
+"""The linear tail: the outputs of a network when every activation from a layer upward is the identity."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +39,8 @@ def linear_tail(
     """Accuracy of a network whose activations from a layer upward, in order of execution, are the identity.
 
     If it is as high as the network's own, the layers from there on act linearly and could be one matrix. One forward
-    pass gives all layers: z_l = z − Σ_{j≥l} M^(j)(φ(h_j) − h_j), which is exact if the tail is affine. For layers up to
-    the last one that a max-pooling follows, the network runs without the activations, one forward pass per layer.
+    pass gives all layers: z_l = z − Σ_{j≥l} M^(j)(φ(h_j) − h_j), which is exact if the tail is affine. Up to the last
+    layer that a max-pooling follows, each takes a forward pass without the activations.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
@@ -69,22 +64,16 @@ def linear_tail(
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
-        >>> net.load_state_dict(
-        ...     {
-        ...         "0.weight": torch.tensor([[1.0], [-1.0]]),
-        ...         "0.bias": torch.zeros(2),
-        ...         "2.weight": torch.tensor([[0.0, 0.0], [1.0, 1.0]]),
-        ...         "2.bias": torch.tensor([0.5, 0.0]),
-        ...     }
-        ... )
-        <All keys matched successfully>
-        >>> x, is_far = torch.tensor([[-1.0], [-0.1], [0.1], [1.0]]), torch.tensor([1, 0, 0, 1])
-        >>> linear_tail(net, x, is_far)  # |x| > ½ needs the activations
-        {'0': 0.5}
+        >>> class IsFar(nn.Module):  # whether |x| > ½
+        ...     def forward(self, x):
+        ...         size = torch.cat([x, -x], dim=1).relu().sum(dim=1)
+        ...         return torch.stack([torch.full_like(size, 0.5), size], dim=1)
+        >>> x = torch.tensor([[-1.0], [-0.1], [0.1], [1.0]])
+        >>> linear_tail(IsFar(), x, torch.tensor([1, 0, 0, 1]))
+        {'model': 0.5}
     """
     with isolated(model):
-        logits, linear = _tails(model, inputs, layers, exact, batch_size)
+        logits, linear = find_tails(model, inputs, layers, exact, batch_size)
         target = checks.class_labels(target, max(logits.shape[1], 2), count(inputs)).to(logits.device)
         return {name: float(right_class(value, target).double().mean()) for name, value in linear.items()}
 
@@ -100,9 +89,9 @@ def linear_share(
 ) -> dict[str, float]:
     """Linear share: the squared correlation of a network's logits z with the logits z_l of a linear tail.
 
-    It is max(0, ⟨z, z_l⟩)²/(‖z‖²‖z_l‖²). Before, the mean over the classes of each sample and the mean over the samples
-    for each class are subtracted from both. Without activations the gain is different; the squared correlation does not
-    depend on it, unlike Var(z − z_l)/Var(z).
+    It is max(0, ⟨z, z_l⟩)²/(‖z‖²‖z_l‖²), after the mean over the classes of each sample, and then the mean over the
+    samples for each class, are subtracted from both. Unlike Var(z − z_l)/Var(z) it does not depend on the gain, which
+    is different without activations.
 
     Args:
         model: Any eager PyTorch module; called as ``model(inputs)``.
@@ -128,33 +117,22 @@ def linear_share(
         {'0': 1.0}
     """
     with isolated(model):
-        logits, linear = _tails(model, inputs, layers, exact, batch_size)
+        logits, linear = find_tails(model, inputs, layers, exact, batch_size)
         return {name: squared_correlation(logits, value, centre) for name, value in linear.items()}
-
-
-def _tails(
-    model: nn.Module, inputs: Inputs, layers: Sequence[str] | None, exact: bool, batch_size: int | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    if batch_size is not None:
-        checks.whole("batch_size", batch_size)
-    survey = discover(model, inputs)
-    choice = choose(model, survey, layers)
-    return find_tails(model, inputs, survey, choice, exact=exact, batch_size=batch_size)
 
 
 @dataclass
 class Tails:
-    """Logits of a network whose activations from a layer upward are the identity.
+    """Logits of a network whose activations from a layer upward are the identity, by layer name.
 
-    Attributes:
-        names: Names of all layers, in order of execution.
-        parts: Layer name → what its activation adds to the logits, M^(j) r_j ``[samples, classes]``.
-        exact: Layer name → logits of its tail, from a run without the activations.
+    The network is the one with identities instead of activations, plus the residuals r_j = φ(h_j) − h_j after each. If
+    that is affine, r_j adds M^(j) r_j to the logits, M^(j) the map of layer j through its activation. So the tail's
+    logits z − Σ_{j≥l} M^(j) r_j are exact, also with skip connections.
     """
 
-    names: tuple[str, ...]
-    parts: dict[str, Tensor] = field(default_factory=dict)
-    exact: dict[str, Tensor] = field(default_factory=dict)
+    names: tuple[str, ...]  #: of all layers, in order of execution
+    parts: dict[str, Tensor]  #: what each layer's activation adds to the logits, M^(j) r_j ``[samples, classes]``
+    exact: dict[str, Tensor] = field(default_factory=dict)  #: logits of tails from runs without the activations
 
     def logits(self, true: Tensor) -> dict[str, Tensor]:
         """Layer name → logits of its linear tail, from the network's own logits."""
@@ -182,8 +160,7 @@ class TailReader:
 
     def add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         """Add a layer's fields and outputs ``[samples, units]`` for one batch."""
-        through = self.map.through.get(name)
-        if through is not None:
+        if (through := self.map.through.get(name)) is not None:
             residual = (outputs - fields).to(through.dtype)
             self.parts.setdefault(name, []).append(residual @ through.t())
 
@@ -195,67 +172,50 @@ class TailReader:
 def run_tails(
     model: nn.Module, inputs: Inputs, survey: Survey, order: Sequence[str], names: Iterable[str], batch_size: int | None
 ) -> dict[str, Tensor]:
-    """Logits of the tails of some layers, from runs without the activations, one run per layer.
-
-    Args:
-        model: The network, in eval mode.
-        inputs: Its inputs.
-        survey: The network's survey.
-        order: Names of all layers, in order of execution.
-        names: Names of the layers whose tails to run.
-        batch_size: Samples per forward pass; None: all at once.
-    """
+    """Logits of the tails of some layers, one run without the activations per layer; ``order`` names all layers."""
     found: dict[str, Tensor] = {}
-    by_sample = samples_first(inputs)
     for name in names:
         linear = {survey.found[later] for later in order[order.index(name) :] if later in survey.found}
-        parts = []
-        for part in blocks(count(inputs), batch_size):
-            batch = take(inputs, part, by_sample)
-            _, logits = run(model, batch, _ignore, axes=survey.axes, linear=linear)
-            parts.append(as_logits(logits, count(batch)))
-        found[name] = torch.cat(parts)
+        found[name] = _logits(model, inputs, batch_size, lambda site: None, axes=survey.axes, linear=linear)
     return found
 
 
-def _ignore(site: Site) -> None:
-    return None
+def _logits(
+    model: nn.Module, inputs: Inputs, batch_size: int | None, on_site: Callable[[Site], None], **options: Any
+) -> Tensor:
+    """The logits of runs of all batches, see :func:`~netdyn.tracing.tracer.run`."""
+    logits, by_sample = [], samples_first(inputs)
+    for part in blocks(count(inputs), batch_size):
+        batch = take(inputs, part, by_sample)
+        logits.append(as_logits(run(model, batch, on_site, **options)[1], count(batch)))
+    return torch.cat(logits)
 
 
 def find_tails(
-    model: nn.Module,
-    inputs: Inputs,
-    survey: Survey,
-    choice: Choice,
-    *,
-    exact: bool = False,
-    batch_size: int | None = None,
+    model: nn.Module, inputs: Inputs, layers: Sequence[str] | None, exact: bool, batch_size: int | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The logits of an isolated network, and those of the chosen layers' tails.
 
-    The maps give the tails, without runs, unless ``exact``. The exception are layers that a max-pooling follows: it is
-    not an affine function of its inputs, so that the tails of these layers are run.
+    The maps give the tails, without runs, unless ``exact``, or a max-pooling follows: it is no affine function.
     """
+    if batch_size is not None:
+        checks.whole("batch_size", batch_size)
+    survey = discover(model, inputs)
+    choice = choose(model, survey, layers)
     everything = all_layers(survey, choice)
     linear_map = substitute(model, inputs, everything, through=not exact)
     reader = TailReader(linear_map)
-    by_sample = samples_first(inputs)
-    true = []
 
     def visit(site: Site) -> None:
         if everything.holds(site):
             reader.add(site.name, site.axis.rows(site.field), site.axis.rows(site.output))
 
-    for part in blocks(count(inputs), batch_size):
-        batch = take(inputs, part, by_sample)
-        _, logits = run(model, batch, visit, promoted=choice.promoted, axes=survey.axes)
-        true.append(as_logits(logits, count(batch)))
+    true = _logits(model, inputs, batch_size, visit, promoted=choice.promoted, axes=survey.axes)
     tails = reader.tails()
     wanted = [name for name in tails.names if choice.wants(name)]
     to_run = wanted if exact else [name for name in wanted if name in layers_to_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
-    logits = torch.cat(true)
-    return logits, {name: value for name, value in tails.logits(logits).items() if name in wanted}
+    return true, {name: value for name, value in tails.logits(true).items() if name in wanted}
 
 
 def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:
@@ -266,11 +226,9 @@ def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:
 
 
 def squared_correlation(true: Tensor, linear: Tensor, centre: bool = True) -> float:
-    """Squared correlation of two networks' logits: max(0, ⟨z, z_l⟩)² / (‖z‖²‖z_l‖²); NaN if either is constant.
+    """Squared correlation of two networks' logits, see :func:`linear_share`; NaN if either is constant.
 
-    Before, the mean over the samples is subtracted for each class, and the mean over the classes of each sample, since
-    a number added to all logits changes no prediction. ``centre=False`` leaves out the latter, for outputs that are
-    numbers to be predicted.
+    The mean over each sample's classes is subtracted since a number added to all logits changes no prediction.
     """
     z, z_linear = _centred(true, centre), _centred(linear, centre)
     size = float(z.square().sum() * z_linear.square().sum())

@@ -1,4 +1,4 @@
-"""torchmetrics :class:`~torchmetrics.Metric` classes that ask a whole network."""
+"""torchmetrics :class:`~torchmetrics.Metric` classes that run a whole network."""
 
 from __future__ import annotations
 

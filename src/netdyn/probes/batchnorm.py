@@ -76,6 +76,7 @@ class _BatchStatistics(TorchFunctionMode):
     """Batch normalisation, wherever it is called, uses the batch's statistics; the running ones are not updated."""
 
     found = False  # whether there was any batch normalisation
+    fixed = True  # whether all of them have running statistics
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -84,6 +85,7 @@ class _BatchStatistics(TorchFunctionMode):
         self.found = True
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         given = dict(zip(names, args, strict=False)) | kwargs
+        self.fixed &= given["running_mean"] is not None and not given.get("training")
         return func(**given | {"running_mean": None, "running_var": None, "training": True})
 
 
@@ -100,8 +102,13 @@ def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterato
     yield from order.tensor_split(number)
 
 
-def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int) -> Tensor | None:
-    """How many more samples an isolated network gets right with batch statistics; None without batch normalisation."""
+def right_answers_gained(
+    evaluator: Evaluator, batch_size: int | None, seed: int, right: Tensor | None = None
+) -> Tensor | None:
+    """How many more samples an isolated network gets right with batch statistics; None without batch normalisation.
+
+    ``right`` says which samples are right with running statistics, if that is known.
+    """
     if evaluator.samples < 2:
         raise ValueError(
             f"`inputs` must hold at least two samples, since a single one has no variance, got {evaluator.samples}."
@@ -111,17 +118,19 @@ def right_answers_gained(evaluator: Evaluator, batch_size: int | None, seed: int
         evaluator.outputs(evaluator.batch(slice(0, 2))[0])
     if not statistics.found:
         return None
-    # Both runs use the same batches: a normalisation without running statistics, which takes its batch's, adds nothing.
+    if not statistics.fixed:
+        # Both runs must use the same batches, so that a normalisation that always takes its batch's adds nothing.
+        right = None
     gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
     for index in shuffled_batches(evaluator.samples, batch_size, seed):
         index = index.to(evaluator.target.device)
         with statistics:
             gained += evaluator.right(*evaluator.batch(index)).sum()
-        gained -= evaluator.right(*evaluator.batch(index)).sum()
+        gained -= (evaluator.right(*evaluator.batch(index)) if right is None else right[index]).sum()
     return gained
 
 
-def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int) -> float:
-    """The gap of an isolated network; NaN if there is no batch normalisation."""
-    gained = right_answers_gained(evaluator, batch_size, seed)
+def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int, right: Tensor | None = None) -> float:
+    """The gap of an isolated network; NaN if there is no batch normalisation; ``right`` as above."""
+    gained = right_answers_gained(evaluator, batch_size, seed, right)
     return math.nan if gained is None else int(gained) / evaluator.samples

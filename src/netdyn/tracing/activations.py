@@ -1,14 +1,10 @@
-"""Which functions are activations, and what the linear substitution map puts in their place.
-
-An activation acts element by element. In the map its backward pass is the identity (straight-through), and max-pooling
-distributes its gradient evenly over the window. Both keep their forward values.
-"""
+"""Which functions are activations, and what the linear substitution map puts in place of their backward pass."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -19,69 +15,32 @@ from torch import Tensor, nn
 
 Function = Callable[..., Any]
 T = TypeVar("T")
-
 See = Callable[[Tensor, Callable[[], Tensor]], Tensor]
 """``see(subject, compute)`` → output: called in place of the forward pass of a registered autograd function."""
 
-_ELEMENTWISE = [
-    "relu",
-    "relu6",
-    "leaky_relu",
-    "rrelu",
-    "prelu",
-    "elu",
-    "selu",
-    "celu",
-    "gelu",
-    "silu",
-    "mish",
-    "softplus",
-    "softsign",
-    "tanhshrink",
-    "softshrink",
-    "hardshrink",
-    "hardtanh",
-    "hardsigmoid",
-    "hardswish",
-    "logsigmoid",
-    "log_sigmoid",
-    "sigmoid",
-    "expit",
-    "special_expit",
-    "tanh",
-    "threshold",
-]
-#: Names of the functions that turn logits into probabilities.
-_SQUASHING = ("sigmoid", "expit", "special_expit", "softmax", "log_softmax")
 _NAMESPACES = (F, torch, Tensor, torch.special, torch._C._nn, torch._C._special)  # type: ignore[attr-defined]
 
 
-def _functions_named(names: Iterable[str]) -> frozenset[Function]:
+def _functions_named(names: str) -> frozenset[Function]:
     """The functions with these names, and their in-place twins, in all of torch's namespaces."""
-    found = (getattr(namespace, n, None) for name in names for n in (name, f"{name}_") for namespace in _NAMESPACES)
+    twins = [twin for name in names.split() for twin in (name, f"{name}_")]
+    found = (getattr(namespace, name, None) for name in twins for namespace in _NAMESPACES)
     return frozenset(function for function in found if callable(function))
 
 
-ACTIVATIONS = _functions_named(_ELEMENTWISE)
-SQUASHES = _functions_named(_SQUASHING)
-
-
-def _pools() -> dict[Function, Function]:
-    """Each max-pooling function and the average pooling over the same windows."""
-    pools: dict[Function, Function] = {}
-    for n in (1, 2, 3):
-        for maximum in (
-            getattr(F, f"max_pool{n}d"),
-            getattr(F, f"max_pool{n}d_with_indices"),
-            getattr(torch, f"max_pool{n}d"),
-        ):
-            pools[maximum] = getattr(F, f"avg_pool{n}d")
-        for maximum in (getattr(F, f"adaptive_max_pool{n}d"), getattr(F, f"adaptive_max_pool{n}d_with_indices")):
-            pools[maximum] = getattr(F, f"adaptive_avg_pool{n}d")
-    return pools
-
-
-MAX_POOLS = _pools()
+ACTIVATIONS = _functions_named(
+    "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink "
+    "hardtanh hardsigmoid hardswish logsigmoid log_sigmoid sigmoid expit special_expit tanh threshold"
+)
+#: Functions that turn logits into probabilities.
+SQUASHES = _functions_named("sigmoid expit special_expit softmax log_softmax")
+#: Each max-pooling function and the average pooling over the same windows.
+MAX_POOLS: dict[Function, Function] = {}
+for _n in (1, 2, 3):
+    for _maximum in (f"max_pool{_n}d", f"max_pool{_n}d_with_indices"):
+        MAX_POOLS[getattr(F, _maximum)] = getattr(F, f"avg_pool{_n}d")
+        MAX_POOLS[getattr(F, f"adaptive_{_maximum}")] = getattr(F, f"adaptive_avg_pool{_n}d")
+    MAX_POOLS[getattr(torch, f"max_pool{_n}d")] = getattr(F, f"avg_pool{_n}d")
 #: Gated functions a·σ(b) of the halves a, b of their input: the half b, the gate's, is the local field.
 GATED = frozenset({F.glu})
 #: Look-ups whose result starts a graph in a straight-through run, even if their weights are frozen.
@@ -133,7 +92,7 @@ def register_activation(activation: T) -> T:
         REGISTERED.autograd.add(activation)
     elif callable(activation) and not isinstance(activation, type | nn.Module):
         # A function of torch's comes with its method and its in-place twin.
-        twins = _functions_named([getattr(activation, "__name__", "")])
+        twins = _functions_named(getattr(activation, "__name__", ""))
         REGISTERED.functions |= {activation, *(twins if activation in twins else ())}
     else:
         raise TypeError(
@@ -175,45 +134,28 @@ def _watched(function: Any, see: See, straight: bool) -> dict[str, Function]:
     return {"forward": forward, "backward": backward} if straight else {"forward": forward}
 
 
-def is_activation(function: Function) -> bool:
-    """Whether a function is an activation: one of torch's or a registered one."""
-    return function in ACTIVATIONS or function in REGISTERED.functions
-
-
 def _inplace_position(function: Function) -> int | None:
     """Position of the argument ``inplace``; None if the function does not have it."""
-    try:
-        parameters = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None
-    return parameters.index("inplace") if "inplace" in parameters else None
+    with suppress(TypeError, ValueError):  # functions without a signature
+        return list(inspect.signature(function).parameters).index("inplace")
+    return None
 
 
-_INPLACE = {function: position for function in ACTIVATIONS if (position := _inplace_position(function)) is not None}
+_INPLACE = {function: _inplace_position(function) for function in ACTIVATIONS}
 
 
 def overwrites(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether this call overwrites its input with its result.
-
-    >>> overwrites(F.relu, (None, True), {}), overwrites(torch.relu_, (None,), {}), overwrites(torch.relu, (None,), {})
-    (True, True, False)
-    """
+    """Whether this call overwrites its input with its result."""
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         return True
-    position = _INPLACE.get(function)
-    if position is None:
+    if (position := _INPLACE.get(function)) is None:
         return False
     return bool(args[position]) if len(args) > position else bool(kwargs.get("inplace", False))
 
 
 class Carry(torch.autograd.Function):
-    """A value whose gradient goes unchanged to another tensor, the surrogate, of the same shape.
-
-    >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
-    >>> torch.autograd.grad(Carry.apply(x, x.detach().relu()).sum(), x)
-    (tensor([1., 1.]),)
-    """
+    """A value whose gradient goes unchanged to another tensor, the surrogate, of the same shape."""
 
     @staticmethod
     def forward(ctx: Any, surrogate: Tensor, value: Tensor) -> Tensor:
@@ -229,16 +171,14 @@ class Carry(torch.autograd.Function):
 def straight_through(
     function: Function, subject: Tensor, copied: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """The activation's output, whose gradient goes to ``copied``, a copy of the activation's input ``subject``.
+    """The activation's output, whose gradient goes to ``copied``, a copy of its input ``subject``; and the result.
 
     If the activation overwrites its input, the result is written there, so that other references to that tensor, or to
-    one that it is a view of, see the result too. The second tensor is the result itself, which keeps its place in the
-    graph.
+    one that it is a view of, see it too. The result itself keeps its place in the graph.
     """
-    rest = args[1:] if args else ()
     options = {key: value for key, value in kwargs.items() if key != "input"}
     with torch.no_grad():
-        value = function(copied.detach().clone(), *rest, **options)
+        value = function(copied.detach().clone(), *args[1:], **options)
     carried: Tensor = Carry.apply(copied, value)  # type: ignore[no-untyped-call]
     return (subject.copy_(carried) if overwrites(function, args, kwargs) else carried), carried
 
@@ -250,16 +190,15 @@ def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any])
     """
     result = function(*args, **kwargs)
     adaptive = function.__name__.startswith("adaptive")
-    names = (
-        ("input", "output_size") if adaptive else ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    )
+    own = ("output_size",) if adaptive else ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    names = ("input", *own)
     given = dict(zip(names, args, strict=False)) | {key: value for key, value in kwargs.items() if key in names}
     dilation = given.pop("dilation", 1)
     if any(step != 1 for step in (dilation if isinstance(dilation, tuple | list) else (dilation,))):
         return result
-    options = {} if adaptive else {"count_include_pad": False}
-    given = {key: value for key, value in given.items() if value is not None}
-    surrogate = MAX_POOLS[function](**given, **options)
+    if not adaptive:
+        given["count_include_pad"] = False
+    surrogate = MAX_POOLS[function](**{key: value for key, value in given.items() if value is not None})
     if isinstance(result, tuple):
         return Carry.apply(surrogate, result[0].detach()), *result[1:]  # type: ignore[no-untyped-call]
     return Carry.apply(surrogate, result.detach())  # type: ignore[no-untyped-call]

@@ -1,8 +1,4 @@
-"""Modules of the user's own that are one activation.
-
-A module is one activation if it has no parameters, buffers or children, uses activations, keeps the shape of its input
-and acts element by element. The activations inside it are then not read separately.
-"""
+"""Modules of the user's own that are one activation: the activations inside are then not read separately."""
 
 from __future__ import annotations
 
@@ -16,21 +12,13 @@ from netdyn.tracing.site import Site
 
 @dataclass(frozen=True)
 class Candidate:
-    """A running module that may turn out to be one activation.
-
-    Attributes:
-        module: The module.
-        site: Its site, without the output.
-        argument: Its input, which it may overwrite.
-        copied: A copy of the input, in a straight-through run at the same place in the graph.
-        first: Number of sites that were held when it began; later ones are inside it.
-    """
+    """A running module that may turn out to be one activation."""
 
     module: nn.Module
-    site: Site
-    argument: Tensor
-    copied: Tensor
-    first: int
+    site: Site  #: without the output
+    argument: Tensor  #: the input, which the module may overwrite
+    copied: Tensor  #: a copy of the input, in a straight-through run at the same place in the graph
+    first: int  #: number of sites that were held when the module began; later ones are inside it
 
 
 def may_be_activation(module: nn.Module) -> bool:

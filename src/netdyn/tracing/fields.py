@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,7 @@ from netdyn._utils.checks import nearest
 from netdyn._utils.trees import Inputs
 from netdyn.isolation.isolated import isolated
 from netdyn.tracing.names import clean_name
-from netdyn.tracing.sample_axis import SampleAxis
-from netdyn.tracing.site import Key, Site
+from netdyn.tracing.site import Axes, Site
 from netdyn.tracing.survey import Survey, discover
 from netdyn.tracing.tracer import run
 
@@ -54,17 +53,11 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
 
 @dataclass(frozen=True)
 class Choice:
-    """What to read in a network.
-
-    Attributes:
-        names: Names of the layers.
-        promoted: Names of modules whose outputs count as local fields.
-        axes: As in :class:`~netdyn.tracing.survey.Survey`.
-    """
+    """What to read in a network: layers, among them modules whose outputs count as local fields (promoted)."""
 
     names: tuple[str, ...] = ()
     promoted: tuple[str, ...] = ()
-    axes: Mapping[Key, SampleAxis | None] = field(default_factory=dict)
+    axes: Axes = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
         """Whether a layer of this name is to be read."""
@@ -76,69 +69,46 @@ class Choice:
 
 
 def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Choice:
-    """What the argument ``layers`` selects.
-
-    Args:
-        model: The network.
-        survey: Its survey.
-        layers: Names or globs; None: all local fields of the survey.
-
-    Returns:
-        The layers, and the modules whose outputs count as local fields. A pattern stands for modules only if it matches
-        no local field of the survey.
-
-    Raises:
-        TypeError: If ``layers`` is a single string.
-        ValueError: If a pattern matches nothing, or there is nothing to read.
-    """
+    """What ``layers`` selects. A pattern stands for modules only if it matches no local field of the survey."""
     found = list(survey.found)
     modules = [clean_name(name) for name, _ in model.named_modules() if name]
     if isinstance(layers, str):
         raise TypeError(f"`layers` must be a list of names or globs, got the string {layers!r}.")
+    if layers is None and not found and survey.mixed:
+        raise ValueError(
+            f"The samples cannot be told apart in the inputs of the activations of {list(survey.mixed)}, and there are "
+            f"no others, so there is no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
+        )
+    if layers is None and not found:
+        raise ValueError(
+            "No activation function was found, so there is no local field to read. For a linear network, name in "
+            f"`layers=` the modules whose outputs are to count as local fields, for instance {modules[:3]}."
+        )
     if layers is None:
-        if not found:
-            if survey.mixed:
-                raise ValueError(
-                    f"The samples cannot be told apart in the inputs of the activations of {list(survey.mixed)}, and "
-                    f"there are no others, so there is no local field to read. Name modules in `layers=`, for instance "
-                    f"{modules[:3]}."
-                )
-            raise ValueError(
-                "No activation function was found, so there is no local field to read. For a linear network, name in "
-                f"`layers=` the modules whose outputs are to count as local fields, for instance {modules[:3]}."
-            )
         return Choice(tuple(found), (), survey.axes)
     names: list[str] = []
     promoted: list[str] = []
     for pattern in layers:
         if pattern in found:
             names.append(pattern)
-        elif pattern in modules:
-            promoted += _readable(survey, pattern, [pattern])
-        elif matches := fnmatch.filter(found, pattern):
+            continue
+        if pattern not in modules and (matches := fnmatch.filter(found, pattern)):
             names += matches
-        elif matches := fnmatch.filter(modules, pattern):
-            promoted += _readable(survey, pattern, matches)
-        else:
+            continue
+        matches = [pattern] if pattern in modules else fnmatch.filter(modules, pattern)
+        if not matches:
             raise ValueError(
                 f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}"
             )
+        readable = [name for name in matches if name in survey.outputs]
+        if not readable:
+            raise ValueError(
+                f"`layers` names {pattern!r}, but no output of {matches} holds samples: these modules are not called "
+                "(like the parts of torch's attention), or their output is the same for all samples. Name a module "
+                f"around them. {nearest(pattern, survey.outputs)}"
+            )
+        promoted += readable
     return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
-
-
-def _readable(survey: Survey, pattern: str, modules: list[str]) -> list[str]:
-    """Those of some modules whose outputs can be read.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    if readable := [name for name in modules if name in survey.outputs]:
-        return readable
-    raise ValueError(
-        f"`layers` names {pattern!r}, but no output of {modules} holds samples: these modules are not called (like the "
-        "parts of torch's attention), or their output is the same for all samples. Name a module around them. "
-        f"{nearest(pattern, survey.outputs)}"
-    )
 
 
 def read(
@@ -146,10 +116,7 @@ def read(
 ) -> tuple[Any, Any]:
     """Run the network, and call ``on_layer`` with the name, field and output ``[samples, units]`` of each chosen layer.
 
-    Field and output are valid only during the call.
-
-    Returns:
-        The model's output and the logits, as :func:`~netdyn.tracing.tracer.run`.
+    Both are valid only during the call. Returns the model's output and the logits.
     """
 
     def visit(site: Site) -> None:

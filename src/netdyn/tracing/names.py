@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-ROOT = "model"
-"""Name of tensors that are not the output of a submodule."""
-
-
-@dataclass(frozen=True)
-class _Returned:
-    """A tensor that a module returned. Once it is overwritten it no longer counts as that module's output."""
-
-    name: str
-    tensor: weakref.ref[Tensor]
-    version: int
-
-    @classmethod
-    def by(cls, name: str, tensor: Tensor) -> _Returned:
-        return cls(name, weakref.ref(tensor), _version(tensor))
-
-    def is_still(self, tensor: Tensor) -> bool:
-        return self.tensor() is tensor and self.version == _version(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+ROOT = "model"  #: name of tensors that are not the output of a submodule
 
 
 class Origins:
-    """The running modules, innermost last, and the tensors that modules have returned.
-
-    Args:
-        model: The network.
-    """
+    """The running modules, innermost last, and the tensors that modules have returned."""
 
     def __init__(self, model: nn.Module) -> None:
         self.names = {module: clean_name(name) or ROOT for name, module in model.named_modules()}
         self._running: list[str] = []
-        self._returned: dict[int, _Returned] = {}
+        #: Name, tensor and its version, by the tensor's id. Once overwritten, it is no longer the module's output.
+        self._returned: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}
 
     @property
     def innermost(self) -> str:
@@ -52,8 +27,11 @@ class Origins:
 
     def name_of(self, tensor: Tensor) -> str:
         """Name of the module that returned a tensor, or of the innermost running module."""
-        known = self._returned.get(id(tensor))
-        return known.name if known is not None and known.is_still(tensor) else self.innermost
+        return self._returned_by(tensor) or self.innermost
+
+    def _returned_by(self, tensor: Tensor) -> str | None:
+        name, known, version = self._returned.get(id(tensor), (None, None, 0))
+        return name if known is not None and known() is tensor and version == _version(tensor) else None
 
     def enter(self, module: nn.Module) -> str:
         """Note that a module begins; returns its name."""
@@ -67,9 +45,12 @@ class Origins:
     def returned(self, name: str, values: Iterable[Any]) -> None:
         """Note what a module has returned. A tensor that it only passes on keeps the name of the first module."""
         for value in values:
-            known = self._returned.get(id(value))
-            if isinstance(value, Tensor) and (known is None or not known.is_still(value)):
-                self._returned[id(value)] = _Returned.by(name, value)
+            if isinstance(value, Tensor) and self._returned_by(value) is None:
+                self._returned[id(value)] = (name, weakref.ref(value), _version(value))
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def clean_name(name: str) -> str:

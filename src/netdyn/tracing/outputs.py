@@ -1,7 +1,4 @@
-"""Whether the model's outputs are probabilities, and which logits they were made from.
-
-A sigmoid, softmax or log_softmax whose result is the model's output is not an activation: its input holds the logits.
-"""
+"""Whether a sigmoid or softmax ends the model: it is no activation, and its input holds the logits."""
 
 from __future__ import annotations
 
@@ -19,32 +16,24 @@ COPIES = {
 
 @dataclass(frozen=True)
 class Squashed:
-    """A probability that may turn out to be the model's output.
+    """The ``result`` of a sigmoid or softmax of ``logits``, of which a ``value`` may be the model's output."""
 
-    Attributes:
-        value: The result of a sigmoid or softmax, or a copy of it.
-        logits: The function's input.
-        result: The result itself.
-        version: For a copy, its version when it was made: an overwritten copy does not count.
-    """
-
-    value: Tensor
+    value: Tensor  #: the result, or a copy of it
     logits: Tensor
     result: Tensor
-    version: int | None = None
+    version: int | None = None  #: of a copy when it was made: an overwritten copy does not count
 
     def is_output(self, output: Any) -> bool:
-        """Whether this is the model's output."""
-        overwritten = self.version is not None and self.version != self.value._version
-        return not overwritten and _is_all_of(output, self.value)
+        """Whether the model's output is this, a view of all of it (``sigmoid(x).squeeze(1)``), or a copy."""
+        value = self.value
+        overwritten = self.version is not None and self.version != value._version
+        if overwritten or not isinstance(output, Tensor) or output.numel() != value.numel():
+            return False
+        return _is_view_of_all(output, value) or torch.equal(output.to(value.dtype).reshape(value.shape), value)
 
 
 class Probabilities:
-    """The results of sigmoid, softmax and log_softmax in one run, and their copies.
-
-    Args:
-        samples: Number of samples in the batch.
-    """
+    """The results of sigmoid, softmax and log_softmax in one run, and their copies."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -56,7 +45,7 @@ class Probabilities:
             self._found.append(Squashed(result, logits, result))
 
     def add_copy(self, result: Tensor, subject: Tensor) -> None:
-        """Note a copy of a result, which may turn out to be the model's output as well."""
+        """Note a copy of a result, which may be the model's output as well."""
         # Tensors made in inference mode have no version.
         if result is subject or not result.is_floating_point() or result.is_inference():
             return
@@ -67,13 +56,6 @@ class Probabilities:
     def find(self, output: Any) -> Squashed | None:
         """The probability that is the model's output, if there is one."""
         return next((each for each in reversed(self._found) if each.is_output(output)), None)
-
-
-def _is_all_of(output: Any, tensor: Tensor) -> bool:
-    """Whether ``output`` is the tensor, a view of all of it (``sigmoid(x).squeeze(1)``), or a copy in another dtype."""
-    if not isinstance(output, Tensor) or output.numel() != tensor.numel():
-        return False
-    return _is_view_of_all(output, tensor) or torch.equal(output.to(tensor.dtype).reshape(tensor.shape), tensor)
 
 
 def _is_view_of_all(output: Tensor, tensor: Tensor) -> bool:

@@ -1,9 +1,4 @@
-"""The axis of the samples in a tensor inside a network.
-
-In most tensors it is the first; in some it follows the time (``[time, samples, features]``), and some networks fold a
-second axis into it (``[samples·windows, …]``). Running the network with two samples and with three shows it: the axis
-that grows is that of the samples, and the samples that are in both runs keep their values.
-"""
+"""The axis of the samples in a tensor: the one that grows from a run of two to one of three, and keeps their values."""
 
 from __future__ import annotations
 
@@ -19,25 +14,15 @@ ROUNDING = 3.0
 
 @dataclass(frozen=True)
 class SampleAxis:
-    """The axis of the samples.
-
-    Attributes:
-        dim: Its dimension.
-        folded: How many entries of that dimension each sample has.
-        fastest: Whether neighbouring entries belong to different samples (``[windows·samples]``), or ``folded``
-            neighbours to the same one.
-    """
+    """The axis of the samples: a dimension, into which another axis may be folded (``[samples·windows, …]``)."""
 
     dim: int = 0
-    folded: int = 1
-    fastest: bool = False
+    folded: int = 1  #: number of entries that each sample has in the dimension
+    fastest: bool = False  #: whether neighbours belong to different samples (``[windows·samples]``)
 
     def rows(self, value: Tensor) -> Tensor:
         """The value as ``[samples, units]``: all entries that belong to a sample are its units.
 
-        >>> SampleAxis(dim=1).rows(torch.arange(6).reshape(3, 2))
-        tensor([[0, 2, 4],
-                [1, 3, 5]])
         >>> SampleAxis(folded=3, fastest=True).rows(torch.arange(6)[:, None])
         tensor([[0, 2, 4],
                 [1, 3, 5]])
@@ -50,11 +35,7 @@ class SampleAxis:
 
 
 def candidate_axes(two: Tensor, three: Tensor) -> list[SampleAxis]:
-    """The axes that the shapes of a tensor with two samples and with three allow; none if it holds no samples.
-
-    Raises:
-        ValueError: If more than the samples' axis grows.
-    """
+    """The axes that the shapes of a tensor with two samples and with three allow; none if it holds no samples."""
     if len(two.shape) != len(three.shape):
         raise ValueError("its number of dimensions depends on the number of samples")
     grown = [dim for dim, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
@@ -70,10 +51,8 @@ def candidate_axes(two: Tensor, three: Tensor) -> list[SampleAxis]:
 
 
 def axis_scores(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
-    """How well an axis fits, ``[2]``: whether the samples keep their positions (0 or 1), and how far they differ.
-
-    Tensors cut to the longest sample of a batch have different shapes. They cannot be compared, and fit.
-    """
+    """How well an axis fits, ``[2]``: whether the samples keep their positions (0 or 1), and how far they differ."""
+    # Tensors cut to the longest sample of a batch cannot be compared, and fit.
     if two.movedim(axis.dim, 0).shape[1:] != three.movedim(axis.dim, 0).shape[1:]:
         return torch.ones(2, device=two.device)
     rows, others = axis.rows(two), axis.rows(three)
@@ -81,7 +60,7 @@ def axis_scores(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
 
 
 def choose_axis(axes: Sequence[SampleAxis], scores: Sequence[Sequence[float]]) -> SampleAxis | None:
-    """The axis that fits with the smallest difference, by the scores of :func:`axis_scores`; None if none fits."""
+    """The axis that fits with the smallest difference, by :func:`axis_scores`; None if none fits."""
     fitting = [(difference, i) for i, (fits, difference) in enumerate(scores) if fits]
     return axes[min(fitting)[1]] if fitting else None
 
@@ -96,12 +75,10 @@ def same_positions(rows: Tensor, others: Tensor) -> Tensor:
     own, nearest = distances.diagonal(), distances.min(dim=1).values
     size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
     same = ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
-    displaced: Tensor = ((own > same) & (nearest <= same)).any()
-    return ~displaced
+    return ~((own > same) & (nearest <= same)).any()  # type: ignore[no-any-return]
 
 
 def _distances(rows: Tensor, others: Tensor) -> Tensor:
     """Distances ``[samples, other samples]``; entries whose difference is not finite count as equal."""
     difference = (rows[:, None].float() - others[None].float()).nan_to_num(0.0, 0.0, 0.0)
-    distances: Tensor = difference.flatten(2).norm(dim=2)
-    return distances
+    return difference.flatten(2).norm(dim=2)  # type: ignore[no-any-return]

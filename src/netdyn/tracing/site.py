@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,29 +13,21 @@ from netdyn.tracing.sample_axis import SampleAxis
 
 Key = tuple[Literal["call", "module", "output"], str, int]
 """Identifies a tensor of a run: its kind, a module's name, and how many of this kind and name came before it."""
+Axes = Mapping[Key, SampleAxis | None]
+"""The axis of the samples in each tensor of a run; None for tensors without samples."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A local field in a run.
-
-    Attributes:
-        name: The layer's name.
-        key: Identifies it among all tensors of the run.
-        axis: The axis of its samples.
-        field: The local field; valid only during the call of ``on_site``.
-        output: The activation's output, valid as long (the field itself if there is no activation).
-        edge: Where to take the gradient with respect to the field, in a straight-through run; None where the network
-            itself has turned gradients off.
-        output_edge: The same for the output; other uses of the field, beside its activation, have no part in it.
-        graph: The field at its place in the graph, in a straight-through run.
-    """
+    """A local field in a run. Its tensors are valid only during the call of ``on_site``."""
 
     name: str
     key: Key
     axis: SampleAxis
     field: Tensor
-    output: Tensor
+    output: Tensor  #: the activation's output; the field itself if there is no activation
+    #: In a straight-through run, where to take the field's gradient; None if the network has turned gradients off.
     edge: GradientEdge | None = None
+    #: The same for the output; other uses of the field, beside its activation, have no part in it.
     output_edge: GradientEdge | None = None
-    graph: Tensor | None = None
+    graph: Tensor | None = None  #: the field at its place in the graph, in a straight-through run

@@ -69,7 +69,7 @@ def test_the_style_is_put_back_when_drawing_fails():
         assert mpl.rcParams["font.size"] == 30.0
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+def test_without_matplotlib_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setattr(canvas, "available", lambda: False)
     text = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):

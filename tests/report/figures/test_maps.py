@@ -137,7 +137,7 @@ def test_the_first_twenty_classes_are_shown_and_the_rest_counted(shape):
     assert figure.get_suptitle() == f"the first 20 of {shape[0]} classes"
 
 
-def test_all_classes_shown_nothing_said():
+def test_a_figure_of_all_classes_has_no_title():
     assert characteristic_maps(gaussian(20, 5)).get_suptitle() == ""
 
 
@@ -196,7 +196,7 @@ def test_columns_reach_halfway_to_their_neighbours(steps, edges):
         ([3], "linear"),
     ],
 )
-def test_very_uneven_steps_stand_on_a_logarithmic_axis_that_says_so(steps, scale):
+def test_very_uneven_steps_are_on_a_logarithmic_axis_that_is_labelled_so(steps, scale):
     axes = axes_of(heat(2, steps)[0])
     assert axes.get_xscale() == scale
     assert ("logarithmic" in axes.get_xlabel()) == (scale == "symlog")
