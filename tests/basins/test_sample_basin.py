@@ -740,7 +740,7 @@ def test_inputs_of_any_number_of_dimensions_are_walked(shape):
 
 
 def test_one_sample_is_enough():
-    basin = sample_basin(First(), torch.ones(1, 1), torch.ones(1, dtype=torch.int64), rays=16, seed=2)
+    basin = sample_basin(First(), torch.ones(1, 1), torch.ones(1, dtype=torch.int64), rays=16, seed=2, per_ray=True)
     assert basin.interval == (0, math.inf)
     assert basin.per_sample.shape == (1,)
 

@@ -16,7 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
-from netdyn.basins.curve import Curve, falling_curve
+from netdyn.basins.curve import Curve, falling_curve, mean_curve
 from netdyn.basins.interval import median, median_interval, shared_error, widened
 from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
@@ -171,7 +171,8 @@ class Ray:
             more, less = self.logits[below], self.logits[above]
             return below + more / (more - less) * (above - below)
         if above is None and below is not None:
-            return math.inf if below >= top - 1e-9 else below + self.logits[below] / slope
+            beyond = below + self.logits[below] / slope
+            return math.inf if below >= top - 1e-9 or beyond > top else beyond
         assert above is not None
         return max(above + self.logits[above] / slope, bottom - 3)
 
@@ -285,8 +286,9 @@ def measure_weight_basin(
                 "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
             )
     interval, level = _interval(found, radii, choices, own, target)
-    met = [(math.exp(at), share) for ray in found for at, share in ray.share.items()]
-    curve = falling_curve(clean_accuracy, [sigma for sigma, _ in met], [share for _, share in met])
+    curve = falling_curve(clean_accuracy, [], [])
+    if found:
+        curve = mean_curve(clean_accuracy, [ray.share for ray in found], [len(choices[0])] * rays, _slope(found), floor)
     class_radii = None
     if per_class and own.num_classes > 1:
         curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
@@ -366,15 +368,16 @@ def _interval(
 def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, high: float) -> tuple[Curve | None, ...]:
     """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
     labels, turns = ask.evaluator.labels.cpu(), LADDER * len(rays)
-    met = [(math.exp(level), i, right) for i, ray in enumerate(rays) for level, right in ray.right.items()]
+    met = [dict(ray.right) for ray in rays]
     for turn in range(turns):
         ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
-        met.append((math.exp(level), ray, ask(ray, level)))
+        met[ray][level] = ask(ray, level)
     curves: list[Curve | None] = []
     for k in range(ask.evaluator.num_classes):
-        own = clean[labels == k].double()
-        found = [(sigma, right[labels[ask.choices[i]] == k].double()) for sigma, i, right in met]
-        points = [(sigma, float(right.mean()), float(len(right))) for sigma, right in found if len(right)]
-        sigmas, shares, weights = ([point[place] for point in points] for place in range(3))
-        curves.append(falling_curve(float(own.mean()), sigmas, shares, weights) if len(own) else None)
+        own, members = clean[labels == k].double(), [labels[choice] == k for choice in ask.choices]
+        known = [i for i in range(len(rays)) if bool(members[i].any())]
+        shares = [{level: float(right[members[i]].double().mean()) for level, right in met[i].items()} for i in known]
+        weights = [float(members[i].sum()) for i in known]
+        mean = float(own.mean()) if len(own) else math.nan
+        curves.append(mean_curve(mean, shares, weights, _slope(rays), 0.0) if known else None)
     return tuple(curves)
