@@ -5,7 +5,7 @@ the radius is the distance at which accuracy falls to a half, and the coefficien
 the weights. This benchmark compares only their cost. `estimate_learning_coeff_with_summary` takes 2 chains of 100
 draws, with one step of SGLD per draw (step size 1e-4, localization 100), no burn-in, and batches of 512 of the same
 1,024 samples. netdyn uses 784-256-256-10 after 400 steps of Adam, with 1,024 of its training samples. The number of
-rays is doubled from the default 8 until half the 95 % interval is at most 5 % of the radius.
+rays is doubled from the default 16 until half the 95 % interval is at most 5 % of the radius.
 """
 
 from __future__ import annotations

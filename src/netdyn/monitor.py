@@ -479,6 +479,4 @@ def _reason(error: Exception) -> str:
 
 
 def _advice(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "Pass a smaller `batch_size` or `probe_size`. "
-    return ""
+    return "Pass a smaller `batch_size` or `probe_size`. " if is_out_of_memory(error) else ""

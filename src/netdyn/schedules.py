@@ -5,16 +5,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from netdyn._utils.checks import whole
-
-
-class Schedule(Protocol):
-    """Decides whether an evaluation is due between two counts of optimiser steps."""
-
-    def due(self, before: int, now: int) -> bool:
-        """Whether an evaluation is due at step ``now``, if the step asked about before was ``before``."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,10 @@ class LogSpaced:
                 return True
             decade *= 10
         return False
+
+
+#: Each decides whether an evaluation is due at step ``now``, if the step asked about before was ``before``.
+Schedule = Never | Every | AtSteps | LogSpaced
 
 
 def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterable[int] | None) -> Schedule:

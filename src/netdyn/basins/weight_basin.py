@@ -129,20 +129,12 @@ def weight_basin(
 
 @dataclass
 class Ray:
-    """What was met on one ray.
-
-    Attributes:
-        target: The accuracy that defines its radius.
-        right: At each log σ, which of its samples are right.
-        share: Their share.
-        logits: Its logit above that of the target, in ascending order of levels and made to fall: nowhere larger than
-            at a smaller level.
-    """
+    """What was met on one ray."""
 
     target: float
-    right: dict[float, Tensor] = field(default_factory=dict)
-    share: dict[float, float] = field(default_factory=dict)
-    logits: dict[float, float] = field(default_factory=dict)
+    right: dict[float, Tensor] = field(default_factory=dict)  # log σ → which of the ray's samples are right
+    share: dict[float, float] = field(default_factory=dict)  # their share
+    logits: dict[float, float] = field(default_factory=dict)  # its logit above that of the target, sorted, made to fall
 
     def add(self, level: float, right: Tensor) -> None:
         """Take what was met at ``level``, a log σ."""
@@ -165,16 +157,13 @@ class Ray:
     def crossing(self, slope: float, bottom: float, top: float) -> float:
         """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
         below, above = self.around()
-        if below is None and above is None:
-            return math.nan
-        if below is not None and above is not None:
-            more, less = self.logits[below], self.logits[above]
-            return below + more / (more - less) * (above - below)
-        if above is None and below is not None:
+        if below is None:
+            return math.nan if above is None else max(above + self.logits[above] / slope, bottom - 3)
+        if above is None:
             beyond = below + self.logits[below] / slope
             return math.inf if below >= top - 1e-9 or beyond > top else beyond
-        assert above is not None
-        return max(above + self.logits[above] / slope, bottom - 3)
+        more, less = self.logits[below], self.logits[above]
+        return below + more / (more - less) * (above - below)
 
     def outcomes(self, radius: float) -> Tensor:
         """Each sample's share of right answers at a log σ, straight between the two levels around the crossing."""
