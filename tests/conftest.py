@@ -2,9 +2,6 @@
 
 from hypothesis import HealthCheck, settings
 
-# A device that stays registered in the process that loads it.
-collect_ignore = ["far.py", "far_runs.py"]
-
 # On a busy machine an example may take long, and so may the drawing of its data.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -8,23 +8,12 @@ import time
 class Budget:
     """The seconds that evaluations have taken so far, and whether another one fits.
 
-    Args:
-        share: Limit, as a share of the training time without evaluations. None: no limit.
-
-    Attributes:
-        spent: Seconds that evaluations have taken, with sending and drawing their results.
-        last: Seconds of the last evaluation, without sending and drawing.
-        drawing: Seconds of the first drawing.
-
-    Example:
-        >>> budget = Budget(0.05)
-        >>> budget.spent = 1.0
-        >>> budget.affords(0.5)
-        False
+    ``share`` limits them, as a share of the training time without evaluations. None: no limit.
     """
 
     def __init__(self, share: float | None) -> None:
         self.share = share
+        # Seconds: of all evaluations with sending and drawing, of the last one without, of the first drawing.
         self.spent = self.last = self.drawing = 0.0
         self._before = 0.0
         self._since: float | None = None

@@ -340,8 +340,8 @@ class Monitor:
                 if self.strict:
                     raise
                 # An error's text may name a tag, and another one each time.
-                refused = f"netdyn: {receiver.name} refused the {what}: "
-                self.say_once(refused + _reason(error), key=refused + type(error).__name__)
+                key = f"{receiver.name}, {what}, {type(error).__name__}"
+                self.say_once(f"netdyn: {receiver.name} refused the {what}: {_reason(error)}", key=key)
 
     def _show(self, report: Report, step: int, draw: bool) -> None:
         """Send histograms and figures."""

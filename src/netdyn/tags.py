@@ -50,11 +50,7 @@ SCALARS = (
     Tag("basin/sample/censored", "share, 0 to 1", "samples that are still right at the highest noise level"),
     Tag("basin/sample/class_radius/<k>", _INPUT, "the radius for the samples of one class"),
     Tag("coverage/own", "share, 0 to 1", "validation samples reached by the answer for the nearest training sample"),
-    Tag(
-        "coverage/other",
-        "share, 0 to 1",
-        "the same for the nearest training sample of another class",
-    ),
+    Tag("coverage/other", "share, 0 to 1", "the same for the nearest training sample of another class"),
     Tag("coverage/distance", _INPUT, "median distance of validation samples from the nearest training sample"),
     Tag("basin/weight/radius", _WEIGHT, "noise on the weights that brings accuracy down to its target"),
     Tag("basin/weight/low", _WEIGHT, "lower end of the radius's interval"),
@@ -92,9 +88,5 @@ FIGURES = (
     Tag("linear/map", "layer × step", "accuracy without the activations from a layer on, over the run"),
     Tag("basin/curves", "share, 0 to 1", "accuracy against noise, one curve per class, with the radius"),
     Tag("wpa/characteristic_maps", "logit per input", "how each logit weighs the inputs when activations are removed"),
-    Tag(
-        "wpa/subnetwork",
-        "logit per input",
-        "units of the first layer that contribute most to each logit",
-    ),
+    Tag("wpa/subnetwork", "logit per input", "units of the first layer that contribute most to each logit"),
 )

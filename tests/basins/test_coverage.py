@@ -11,112 +11,170 @@ import pytest
 import torch
 from torch import nn
 
+from netdyn._utils.random import Contents
 from netdyn.basins import coverage as room
-from netdyn.functional import coverage, sample_basin
+from netdyn.basins.input_noise import Noise
+from netdyn.functional import coverage
 
 
 def gaussian(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def slow(radii, points, target, val_points, val_target):
-    """One validation sample after the other, in double precision."""
-    shares, distances = [], []
+def slow(network, points, target, val_points, val_target, same, seed=0):
+    """One validation sample after the other: shares, and distances in double precision."""
+    drawn = Noise.at(network, points, (True,), None, seed).draw(
+        points, Contents.of(points).digests, torch.zeros(len(points), dtype=torch.int64)
+    )[0]
+    right, distances = [], []
     for v, label in zip(val_points.double(), val_target, strict=True):
-        own = [(float((v - p).square().mean().sqrt()), i) for i, p in enumerate(points.double()) if target[i] == label]
-        if own:
-            d, nearest = min(own)
-            shares.append((radii[:, nearest].double() > d).double().mean().item())
+        near = [
+            (float((v - p).square().mean().sqrt()), i)
+            for i, p in enumerate(points.double())
+            if (target[i] == label) == same
+        ]
+        if near:
+            d, i = min(near)
+            right.append(float(network(points[i : i + 1] + d * drawn[i : i + 1]).argmax() == target[i]))
             distances.append(d)
-    return sum(shares) / len(shares), float(torch.tensor(distances, dtype=torch.float64).quantile(0.5))
+    return sum(right) / len(right), float(torch.tensor(distances, dtype=torch.float64).quantile(0.5))
 
 
-def probe(samples=60, features=5, classes=3, seed=0):
-    return gaussian(samples, features, seed=seed), torch.arange(samples) % classes
+def network(features=5, classes=3):
+    """A linear network, whose answers noise changes now and then."""
+    linear = nn.Linear(features, classes)
+    with torch.no_grad():
+        linear.weight.copy_(gaussian(classes, features, seed=9))
+        linear.bias.zero_()
+    return linear
 
 
-@pytest.mark.parametrize("rays", [1, 4])
+def probe(samples=60, features=5, seed=0):
+    """Samples, and their classes by the network but for every seventh."""
+    x = gaussian(samples, features, seed=seed)
+    right = network(features)(x).argmax(dim=1)
+    return x, torch.where(torch.arange(samples) % 7 == 0, (right + 1) % 3, right)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
 @pytest.mark.parametrize("block", [1, 50, 4_000_000])
-def test_coverage_equals_the_slow_one(rays, block, monkeypatch):
+def test_coverage_equals_the_slow_one(seed, block, monkeypatch):
     monkeypatch.setattr(room, "BLOCK", block)
     (x, y), (v, w) = probe(), probe(70, seed=1)
-    radii = gaussian(rays, 60, seed=2).abs() * 1.5
-    found = coverage(radii, x, y, v, w)
-    assert (found.share, found.distance) == pytest.approx(slow(radii, x, y, v, w), rel=1e-6)
-    assert 0.2 < found.share < 0.8
+    found = coverage(network(), x, y, v, w, seed=seed)
+    own, distance = slow(network(), x, y, v, w, True, seed)
+    other, _ = slow(network(), x, y, v, w, False, seed)
+    assert found == pytest.approx((own, other, distance), rel=1e-6)
+    assert 0.2 < found.own < 0.95
+    assert 0.2 < found.other < 0.95
+    assert found.own != found.other
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_batches_and_order_change_nothing(batch_size):
+    (x, y), (v, w) = probe(), probe(70, seed=1)
+    expected = coverage(network(), x, y, v, w)
+    rows, others = (torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in (60, 70))
+    found = coverage(network(), x[rows], y[rows], v[others], w[others], batch_size=batch_size)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_far_from_the_origin_nothing_cancels():
     (x, y), (v, w) = probe(), probe(70, seed=1)
-    radii = gaussian(2, 60, seed=2).abs()
-    found = coverage(radii, 1e3 + 0.01 * x, y, 1e3 + 0.01 * v, w)
-    expected = slow(radii, 1e3 + 0.01 * x, y, 1e3 + 0.01 * v, w)
-    assert (found.share, found.distance) == pytest.approx(expected, rel=1e-6)
+    x, v = 1e3 + 0.01 * x, 1e3 + 0.01 * v
+    found = coverage(network(), x, y, v, w)
+    expected = [slow(network(), x, y, v, w, same) for same in (True, False)]
+    assert found == pytest.approx((expected[0][0], expected[1][0], expected[0][1]), rel=1e-6)
 
 
-def test_samples_of_an_absent_class_are_left_out():
+def test_samples_of_an_absent_class_are_left_out_of_their_own_share():
     (x, y), (v, w) = probe(), probe(70, seed=1)
-    present = y != 2
-    radii = gaussian(1, 60, seed=2).abs()
-    found = coverage(radii[:, present], x[present], y[present], v, w)
-    kept = w != 2
-    assert found[:2] == coverage(radii[:, present], x[present], y[present], v[kept], w[kept])[:2]
-    assert torch.equal(found.nearest < 0, ~kept)
+    x, y = x[y != 2], y[y != 2]
+    found, without = coverage(network(), x, y, v, w), coverage(network(), x, y, v[w != 2], w[w != 2])
+    assert (found.own, found.distance) == (without.own, without.distance)
+    # To a sample of an absent class every training sample is one of another class.
+    assert found.other == pytest.approx(slow(network(), x, y, v, w, False)[0])
 
 
 def test_coverage_of_nothing_is_nan():
-    found = coverage(
-        torch.ones(1, 2), torch.zeros(2, 1), torch.zeros(2).long(), torch.zeros(3, 1), torch.ones(3).long()
-    )
-    assert math.isnan(found.share)
-    assert math.isnan(found.distance)
+    x, none = gaussian(4, 5), torch.zeros(4).long()
+    apart = coverage(network(), x, none, gaussian(3, 5, seed=1), none[:3] + 1)
+    assert math.isnan(apart.own)
+    assert math.isnan(apart.distance)
+    assert 0 <= apart.other <= 1
+    together = coverage(network(), x, none, gaussian(3, 5, seed=1), none[:3])
+    assert math.isnan(together.other)
+    assert 0 <= together.own <= 1
 
 
-@pytest.mark.parametrize(("radius", "share"), [(0.0, 0.0), (1e-9, 1.0), (math.inf, 1.0)])
-def test_a_copy_of_a_training_sample_is_covered_unless_it_is_wrong(radius, share):
+def test_a_copy_of_a_training_sample_is_covered_unless_it_is_wrong():
     x, y = probe()
-    assert coverage(torch.full((1, 60), radius), x, y, x, y).share == share
+    found = coverage(network(), x, y, x, y)
+    assert found.distance == 0
+    assert found.own == pytest.approx((network()(x).argmax(dim=1) == y).double().mean())
+    assert found.own < 1
 
 
 def test_distances_count_every_floating_component_of_a_tree():
     (x, y), (v, w) = probe(features=6), probe(70, features=6, seed=1)
-    radii = gaussian(2, 60, seed=2).abs()
+
+    class OfTree(nn.Module):
+        def forward(self, tree):
+            return network(6)(torch.cat([tree["a"], tree["b"][0].flatten(1)], dim=1))
 
     def tree(t):
         return {"a": t[:, :2], "ids": torch.arange(len(t)), "b": [t[:, 2:].reshape(len(t), 2, 2)]}
 
-    assert coverage(radii, tree(x), y, tree(v), w)[:2] == coverage(radii, x, y, v, w)[:2]
+    found = coverage(OfTree(), tree(x), y, tree(v), w)
+    assert found.distance == coverage(network(6), x, y, v, w).distance
+    assert 0.2 < found.own < 0.95
 
 
-def test_coverage_takes_a_basin():
-    network = nn.Linear(2, 2)
+def test_of_many_samples_a_fixed_choice_is_asked():
+    (x, y), (v, w) = probe(), probe(2000, seed=1)
+    asked = []
+
+    class Counting(nn.Module):
+        def forward(self, inputs):
+            asked.append(len(inputs))
+            return network()(inputs)
+
+    found = coverage(Counting(), x, y, v, w)
+    # Both shares, and a few samples before, to see what comes out.
+    assert 2 * 512 <= sum(asked) < 2 * 512 + 20
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(3))
+    assert coverage(network(), x, y, v[order], w[order]) == pytest.approx(found)
+    assert coverage(network(), x, y, v[:512], w[:512]).distance != found.distance
+
+
+def test_a_network_that_has_learned_covers_its_own_class_alone():
+    linear = nn.Linear(2, 2)
     with torch.no_grad():
-        network.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-        network.bias.zero_()
-    x = gaussian(100, 2, seed=3)
-    y = (x[:, 0] < 0).long()
-    basin = sample_basin(network, x, y)
-    v = gaussian(100, 2, seed=4)
-    w = (v[:, 0] < 0).long()
-    assert coverage(basin, x, y, v, w)[:2] == coverage(basin.radii, x, y, v, w)[:2]
-    # The nearest of 50 samples is much nearer than the boundary.
-    assert coverage(basin, x, y, v, w).share > 0.8
+        linear.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        linear.bias.zero_()
+    x, v = gaussian(100, 2, seed=3), gaussian(100, 2, seed=4)
+    found = coverage(linear, x, (x[:, 0] < 0).long(), v, (v[:, 0] < 0).long())
+    # The nearest of 50 samples of a class is much nearer than the boundary; one of the other class is less so.
+    assert found.own > 0.9
+    assert found.other < found.own - 0.05
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"basin": torch.ones(1, 59)}, "`basin` must be of the 60 samples in `inputs`, got 59."),
-        ({"target": torch.zeros(59).long()}, "`target` must have one label for each of the 60 samples, got 59."),
+        ({"target": torch.zeros(59).long()}, "`target` must have one "),
+        ({"val_target": torch.zeros(69).long()}, "`target` must have one label for each of the 70 samples, got 69."),
         ({"val_inputs": torch.zeros(70, 4)}, "`inputs` and `val_inputs` must have the same units"),
-        ({"inputs": torch.zeros(60, 5).long()}, "`inputs` holds no floating tensor"),
+        ({"val_inputs": torch.zeros(70, 5).long()}, "`val_inputs` holds no floating tensor"),
+        ({"val_target": torch.zeros(70)}, "`target` must hold whole class labels"),
+        ({"seed": -1}, "`seed` must be at least 0, got -1."),
     ],
 )
 def test_what_does_not_fit_is_refused(change, text):
     (x, y), (v, w) = probe(), probe(70, seed=1)
-    arguments = {"basin": torch.ones(1, 60), "inputs": x, "target": y, "val_inputs": v, "val_target": w} | change
+    arguments = {"inputs": x, "target": y, "val_inputs": v, "val_target": w} | change
     with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}"):
-        coverage(**arguments)
+        coverage(network(), **arguments)
 
 
 # The largest memory of this process alone: what getrusage says begins with that of the process that started it.
@@ -127,10 +185,11 @@ from netdyn.basins import coverage as room
 room.BLOCK = int(sys.argv[1])
 x, v = (torch.randn(10_000, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
 y = torch.zeros(10_000, dtype=torch.int64)
-coverage(torch.ones(1, 10), x[:10], y[:10], v[:10], y[:10])
+network = torch.nn.Linear(64, 1)
+coverage(network, x[:10], y[:10], v[:10], y[:10])
 peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 before = peak()
-coverage(torch.ones(1, 10_000), x, y, v, y)
+coverage(network, x, y, v, y)
 print(peak() - before)
 """
 

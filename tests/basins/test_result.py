@@ -154,8 +154,7 @@ def test_measurements_at_one_level_are_averaged_whatever_their_order():
     points = [(1.0, 0.9), (2.0, 0.1), (1.0, 0.5), (2.0, 0.3)]
     for order in itertools.permutations(points):
         curve = falling_curve(1.0, *zip(*order, strict=True))
-        assert curve.sigma.tolist() == [1.0, 2.0]
-        torch.testing.assert_close(curve.share, torch.tensor([0.7, 0.2], dtype=torch.float64))
+        assert curve.at(torch.tensor([1.0, 2.0])).tolist() == pytest.approx([0.7, 0.2])
 
 
 @pytest.mark.parametrize("clean", [0.0, 0.3, 1.0])
@@ -175,7 +174,17 @@ def test_curve_keeps_the_shape_of_what_it_is_asked():
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=30))
 def test_isotonic_regression_equals_that_of_scikit_learn(values):
     expected = IsotonicRegression(increasing=False).fit_transform(np.arange(len(values)), np.array(values))
-    np.testing.assert_allclose(isotonic(torch.tensor(values, dtype=torch.float64)), expected, atol=1e-9)
+    found = [mean for mean, size in isotonic(values) for _ in range(size)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@exactly
+@given(st.lists(st.tuples(st.floats(-10, 10), st.integers(1, 5)), min_size=1, max_size=12))
+def test_weights_of_isotonic_regression_are_repetitions(pairs):
+    values, weights = zip(*pairs, strict=True)
+    expected = IsotonicRegression(increasing=False).fit_transform(np.arange(len(values)), values, sample_weight=weights)
+    found = [mean for mean, size in isotonic(values, weights) for _ in range(size)]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 # Radius

@@ -10,9 +10,11 @@ from torch import nn
 from torch.distributions import Normal
 
 import reference
+from netdyn._utils.random import Contents
+from netdyn.basins.input_noise import Noise
 from netdyn.functional import sample_basin
 
-CELL = math.log(1e4) / 128  # width in log sigma of the cells that the default arguments give
+CELL = math.log(1e4) / 128  # width in log sigma of the cells to which rays are bisected by default
 SETTING_OUT = 9  # rows asked before a search with a single logit, to see what comes out and where it comes from
 
 
@@ -108,7 +110,17 @@ def test_radius_would_not_fit_a_noise_level_of_the_whole_vector():
 def test_accuracy_at_equals_the_linear_oracle(sigma):
     network, x, target, margin = linear_classifier()
     basin = sample_basin(network, x, target, rays=RAYS)
-    assert abs(float(basin.accuracy_at(sigma)) - oracle(margin, sigma)) < BOUND
+    # At the levels beside the radius all rays were asked; elsewhere hundreds of samples, each once, whose answers are
+    # averaged over some 30 of similar level: a standard error of 0.06, of which the bound is 3.
+    bound = BOUND if 0.9 < sigma / basin.radius < 1.1 else 0.18
+    assert abs(float(basin.accuracy_at(sigma)) - oracle(margin, sigma)) < bound
+
+
+def test_accuracy_at_equals_the_linear_oracle_near_the_radius():
+    network, x, target, margin = linear_classifier()
+    basin = sample_basin(network, x, target, rays=RAYS)
+    for sigma in (0.9 * basin.radius, basin.radius, 1.1 * basin.radius):
+        assert abs(float(basin.accuracy_at(sigma)) - oracle(margin, sigma)) < BOUND
 
 
 def test_accuracy_at_starts_clean_and_takes_any_shape():
@@ -125,14 +137,14 @@ def test_radius_counts_the_wrong_samples_that_noise_puts_right():
     # sigma).
     network, x, target, margin = linear_classifier()
     wrong = torch.arange(SAMPLES) % 10 == 0
-    basin = sample_basin(network, x, torch.where(wrong, 1 - target, target), rays=RAYS)
+    basin = sample_basin(network, x, torch.where(wrong, 1 - target, target), rays=RAYS, per_ray=True)
     signed = torch.where(wrong, -margin, margin)
     assert abs(oracle(signed, basin.radius) - 0.75) < BOUND
-    assert basin.reentry > 0.01
     assert basin.clean == pytest.approx(1 - wrong.double().mean())
     assert (basin.radii[:, wrong] == 0).all()
-    # Without the correction the same rays would miss the oracle.
-    assert abs(oracle(signed, basin.curve.crossing(0.75)) - 0.75) > BOUND / 2
+    # Rays not lost up to the radius are fewer than those that are right there.
+    lost = (basin.radii <= basin.radius).double().mean()
+    assert lost > 0.25 + 0.01
 
 
 def test_interval_holds_the_oracles_radius():
@@ -142,25 +154,23 @@ def test_interval_holds_the_oracles_radius():
 
 
 def test_radii_of_rays_are_the_oracles_within_a_cell():
-    # One number in, one logit out: the noise that a ray adds is seen at the first step, and says where it is lost.
-    network, seen = watched(First(), lambda x: x[:, 0].clone())
     x = gaussian(400, 1, seed=5).abs() + 0.1
-    basin = sample_basin(network, x, torch.ones(400, dtype=torch.int64))
-    middle = math.sqrt(1e-3 * 1e1)
-    noise = next((batch - x[:, 0]) / middle for batch in seen if len(batch) == 400 and not torch.equal(batch, x[:, 0]))
-    truth = torch.where(noise < 0, -x[:, 0] / noise, math.inf)
-    found = basin.radii[0]
-    lost = found.isfinite()
-    assert torch.equal(lost, truth < 10 * math.exp(-CELL))
-    assert ((found[lost] / truth[lost]).log().abs() <= CELL / 2 * 1.01).all()
-    assert basin.censored == pytest.approx((~lost).double().mean())
+    basin = sample_basin(First(), x, torch.ones(400, dtype=torch.int64), rays=2, per_ray=True, accuracy=0.9)
+    assert basin.radii.shape == (2, 400)
+    for ray in range(2):
+        (noise,) = Noise.at(First(), x, (True,), None, 0).draw(x, Contents.of(x).digests, torch.full((400,), ray))
+        truth = torch.where(noise < 0, -x / noise, math.inf)[:, 0]
+        found = basin.radii[ray]
+        lost = found.isfinite()
+        assert torch.equal(lost, truth < 10 * math.exp(-CELL))
+        assert ((found[lost] / truth[lost]).log().abs() <= CELL / 2 * 1.01).all()
 
 
 def test_radius_of_every_sample_is_its_own_oracles():
     # n = 256 rays a sample, noise seed 0: standard error of a share 0.027; for 32 samples at once the bound is 4.5 of
     # them.
     network, x, target, margin = linear_classifier()
-    basin = sample_basin(network, x[:32], target[:32], rays=256)
+    basin = sample_basin(network, x[:32], target[:32], rays=256, per_ray=True)
     own = Normal(0.0, 1.0).cdf(margin[:32] / basin.per_sample.float())
     assert basin.per_sample.shape == (32,)
     assert ((own - 0.75).abs() < 0.12).all()
@@ -169,7 +179,9 @@ def test_radius_of_every_sample_is_its_own_oracles():
 @pytest.mark.parametrize(("rays", "given"), [(1, False), (7, False), (8, True)])
 def test_every_sample_has_a_radius_from_eight_rays_on(rays, given):
     network, x, target, _ = linear_classifier()
-    assert (sample_basin(network, x[:20], target[:20], rays=rays).per_sample is not None) == given
+    basin = sample_basin(network, x[:20], target[:20], rays=rays, per_ray=True)
+    assert (basin.per_sample is not None) == given
+    assert sample_basin(network, x[:20], target[:20], rays=rays).per_sample is None
 
 
 def test_radius_falls_as_accuracy_rises():
@@ -237,14 +249,13 @@ def test_radius_equals_the_ladders(clear, accuracy):
     assert basin.radius == pytest.approx(reference.ladder_radius(*ladder, accuracy or 0.5), rel=0.12)
 
 
-def test_radius_corrected_for_rays_that_come_back_equals_the_ladders(mixed):
+def test_radius_equals_the_ladders_where_rays_come_back(mixed):
     # n = 512 samples x 8 rays, noise seed 0: over seeds a relative standard error of 0.04; the bound is 4 of them.
     probe, ladder = mixed
-    basin, truth = sample_basin(*probe, rays=8), reference.ladder_radius(*ladder, 0.5)
+    basin, truth = sample_basin(*probe, rays=8, per_ray=True), reference.ladder_radius(*ladder, 0.5)
     assert basin.radius == pytest.approx(truth, rel=0.16)
-    assert basin.reentry > 0.04
-    # The bound tells the corrected radius from the one at which rays are first lost.
-    assert basin.curve.crossing(0.5) < 0.8 * truth
+    # The bound tells the radius from the noise at which half of the rays are lost for the first time.
+    assert basin.radii.median() < 0.8 * truth
 
 
 def test_relative_radius_equals_the_ladders(clear):
@@ -265,33 +276,48 @@ def test_relative_is_the_same_search_at_another_accuracy(clear, accuracy):
     assert relative.interval == absolute.interval
 
 
-def test_accuracy_at_lies_at_or_below_the_ladder(mixed):
+def test_accuracy_at_follows_the_ladder(mixed):
     probe, (sigmas, accuracies) = mixed
-    above = sample_basin(*probe, rays=8).accuracy_at(torch.tensor(sigmas)) - torch.tensor(accuracies)
-    # n = 512 samples x 8 rays: 0.03 is 3 standard errors of both measurements together.
-    assert above.max() < 0.03
-    assert above.min() < -0.05
+    basin = sample_basin(*probe, rays=8)
+    found = basin.accuracy_at(torch.tensor(sigmas))
+    apart, sigmas = (found - torch.tensor(accuracies)).abs(), torch.tensor(sigmas)
+    # n = 512 samples x 8 rays beside the radius: 0.03 is 3 standard errors of both measurements together. Elsewhere
+    # some 30 answers are averaged, standard error 0.09 at most, and fewer at both ends.
+    assert apart[(sigmas / basin.radius).log().abs() < 0.12].max() < 0.03
+    assert apart.max() < 0.27
+    assert (found.diff() <= 1e-12).all()
 
 
-def test_finer_cells_give_the_same_radius(clear):
-    coarse, fine = sample_basin(*clear[0]), sample_basin(*clear[0], rel_tol=0.01)
+def test_finer_cells_refine_the_rays_and_leave_the_radius(clear):
+    coarse, fine = sample_basin(*clear[0], per_ray=True), sample_basin(*clear[0], per_ray=True, rel_tol=0.01)
     # The finer search visits all noise levels of the coarser one, so that it ends inside the same cell.
     assert (finite_cells_apart(fine.radii, coarse.radii) <= 1).all()
-    assert fine.radius == pytest.approx(coarse.radius, rel=CELL)
-    assert fine.forwards == pytest.approx(coarse.forwards + 2, abs=0.1)
+    assert len(fine.radii.unique()) > len(coarse.radii.unique())
+    assert (fine.radius, fine.interval) == (coarse.radius, coarse.interval)
+    assert fine.forwards == pytest.approx(coarse.forwards + 2 * coarse.clean)
+
+
+def test_rays_are_bisected_on_request_alone(clear):
+    plain, bisected = sample_basin(*clear[0], rays=2), sample_basin(*clear[0], rays=2, per_ray=True)
+    assert plain.radii is None
+    assert numbers(bisected)[:-1] == numbers(plain)[:-1]
+    assert bisected.forwards == pytest.approx(plain.forwards + 2 * 7 * plain.clean)
 
 
 # Seeds, order and batches --------------------------------------------------------------------------------------------
 
 
 def numbers(basin):
-    return basin.radius, basin.interval, basin.reentry, basin.floor, basin.radii.tolist(), basin.per_class.tolist()
+    """All numbers of a basin; the rays' own are the last."""
+    lists = [None if each is None else each.tolist() for each in (basin.per_class, basin.class_intervals, basin.radii)]
+    return basin.radius, basin.interval, basin.floor, basin.censored, basin.noise_classes.tolist(), *map(repr, lists)
 
 
 def test_same_seed_gives_the_same_numbers_and_another_seed_others(clear):
-    first, again, other = (sample_basin(*clear[0], seed=seed) for seed in (3, 3, 4))
+    first, again, other = (sample_basin(*clear[0], seed=seed, per_class=True, per_ray=True) for seed in (3, 3, 4))
     assert numbers(first) == numbers(again)
     assert first.radii.tolist() != other.radii.tolist()
+    assert first.radius != other.radius
 
 
 def test_global_generators_neither_matter_nor_move(clear):
@@ -303,8 +329,9 @@ def test_global_generators_neither_matter_nor_move(clear):
 
 
 def test_rays_are_the_same_whether_few_or_many(clear):
-    assert torch.equal(sample_basin(*clear[0], rays=3).radii[:2], sample_basin(*clear[0], rays=2).radii)
-    assert not torch.equal(*sample_basin(*clear[0], rays=2).radii)
+    three, two = (sample_basin(*clear[0], rays=rays, per_ray=True).radii for rays in (3, 2))
+    assert torch.equal(three[:2], two)
+    assert not torch.equal(*two)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 150, 1000])
@@ -314,7 +341,7 @@ def test_another_batch_size_gives_exactly_the_same_noise_and_numbers(batch_size)
 
     def search(batch_size):
         seen.clear()
-        basin = sample_basin(network, x, target, rays=2, batch_size=batch_size)
+        basin = sample_basin(network, x, target, rays=2, per_ray=True, per_class=True, batch_size=batch_size)
         return numbers(basin), set(map(tuple, torch.cat(seen).tolist())), max(map(len, seen))
 
     found, rows, largest = search(batch_size)
@@ -323,27 +350,31 @@ def test_another_batch_size_gives_exactly_the_same_noise_and_numbers(batch_size)
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 511])
-def test_another_batch_size_moves_a_network_by_a_cell_at_most(clear, batch_size):
-    expected, basin = sample_basin(*clear[0], rays=2), sample_basin(*clear[0], rays=2, batch_size=batch_size)
+def test_another_batch_size_moves_a_network_by_what_is_rounded(clear, batch_size):
+    options = {"rays": 2, "per_ray": True, "per_class": True}
+    expected, basin = sample_basin(*clear[0], **options), sample_basin(*clear[0], **options, batch_size=batch_size)
     assert same_up_to_a_cell(basin.radii, expected.radii)
-    assert abs(math.log(basin.radius / expected.radius)) <= CELL
+    assert basin.radius == pytest.approx(expected.radius, rel=0.01)
+    torch.testing.assert_close(basin.per_class, expected.per_class, rtol=0.05, atol=0)
 
 
 def test_permuted_samples_have_permuted_radii(clear):
     network, x, target = clear[0]
     order = torch.randperm(512, generator=generator(8))
-    expected = sample_basin(network, x, target, rays=8)
-    basin = sample_basin(network, x[order], target[order], rays=8)
+    expected = sample_basin(network, x, target, rays=8, per_ray=True, per_class=True)
+    basin = sample_basin(network, x[order], target[order], rays=8, per_ray=True, per_class=True)
     assert same_up_to_a_cell(basin.radii, expected.radii[:, order])
     assert basin.floor == expected.floor
-    assert basin.radius == pytest.approx(expected.radius, rel=CELL)
-    torch.testing.assert_close(basin.per_class, expected.per_class, rtol=CELL, atol=0)
+    assert basin.radius == pytest.approx(expected.radius, rel=0.01)
+    torch.testing.assert_close(basin.per_class, expected.per_class, rtol=0.05, atol=0)
 
 
 def test_permuting_changes_not_a_bit_where_nothing_is_rounded():
     x, target = gaussian(150, 3, seed=6), torch.arange(150) % 2
     order = torch.randperm(150, generator=generator(8))
-    expected, basin = sample_basin(First(), x, target), sample_basin(First(), x[order], target[order])
+    options = {"per_ray": True, "per_class": True, "relative": True}
+    expected = sample_basin(First(), x, target, **options)
+    basin = sample_basin(First(), x[order], target[order], **options)
     assert torch.equal(basin.radii, expected.radii[:, order])
     assert basin.radius == expected.radius
     assert torch.equal(basin.per_class, expected.per_class)
@@ -353,33 +384,35 @@ def test_permuting_changes_not_a_bit_where_nothing_is_rounded():
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_default_search_sends_each_sample_nine_times_through_the_network(relative):
+def test_default_search_sends_each_sample_three_and_a_half_times_through_the_network(relative):
     network, seen = watched(linear_classifier()[0])
     _, x, target, _ = linear_classifier()
     basin = sample_basin(network, x[:1024], target[:1024], relative=relative)
-    assert sum(seen) / 1024 <= 9 + relative
-    # Two samples are asked twice before, to see what comes out.
+    # Once clean, a sixteenth or all at the top, half a pass on the ladder, and two levels; sometimes one or two more.
+    least = 1 + (1 if relative else 1 / 16) + 1 / 2 + 2
+    assert basin.forwards in (least, least + 1, least + 2)
+    # Some samples are asked before, to see what comes out.
     assert basin.forwards == pytest.approx((sum(seen) - SETTING_OUT) / 1024, abs=1e-9)
 
 
-def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_search():
+def test_samples_wrong_without_noise_have_radius_0_and_take_no_part_in_the_bisection():
     network, x, target, _ = linear_classifier()
-    network, seen = watched(network)
     wrong = torch.arange(1024) % 4 == 0
-    basin = sample_basin(network, x[:1024], torch.where(wrong, 1 - target[:1024], target[:1024]), accuracy=0.7)
+    probe = network, x[:1024], torch.where(wrong, 1 - target[:1024], target[:1024])
+    basin = sample_basin(*probe, accuracy=0.7, per_ray=True)
     assert (basin.radii[:, wrong] == 0).all()
     assert (basin.radii[:, ~wrong] > 0).all()
-    # Once clean, seven steps for three quarters, a sixteenth at the top, and, with the noise of seed 0, three quarters
-    # four times near the radii of all and of the two classes.
-    assert sum(seen) / 1024 <= 1 + 7 * 3 / 4 + 1 / 16 + 4 * 3 / 4 + 0.03
+    # Seven steps for three quarters.
+    assert basin.forwards == pytest.approx(sample_basin(*probe, accuracy=0.7).forwards + 7 * 3 / 4)
 
 
 def test_network_without_a_right_answer_costs_no_search():
     network, x, target, _ = linear_classifier()
-    network, seen = watched(network)
-    basin = sample_basin(network, x, 1 - target)
-    assert (basin.radius, basin.interval, basin.censored, basin.clean) == (0, (0, 0), 0, 0)
-    assert sum(seen) / SAMPLES <= 1.1
+    basin = sample_basin(network, x, 1 - target, per_class=True)
+    assert (basin.radius, basin.interval, basin.clean) == (0, (0, 0), 0)
+    assert basin.per_class.tolist() == [0, 0]
+    assert basin.class_intervals.tolist() == [[0, 0], [0, 0]]
+    assert sample_basin(network, x, 1 - target).forwards == 1 + 1 / 16
 
 
 # Classes and the floor -----------------------------------------------------------------------------------------------
@@ -399,7 +432,7 @@ def hill(zeros, ones):
 
 
 def test_class_that_noise_is_taken_for_has_an_infinite_radius():
-    basin = sample_basin(*hill(100, 100), high=1e4)
+    basin = sample_basin(*hill(100, 100), high=1e4, per_class=True)
     assert basin.per_class[0] == math.inf
     assert 0.5 < basin.per_class[1] < 10
     assert basin.noise_classes[0] > 0.95
@@ -410,16 +443,21 @@ def test_radius_of_an_absent_class_is_nan():
     network, x, target, _ = linear_classifier()
     wide = nn.Linear(FEATURES, 3, bias=False)
     wide.weight = nn.Parameter(torch.cat([torch.zeros(2, FEATURES), network.weight.detach()]))
-    basin = sample_basin(wide, x, 2 * target, accuracy=0.75)
+    basin = sample_basin(wide, x, 2 * target, accuracy=0.75, per_class=True)
     assert basin.per_class.isnan().tolist() == [False, True, False]
+    assert basin.class_intervals.isnan().tolist() == [[False] * 2, [True] * 2, [False] * 2]
+    assert basin.class_curves[1] is None
 
 
 def test_radius_of_a_class_is_that_of_a_probe_of_its_own():
     # Each class of the hill has a radius of its own, and the rays are the same in both searches.
     network, x, target = hill(100, 300)
-    both = sample_basin(network, x, target, accuracy=0.9)
+    both = sample_basin(network, x, target, accuracy=0.9, per_class=True)
     alone = sample_basin(network, x[target == 1], target[target == 1], accuracy=0.9)
-    assert float(both.per_class[1]) == pytest.approx(alone.radius, rel=2 * CELL)
+    # Only the two levels, between which accuracy is interpolated, begin at other guesses.
+    assert float(both.per_class[1]) == pytest.approx(alone.radius, rel=0.1)
+    assert both.class_intervals[1].tolist() == pytest.approx(alone.interval, rel=0.2)
+    assert both.class_intervals[1, 0] < both.per_class[1] < both.class_intervals[1, 1]
 
 
 def test_accuracy_near_to_what_noise_leaves_is_warned_of():
@@ -472,7 +510,7 @@ def test_network_that_noise_does_not_touch_is_censored():
             return torch.tensor([[0.0, 1.0, 0.0]]).expand(len(x), 3)
 
     with pytest.warns(UserWarning, match="`high` = 10, leaves an accuracy of 1.00"):
-        basin = sample_basin(Deaf(), gaussian(50, 2), torch.ones(50, dtype=torch.int64))
+        basin = sample_basin(Deaf(), gaussian(50, 2), torch.ones(50, dtype=torch.int64), per_ray=True)
     assert basin.censored == 1
     assert basin.radii.isinf().all()
     assert (basin.radius, basin.interval) == (math.inf, (math.inf, math.inf))
@@ -496,11 +534,12 @@ class Holed(nn.Module):
 
 @pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
 def test_outputs_that_are_not_finite_are_wrong(beyond):
-    basin = sample_basin(Holed(beyond), torch.zeros(500, 1), torch.ones(500, dtype=torch.int64))
-    # |sigma z| > 1 with z normal: a quarter of the noise lies beyond 1 / 1.15. All samples are equal, and so is their
-    # noise.
-    assert basin.radii.isfinite().all()
-    assert len(basin.radii.unique()) == 1
+    x = 1e-4 * torch.arange(500.0)[:, None]
+    basin = sample_basin(Holed(beyond), x, torch.ones(500, dtype=torch.int64))
+    # |sigma z| > 1 with z normal: a quarter of the noise lies beyond 1 / 1.15. n = 500 samples: a share of 0.75 has
+    # the standard error 0.019, which is 4 % of the radius; the bound is 4 of them.
+    assert basin.radius == pytest.approx(1 / 1.15, rel=0.16)
+    assert basin.censored < 0.25
 
 
 def end_with(network, function):
@@ -518,8 +557,8 @@ def end_with(network, function):
 @pytest.mark.parametrize("end", [torch.sigmoid, nn.Sigmoid(), torch.Tensor.sigmoid, nn.functional.sigmoid])
 def test_single_probability_is_judged_by_its_half(end):
     network, x, target, _ = linear_classifier()
-    logit = sample_basin(network, x, target)
-    probability = sample_basin(end_with(network, end), x, target)
+    logit = sample_basin(network, x, target, per_ray=True)
+    probability = sample_basin(end_with(network, end), x, target, per_ray=True)
     assert torch.equal(probability.radii, logit.radii)
     assert probability.radius == logit.radius
 
@@ -534,9 +573,9 @@ def test_single_logits_without_a_second_dimension_are_taken():
 def test_what_keeps_the_largest_output_changes_no_radius(end):
     network, x, target, _ = linear_classifier("two logits")
     network.weight.data /= 100
-    plain, ended = sample_basin(network, x, target), sample_basin(end_with(network, end), x, target)
+    plain, ended = (sample_basin(each, x, target, per_ray=True) for each in (network, end_with(network, end)))
     assert (finite_cells_apart(plain.radii, ended.radii) <= 1).all()
-    assert ended.radius == pytest.approx(plain.radius, rel=CELL)
+    assert ended.radius == pytest.approx(plain.radius, rel=0.01)
 
 
 def test_criterion_of_ones_own_defines_the_basin():
@@ -548,15 +587,19 @@ def test_criterion_of_ones_own_defines_the_basin():
     assert lenient.radius > sample_basin(network, x, target).radius
 
 
+def within_half(out, target):
+    return (out[:, 0] - target).abs() < 0.5
+
+
 def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
     network, x, _, _ = linear_classifier()
     truth = (x @ network.weight[0]).detach()
-    close = sample_basin(network, x, truth, rays=RAYS, criterion=lambda out, target: (out[:, 0] - target).abs() < 0.5)
+    close = sample_basin(network, x, truth, rays=RAYS, per_class=True, criterion=within_half)
     # The error is sigma |w| z: half of it lies within 0.5 where sigma = 0.5 / (0.6745 |w|). n = 8192 rays, standard
     # error of the share 0.0055, which is 1.3 % of the radius: the bound is 4 of them.
     assert close.radius == pytest.approx(0.5 / (0.6745 * network.weight.norm().item()), rel=0.055)
     assert close.accuracy == 0.5
-    assert close.per_class.shape == (0,)
+    assert close.per_class is None
     assert close.noise_classes is None
 
 
@@ -572,7 +615,7 @@ def test_criterion_may_read_any_output_and_any_target():
         criterion=lambda out, target: (out["logits"].argmax(dim=2) == target).any(dim=1),
     )
     assert basin.clean == pytest.approx(right.any(dim=1).double().mean())
-    assert basin.per_class.shape == (0,)
+    assert basin.per_class is None
 
 
 @pytest.mark.parametrize("columns", [None, 1, 3])
@@ -589,7 +632,7 @@ def test_criterion_may_take_whole_numbers_that_are_no_classes(lowest, columns):
     )
     assert basin.clean == 1
     assert 0.2 < basin.radius < 1.5
-    assert basin.per_class.shape == (0,)
+    assert basin.per_class is None
 
 
 # Inputs --------------------------------------------------------------------------------------------------------------
@@ -622,12 +665,11 @@ def test_noise_falls_on_floating_leaves_of_a_tree_alone(tree, pick):
     network, seen = watched(Reader(pick), lambda inputs: [leaf.clone() for leaf in pick(inputs)])
     basin = sample_basin(network, tree, target, batch_size=200)
     assert 0 < basin.radius < 10
-    moved = False
-    for numbers, ids in seen:
-        if len(ids) == 200:
-            assert torch.equal(ids, IDS)
-            moved |= not torch.equal(numbers, NUMBERS)
-    assert moved
+    # The whole probe passes without noise and at two levels at least.
+    whole = [numbers for numbers, ids in seen if torch.equal(ids, IDS)]
+    assert [torch.equal(numbers, NUMBERS) for numbers in whole].count(True) == 1
+    assert sum(bool((numbers != NUMBERS).all()) for numbers in whole) >= 2
+    assert all(bool(((ids >= 0) & (ids < 4)).all()) for _, ids in seen)
 
 
 def test_a_leaf_that_is_not_cut_with_the_samples_gets_no_noise_in_any_batch():
@@ -637,7 +679,7 @@ def test_a_leaf_that_is_not_cut_with_the_samples_gets_no_noise_in_any_batch():
             return inputs["x"][:, 0] * inputs["scale"].mean()
 
     tree, target = {"x": NUMBERS, "scale": torch.ones(20)}, (NUMBERS[:, 0] > 0).long()
-    whole, cut = (sample_basin(Scaled(), tree, target, batch_size=size) for size in (None, 20))
+    whole, cut = (sample_basin(Scaled(), tree, target, batch_size=size, per_ray=True) for size in (None, 20))
     assert torch.equal(whole.radii, cut.radii)
 
 
@@ -674,7 +716,7 @@ def test_inputs_with_nan_are_warned_of_and_count_as_wrong():
     holed[:256, 3] = math.nan
     text = "`inputs` holds NaN or inf. Samples whose outputs are not finite count as wrong"
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}"):
-        basin = sample_basin(network, holed, target)
+        basin = sample_basin(network, holed, target, per_ray=True)
     assert (basin.radii[:, :256] == 0).all()
     assert basin.clean == pytest.approx(1 - 256 / SAMPLES)
 
@@ -685,20 +727,20 @@ def test_network_in_another_dtype_has_the_same_radius(dtype):
     basin = sample_basin(network.to(dtype), x.to(dtype), target, rays=RAYS)
     # Noise is drawn alike, but bfloat16 rounds what it is added to, and the few samples on the boundary with it.
     assert abs(oracle(margin, basin.radius) - 0.75) < 1.5 * BOUND
-    assert basin.radii.dtype == torch.float64
+    assert basin.accuracy_at(1.0).dtype == torch.float64
 
 
 @pytest.mark.parametrize("shape", [(30, 2), (30,), (30, 2, 4, 4)])
 def test_inputs_of_any_number_of_dimensions_are_walked(shape):
     network = end_with(nn.Identity(), lambda x: x.reshape(len(x), -1)[:, 0])
     x = gaussian(*shape, seed=11)
-    basin = sample_basin(network, x, (x.reshape(30, -1)[:, 0] > 0).long())
+    basin = sample_basin(network, x, (x.reshape(30, -1)[:, 0] > 0).long(), per_ray=True)
     assert basin.radii.shape == (1, 30)
     assert basin.clean == 1
 
 
 def test_one_sample_is_enough():
-    basin = sample_basin(First(), torch.ones(1, 1), torch.ones(1, dtype=torch.int64), rays=16, seed=2)
+    basin = sample_basin(First(), torch.ones(1, 1), torch.ones(1, dtype=torch.int64), rays=16, seed=2, per_ray=True)
     assert basin.interval == (0, math.inf)
     assert basin.per_sample.shape == (1,)
 
@@ -746,31 +788,35 @@ def test_noise_levels_that_end_before_the_radius_are_warned_of():
 
 def test_noise_levels_that_begin_beyond_the_radius_are_warned_of():
     network, x, target, _ = linear_classifier()
-    text = "The radius lies below the smallest noise level asked, 2.1. Set a smaller `low`, got 2."
+    text = "The radius lies below the smallest noise level, `low` = 2. Set a smaller `low`."
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
         basin = sample_basin(network, x, target, low=2.0, accuracy=0.75)
     assert len(caught) == 1
-    assert 0 < basin.radius < 2.11
+    assert 0 < basin.radius < 2
 
 
-def test_curves_of_classes_are_those_of_their_own_rays():
+def test_curves_of_classes_are_those_of_their_own_samples():
     network, x, target = hill(100, 100)
-    basin = sample_basin(network, x, target, high=1e4)
-    for k, curve in enumerate(basin.class_curves):
-        own = basin.radii[:, target == k]
-        for sigma in (0.5, 2.0, 50.0):
-            # A cell is 0.13 wide in log sigma here.
-            below, above = ((own > sigma * factor).double().mean() for factor in (1.15, 0.87))
-            assert below - 1e-9 <= curve.at(sigma) <= above + 1e-9
+    basin = sample_basin(network, x, target, high=1e4, per_class=True)
+    assert len(basin.class_curves) == 2
+    for sigma in (0.5, 2.0, 10.0, 1000.0):
+        noise = Normal(x[:, 0], sigma)
+        near = noise.cdf(torch.tensor(5**0.5)) - noise.cdf(torch.tensor(-(5**0.5)))
+        truth = [float((1 - near)[target == 0].mean()), float(near[target == 1].mean())]
+        # Some 15 answers are averaged: a standard error of 0.13 at most.
+        assert [float(curve.at(sigma)) for curve in basin.class_curves] == pytest.approx(truth, abs=0.3)
+    near_one = Normal(x[target == 1, 0], float(basin.per_class[1]))
+    share = (near_one.cdf(torch.tensor(5**0.5)) - near_one.cdf(torch.tensor(-(5**0.5)))).mean()
+    # n = 100 samples: a share of 0.75 has the standard error 0.043.
+    assert float(share) == pytest.approx(0.75, abs=0.13)
 
 
 def test_several_rays_share_forward_passes():
     network, seen = watched(linear_classifier()[0])
     _, x, target, _ = linear_classifier()
     wrong = torch.arange(100) % 2 == 0
-    sample_basin(
-        network, x[:100], torch.where(wrong, 1 - target[:100], target[:100]), rays=4, relative=True, batch_size=100
-    )
+    flipped = torch.where(wrong, 1 - target[:100], target[:100])
+    sample_basin(network, x[:100], flipped, rays=4, per_ray=True, batch_size=100)
     # Half of the samples have nothing to search: the rows of two rays go through in one pass, 14 of 100 instead of 28
     # of 50.
     assert seen.count(100) >= 14

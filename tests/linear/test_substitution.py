@@ -93,7 +93,7 @@ def ordinary(function, subject, field, args, kwargs):
 @pytest.mark.parametrize("name", ["batch norm", "functions", "shared"])
 def test_with_the_ordinary_derivative_the_map_would_be_another(monkeypatch, name):
     network = MLPS[name]()
-    monkeypatch.setattr(tracer, "straight_through", ordinary)
+    monkeypatch.setattr(tracer.activations, "straight_through", ordinary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         linear_map = linear_substitution_map(network, samples())
@@ -122,7 +122,7 @@ def test_in_place_and_out_of_place_twins_have_the_same_map():
 
 
 def test_the_residual_oracle_would_notice_max_poolings_own_gradient(monkeypatch):
-    monkeypatch.setattr(tracer, "MAX_POOLS", {})
+    monkeypatch.setattr(tracer.activations, "MAX_POOLS", {})
     network = networks.residual_cnn()
     expected = reference.jacobian(reference.residual_tails(network)["bn"], (4, 8, 8), torch.float32)
     with pytest.warns(UserWarning, match=r"In the layers \['bn'\]"):

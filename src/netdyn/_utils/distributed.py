@@ -44,10 +44,7 @@ class Processes:
         return slice(total * self.rank // self.size, total * (self.rank + 1) // self.size)
 
     def own_samples(self, index: Tensor) -> tuple[Tensor, int]:
-        """This process's part of some samples, and how many of them count.
-
-        In lockstep all parts have the same size: shorter ones are filled up with a sample that does not count.
-        """
+        """This process's part of some samples, in lockstep filled up to the same size; and how many of them count."""
         own = filled = index[self.part(len(index))]
         if self.lockstep and len(index):
             filled = torch.cat([own, index[:1].expand(-(-len(index) // self.size) - len(own))])

@@ -18,8 +18,8 @@ T = TypeVar("T", bound=Callable[..., Any])
 def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) -> Callable[[T], T]:
     """Let the ``**options`` of a function or class be the parameters of ``source``, except those in ``without``.
 
-    The signature then lists every option with its type and default, which LightningCLI and editors read. The docstring
-    describes each option in the words of the source. An unknown option raises an error that names the nearest ones.
+    The signature, which LightningCLI and editors read, and the docstring then list every option as the source does. An
+    unknown option raises an error that names the nearest ones.
     """
 
     def decorate(target: T) -> T:

@@ -1,7 +1,4 @@
-"""Random numbers as functions of keys and positions: the same in any batch, in any order and on any process.
-
-Layout: digests and keys (two of 64 bits for each row of numbers) int64 ``[rows, 2]``, numbers ``[rows, count]``.
-"""
+"""Random numbers as functions of keys and positions: the same in any batch, in any order and on any process."""
 
 from __future__ import annotations
 
@@ -75,11 +72,9 @@ class Contents:
 
 
 def keys(digest: Tensor, seed: int, rays: int | Tensor, place: str) -> Tensor:
-    """Two keys for each row, made from its digest, its ray (or one ray for all), the seed and the place.
-
-    Two digests spread the content, and seed and place, evenly over 128 bits. Each half is mixed separately, so that
-    two different rows share both keys with a probability of 2^-128.
-    """
+    """Two keys for each row, int64 ``[rows, 2]``, from its digest, its ray (or one ray for all), seed and place."""
+    # Two digests spread the content, and seed and place, evenly over 128 bits. Each half is mixed separately, so that
+    # two different rows share both keys with a probability of 2^-128.
     hashed = hashlib.blake2b(f"{seed}|{place}".encode(), digest_size=16).digest()
     seed_and_place = torch.from_numpy(np.frombuffer(hashed, dtype="<i8").astype(np.int64)).to(digest.device)
     # A ray may be any whole number, also a negative one: modulo 2^64.

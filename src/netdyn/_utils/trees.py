@@ -1,7 +1,4 @@
-"""A batch of model inputs as a tree of tensors, passed to the model as one argument.
-
-A tensor whose first dimension is the number of samples is indexed with the samples; all other leaves stay whole.
-"""
+"""A batch of model inputs as a tree of tensors, passed to the model as one argument."""
 
 from __future__ import annotations
 
@@ -66,17 +63,13 @@ def count(inputs: Inputs) -> int:
 
 
 def samples_first(inputs: Inputs) -> tuple[bool, ...]:
-    """Whether each tensor, in order, has the samples as its first dimension.
-
-    In a part of the samples another tensor may happen to have as many rows. Code that works on parts therefore asks
-    once for the whole inputs, and passes the answer on as ``by_sample``.
-    """
+    """Whether each tensor has the samples first; to be asked of whole inputs, since other tensors may fit a part."""
     samples = count(inputs)
     return tuple(bool(tensor.ndim) and len(tensor) == samples for tensor in tensors(inputs))
 
 
 def take(inputs: Inputs, index: Tensor | slice, by_sample: Sequence[bool] | None = None) -> Inputs:
-    """The chosen samples: copies for a tensor of indices or flags, views for a slice."""
+    """The chosen samples: copies for a tensor of indices or flags, views for a slice. Other leaves stay whole."""
     flags = iter(samples_first(inputs) if by_sample is None else by_sample)
 
     def rows(tensor: Tensor) -> Tensor:

@@ -127,6 +127,9 @@ class Crossing:
             # Between no noise and the lowest level a straight line in σ, which log σ has no room for.
             return self.low * (self.clean_accuracy - share) / (self.clean_accuracy - more)
         wanted, more, less = (logit(each, len(self.cluster)) for each in (share, more, less))
-        part = (wanted - more) / (less - more) if more > less else math.copysign(math.inf, more - wanted)
-        sigma = math.exp(min(max(below + part * (above - below), bottom - 1), top + 1))
-        return math.inf if sigma > self.high else sigma
+        if more > less:
+            part = (wanted - more) / (less - more)
+        else:
+            part = math.copysign(math.inf, more - wanted) if more != wanted else 0.0
+        level = min(max(below + part * (above - below), bottom - 1), top + 1)
+        return math.inf if level > top + 1e-9 else min(math.exp(level), self.high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
@@ -15,6 +15,8 @@ from torch import Tensor
 #: Along a *ray*, one direction of noise, the network is right up to a noise level T. ``cells [rays, samples]`` holds
 #: the grid cell of T, or LOST_CLEAN: wrong without noise, T = 0. The last cell means *censored*, T = inf.
 LOST_CLEAN = -1
+#: Knots of a mean curve.
+MOST_KNOTS = 64
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,39 @@ def isotonic(values: Sequence[float], weights: Sequence[float] | None = None) ->
     return [(mean, size) for mean, _, size in pools]
 
 
+def mean_curve(
+    clean: float, rays: Sequence[Mapping[float, float]], weights: Sequence[float], slope: float, floor: float
+) -> Curve:
+    """The mean over rays of the accuracies that each has met at levels (log σ) of its own.
+
+    Between a ray's levels accuracy is straight in log σ; beyond them its logit falls by ``slope``, to ``floor`` at
+    least. A mean of what was met alone is biased: small levels are asked on fragile rays, large ones on robust rays.
+    """
+    knots = np.unique([level for ray in rays for level in ray])
+    knots = knots[np.linspace(0, len(knots) - 1, min(len(knots), MOST_KNOTS)).round().astype(int)]
+    total = np.zeros(len(knots))
+    for ray, weight in zip(rays, weights, strict=True):
+        levels = np.array(sorted(ray))
+        shares = np.minimum.accumulate([ray[level] for level in levels])
+        inside = np.interp(knots, levels, shares)
+        beyond = knots - np.clip(knots, levels[0], levels[-1])
+        # A share of 0 or 1 is taken for one that is half an answer away from it.
+        ends = np.clip(inside, 0.5 / weight, 1 - 0.5 / weight)
+        moved = 1 / (1 + (1 / ends - 1) * np.exp(slope * beyond))
+        outside = np.where(beyond > 0, np.maximum(moved, np.minimum(inside, floor)), np.maximum(moved, inside))
+        total += weight * np.where(beyond == 0, inside, outside)
+    shares = np.minimum.accumulate(total / sum(weights))
+    return Curve(clean, torch.from_numpy(np.exp(knots)), torch.from_numpy(shares).clamp(max=clean))
+
+
 def falling_curve(
     clean: float, sigma: Sequence[float], share: Sequence[float], weights: Sequence[float] | None = None
 ) -> Curve:
     """A curve through shares measured at any σ, in any order: isotonic regression, with a knot per pool."""
+    # Shares at the same σ come in ascending order, so that they form one pool.
     if not len(sigma):
         return Curve(clean, torch.tensor([1.0], dtype=torch.float64), torch.tensor([clean], dtype=torch.float64))
-    points = sorted(zip(sigma, weights or [1.0] * len(sigma), share, strict=True), key=itemgetter(0))
+    points = sorted(zip(sigma, weights or [1.0] * len(sigma), share, strict=True), key=itemgetter(0, 2))
     rest, levels, means = iter(points), [], []
     for mean, size in isotonic([value for *_, value in points], [weight for _, weight, _ in points]):
         pool = list(islice(rest, size))

@@ -128,10 +128,9 @@ def widened(interval: tuple[float, float], centre: float, error: float, samples:
     """An interval with another source of error added to it: in log σ, each half becomes √(half² + (t·error)²)."""
     extra = student_quantile((1 + LEVEL) / 2, samples - 1) * error if samples > 1 else 0.0
 
-    def moved(end: float) -> float:
+    def moved(end: float, side: int) -> float:
         if not 0 < end < math.inf or not 0 < centre < math.inf:
             return end
-        half = math.log(end / centre)
-        return centre * math.exp(math.copysign(math.hypot(half, extra), half))
+        return centre * math.exp(side * math.hypot(math.log(end / centre), extra))
 
-    return moved(interval[0]), moved(interval[1])
+    return moved(interval[0], -1), moved(interval[1], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from statistics import median as middle
 from typing import Literal
@@ -16,7 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
-from netdyn.basins.curve import Curve, falling_curve
+from netdyn.basins.curve import Curve, falling_curve, mean_curve
 from netdyn.basins.interval import median, median_interval, shared_error, widened
 from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
@@ -33,6 +33,8 @@ LEVELS, FIRST = 3, 3
 BEYOND = 0.09
 #: Fall of logit A per unit of log σ that is assumed before any ray has shown it.
 SLOPE = 4.0
+#: How far from a crossing, in log σ, levels show that fall.
+NEAR = 1.5
 #: Noise levels per ray that show the curves of the classes.
 LADDER = 2
 
@@ -125,50 +127,54 @@ def weight_basin(
         )
 
 
+@dataclass
 class Ray:
-    """What was measured on one ray."""
+    """What was met on one ray.
 
-    def __init__(self, target: float) -> None:
-        self.target = target
-        self.right: dict[float, Tensor] = {}  # log σ → which of the ray's samples are right
-        self.shares: dict[float, float] = {}  # accuracies, by ascending level; none exceeds that at a smaller level
+    Attributes:
+        target: The accuracy that defines its radius.
+        right: At each log σ, which of its samples are right.
+        share: Their share.
+        logits: Its logit above that of the target, in ascending order of levels and made to fall: nowhere larger than
+            at a smaller level.
+    """
+
+    target: float
+    right: dict[float, Tensor] = field(default_factory=dict)
+    share: dict[float, float] = field(default_factory=dict)
+    logits: dict[float, float] = field(default_factory=dict)
 
     def add(self, level: float, right: Tensor) -> None:
-        """Take what was measured at a level."""
-        self.right[level] = right
-        levels = sorted(self.right)
-        shares = (int(self.right[each].sum()) / len(right) for each in levels)
-        self.shares = dict(zip(levels, accumulate(shares, min), strict=True))
+        """Take what was met at ``level``, a log σ."""
+        self.right[level], self.share[level] = right, float(right.double().mean())
+        levels, count = sorted(self.share), len(right)
+        falling = accumulate((self.share[each] for each in levels), min)
+        aim = logit(self.target, count)
+        self.logits = {each: logit(share, count) - aim for each, share in zip(levels, falling, strict=True)}
 
     def around(self) -> tuple[float | None, float | None]:
         """The levels between which accuracy crosses the target; None where it does not on that side."""
-        below = [level for level, share in self.shares.items() if share > self.target]
-        above = [level for level, share in self.shares.items() if share <= self.target]
-        return max(below, default=None), min(above, default=None)
+        below = [level for level, y in self.logits.items() if y > 0]
+        above = [level for level, y in self.logits.items() if y <= 0]
+        return (below[-1] if below else None), (above[0] if above else None)
 
-    def logit(self, level: float) -> float:
-        """Logit of the accuracy at a level, above that of the target."""
-        count = len(self.right[level])
-        return logit(self.shares[level], count) - logit(self.target, count)
-
-    def slope(self) -> float | None:
-        """Fall of logit A per unit of log σ around the crossing; None where that is not known."""
-        below, above = self.around()
-        if below is None or above is None:
-            return None
-        fall = (self.logit(below) - self.logit(above)) / (above - below)
-        return fall if fall > 0 else None
+    def alike(self) -> bool:
+        """Whether all samples are right at all levels, or all wrong."""
+        return sum(self.share.values()) in (0, len(self.share))
 
     def crossing(self, slope: float, bottom: float, top: float) -> float:
         """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
         below, above = self.around()
-        if below is None:
-            return math.nan if above is None else max(above + min(self.logit(above), 0.0) / slope, bottom - 3)
-        if above is None:
-            return math.inf if below >= top - 1e-9 else below + max(self.logit(below), 0.0) / slope
-        more, less = self.logit(below), self.logit(above)
-        part = more / (more - less) if more > less else 0.5
-        return below + min(max(part, 0.0), 1.0) * (above - below)
+        if below is None and above is None:
+            return math.nan
+        if below is not None and above is not None:
+            more, less = self.logits[below], self.logits[above]
+            return below + more / (more - less) * (above - below)
+        if above is None and below is not None:
+            beyond = below + self.logits[below] / slope
+            return math.inf if below >= top - 1e-9 or beyond > top else beyond
+        assert above is not None
+        return max(above + self.logits[above] / slope, bottom - 3)
 
     def outcomes(self, radius: float) -> Tensor:
         """Each sample's share of right answers at a log σ, straight between the two levels around the crossing."""
@@ -180,34 +186,51 @@ class Ray:
 
 
 def walk_rays(ask: _Asker, rays: int, target: float, low: float, high: float) -> list[Ray]:
-    """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others."""
+    """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others.
+
+    A ray on which all answers are still alike says nothing of how far its crossing is: it is asked further levels.
+    """
     found: list[Ray] = []
     bottom, top = math.log(low), math.log(high)
     for number in range(rays):
         slope = _slope(found)
         finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
         ray = Ray(target)
-        for turn in range(LEVELS + (0 if found else FIRST)):
+        turn = 0 if found else -FIRST
+        while turn < LEVELS or ray.alike():
             below, above = ray.around()
             if below is None and above is None:
                 level = middle(finite) if finite else (bottom + top) / 2
-            elif not found and turn < FIRST:
+            elif turn < 0:
                 level = ((bottom if below is None else below) + (top if above is None else above)) / 2
             else:
+                beyond = BEYOND * 2 ** max(turn - 1, 0)
                 level = ray.crossing(slope, bottom, top)
-                level += BEYOND if above is None else -BEYOND if below is None else 0.0
+                level += beyond if above is None else -beyond if below is None else 0.0
             level = min(max(level, bottom), top)
-            if level in ray.right:
+            if level in ray.share:
                 break
             ray.add(level, ask(number, level))
+            turn += 1
         found.append(ray)
     return found
 
 
 def _slope(rays: Sequence[Ray]) -> float:
-    """Median slope of the rays so far."""
-    known = [slope for ray in rays if (slope := ray.slope()) is not None]
-    return middle(known) if known else SLOPE
+    """Fall of logit A per unit of log σ near the crossings: a least-squares line through them, for all rays together.
+
+    The two levels around a crossing alone would make it too steep: where chance has moved an answer between them they
+    are the levels around it.
+    """
+    products = squares = 0.0
+    for ray in rays:
+        if None not in ray.around():
+            crossing = ray.crossing(SLOPE, -math.inf, math.inf)
+            for level, y in ray.logits.items():
+                if abs(level - crossing) < NEAR:
+                    products -= (level - crossing) * y
+                    squares += (level - crossing) ** 2
+    return products / squares if products > 0 else SLOPE
 
 
 def measure_weight_basin(
@@ -263,8 +286,9 @@ def measure_weight_basin(
                 "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
             )
     interval, level = _interval(found, radii, choices, own, target)
-    met = [(math.exp(at), share) for ray in found for at, share in ray.shares.items()]
-    curve = falling_curve(clean_accuracy, [sigma for sigma, _ in met], [share for _, share in met])
+    curve = falling_curve(clean_accuracy, [], [])
+    if found:
+        curve = mean_curve(clean_accuracy, [ray.share for ray in found], [len(choices[0])] * rays, _slope(found), floor)
     class_radii = None
     if per_class and own.num_classes > 1:
         curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
@@ -344,15 +368,16 @@ def _interval(
 def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, high: float) -> tuple[Curve | None, ...]:
     """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
     labels, turns = ask.evaluator.labels.cpu(), LADDER * len(rays)
-    met = [(math.exp(level), i, right) for i, ray in enumerate(rays) for level, right in ray.right.items()]
+    met = [dict(ray.right) for ray in rays]
     for turn in range(turns):
         ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
-        met.append((math.exp(level), ray, ask(ray, level)))
+        met[ray][level] = ask(ray, level)
     curves: list[Curve | None] = []
     for k in range(ask.evaluator.num_classes):
-        own = clean[labels == k].double()
-        found = [(sigma, right[labels[ask.choices[i]] == k].double()) for sigma, i, right in met]
-        points = [(sigma, float(right.mean()), float(len(right))) for sigma, right in found if len(right)]
-        sigmas, shares, weights = ([point[place] for point in points] for place in range(3))
-        curves.append(falling_curve(float(own.mean()), sigmas, shares, weights) if len(own) else None)
+        own, members = clean[labels == k].double(), [labels[choice] == k for choice in ask.choices]
+        known = [i for i in range(len(rays)) if bool(members[i].any())]
+        shares = [{level: float(right[members[i]].double().mean()) for level, right in met[i].items()} for i in known]
+        weights = [float(members[i].sum()) for i in known]
+        mean = float(own.mean()) if len(own) else math.nan
+        curves.append(mean_curve(mean, shares, weights, _slope(rays), 0.0) if known else None)
     return tuple(curves)

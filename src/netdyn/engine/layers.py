@@ -46,10 +46,7 @@ class Reading:
 
 
 def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce what passes to numbers; rank probability distributions only for figures.
-
-    On several processes each reduces its part of the layers, and all get all.
-    """
+    """Run the network once, and reduce what passes to numbers; several processes share the layers, and all get all."""
     return _LayerReader(evaluator, config, distributions).read()
 
 

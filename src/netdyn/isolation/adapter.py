@@ -14,9 +14,8 @@ from netdyn._utils.trees import Inputs
 class Adapter(nn.Module):
     """Calls ``forward(module, inputs)``, and has the names, parameters and buffers of ``module``.
 
-    It shares the module's dictionaries of parameters, buffers and children. A parameter that is replaced here is
-    therefore replaced in the module, which is how :func:`torch.func.functional_call` reaches the weights. Without a
-    ``forward`` the module itself is called. Each call enters a ``context`` of its own (mixed precision).
+    It shares the module's dictionaries, so that a parameter that :func:`torch.func.functional_call` replaces here is
+    replaced in the module. Each call enters a ``context`` of its own (mixed precision).
     """
 
     _call: Callable[[Any, Inputs], Any] | None

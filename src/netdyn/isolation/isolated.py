@@ -47,11 +47,7 @@ def _silence_logging(module: nn.Module) -> None:
 
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found.
-
-    Put back are training flags, attributes and the objects they lead to, buffers, metric states, random generators and
-    hooks. Inside, compiled modules run eagerly, so that no new graph is made.
-    """
+    """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found."""
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError(
             "The model has lazy parameters without a shape yet. Run it on a batch first: the forward pass that makes "
@@ -62,6 +58,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
         reshard(model)
         undo.enter_context(restored(model))
         undo.callback(reshard, model)
+        # Compiled modules run eagerly, so that no new graph is made.
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.no_grad())

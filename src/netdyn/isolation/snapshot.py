@@ -1,7 +1,4 @@
-"""Save the state of some objects and all that their code can reach by attribute, and put it back in place.
-
-Attributes are saved by reference and containers as shallow copies; tensors, arrays and generators are duplicated.
-"""
+"""Save the state of some objects and all that their code can reach by attribute, and put it back in place."""
 
 from __future__ import annotations
 
@@ -34,11 +31,9 @@ _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.Ra
 
 
 def _save_tensor(tensor: Tensor) -> Restore:
-    """Put a tensor's storage, values and place in a graph back, but only if they have changed.
-
-    A needless write would break a backward pass that still needs the tensor. The tensor's version does not show each
-    change: batch normalisation writes without raising it.
-    """
+    """Put a tensor's storage, values and place in a graph back, but only if they have changed."""
+    # A needless write would break a backward pass that still needs the tensor. The tensor's version does not show each
+    # change: batch normalisation writes without raising it.
     alias, values, gradient = tensor.detach(), tensor.detach().clone(), tensor.requires_grad
 
     def restore() -> None:
@@ -187,8 +182,7 @@ def _contents(value: Any) -> tuple[Restore | None, list[Any]]:
     if isinstance(value, types.MethodType):
         return None, [value.__self__, value.__func__]
     if isinstance(value, types.FunctionType):
-        cells = value.__closure__ or ()
-        return None, [value.__defaults__, value.__kwdefaults__, *map(_cell, cells)]
+        return None, [value.__defaults__, value.__kwdefaults__, *map(_cell, value.__closure__ or ())]
     if isinstance(value, functools.partial):
         return None, [value.func, value.args, value.keywords]
     return None, []

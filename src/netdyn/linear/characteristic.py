@@ -52,8 +52,6 @@ def characteristic_maps(
         >>> maps = characteristic_maps(net, torch.zeros(5, 3))
         >>> torch.allclose(maps, net[2].weight @ net[0].weight)
         True
-        >>> torch.allclose(characteristic_maps(net, torch.zeros(5, 3), "0").sum(dim=1), maps)
-        True
     """
     with isolated(model):
         survey = discover(model, inputs)
@@ -73,11 +71,8 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
 
     A unit carries cov(M_ki·φ_i, z_k) / var(z_k) over the samples, M its pathway and φ_i its output.
 
-    Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
-        inputs: Inputs, samples first.
-        layer: Name of the layer.
-        most: Number of units per logit.
+    ``model``, ``inputs`` and ``layer`` are those of :func:`characteristic_maps`, except that the inputs may be any
+    tensors; ``most`` is the number of units per logit.
 
     Returns:
         Indices of the units, the largest share first, and their shares, ``[classes, most]`` each. The shares of all
@@ -146,10 +141,7 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
 def _mean_gradients(
     model: nn.Module, inputs: Inputs, choice: Choice, outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]]
 ) -> Tensor:
-    """Mean over samples of some outputs' gradients with respect to the input, ``[outputs, *shape]``.
-
-    In most networks the gradient is the same for all samples, and a few samples are enough.
-    """
+    """Mean over samples of some outputs' gradients by the input, ``[outputs, *shape]``; of a few if those are equal."""
     by_sample = samples_first(inputs)
 
     def floating(batch: Inputs) -> list[Tensor]:
@@ -199,8 +191,8 @@ def find_subnetwork(
     choice: Choice,
     most: int,
     classes: int,
-    pathway: Tensor | None = None,
-    batch_size: int | None = None,
+    pathway: Tensor | None,
+    batch_size: int | None,
 ) -> Subnetwork | None:
     """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map."""
     if pathway is None:
@@ -208,8 +200,7 @@ def find_subnetwork(
     if pathway is None:
         return None
     some = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
-    largest = largest_shares(model, some, choice, pathway, most, batch_size)
-    units, shares = (found[:classes] for found in largest)
+    units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most, batch_size))
     wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
     place = torch.searchsorted(wanted, units)

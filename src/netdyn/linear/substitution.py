@@ -37,11 +37,7 @@ DEFECT_LIMIT = 0.9
 
 @dataclass(frozen=True)
 class Spread:
-    """How much a layer's Jacobian differs between samples.
-
-    affine_defect² = [Σ_s‖J_s − J̄‖²/(m − 1)] / mean_s‖J_s‖², at most 1. The differences are taken before squaring: a
-    difference of sums would turn rounding into a defect of 1e-4.
-    """
+    """How much a layer's Jacobian differs between samples."""
 
     sums: Tensor  #: Σ_s‖J_s − J̄‖² and Σ_s‖J_s‖² over all classes ``[2]``, on the network's device
     samples: int  #: number m of samples
@@ -103,10 +99,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
     activations is replaced by the identity, and that of max-pooling by average pooling's. Norms, gates and attention
     are linearised at their operating point. The map is exact if the network is affine after the layer.
 
-    Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
-        inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        layers: As in :func:`netdyn.functional.local_fields`.
+    Arguments and errors are those of :func:`netdyn.functional.local_fields`.
 
     Returns:
         A mapping of layer name → ``[classes, units]``, uncentred, with ``.affine_defect`` (layer name → how much of the
@@ -116,9 +109,8 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         DynamicsWarning: If a layer's ``affine_defect`` is above 0.9: the signs of its map are noise.
 
     Raises:
-        TypeError: If ``layers`` is a single string, or the output is not a tensor.
-        ValueError: If a name in ``layers`` matches nothing, there is no activation, or the output does not have the
-            shape ``[samples, classes]``.
+        TypeError: If the output is not a tensor.
+        ValueError: If the output does not have the shape ``[samples, classes]``.
 
     Source:
         P1, linear substitution map; the straight-through operating point is netdyn's convention.
@@ -186,14 +178,10 @@ def substitute(
     *,
     classes: Tensor | None = None,
     units: Callable[[int], Tensor] | None = None,
-    through: bool = False,
+    through: bool = False,  # also find the part of each map that goes through the layer's activation
     batch_size: int | None = None,
 ) -> LinearMap:
-    """The maps of the chosen layers, averaged over 4 samples, and over 16 or 64 where the Jacobians of fewer disagree.
-
-    ``classes`` are the map's rows, and ``units`` gives its columns from a layer's number of units; None: all. With
-    ``through`` the part of each map that goes through the layer's activation is found too.
-    """
+    """The maps of the chosen layers; ``classes`` are their rows, ``units`` gives columns from the width; None: all."""
     if classes is None:
         with torch.no_grad():
             few = as_logits(model(copied(take(inputs, slice(0, 2)))), min(count(inputs), 2))
@@ -280,6 +268,7 @@ class _Average:
         self.reached = self.reached or gradient is not None
         jacobian = self._jacobian(gradient, classes, self.index)
         mean = jacobian.mean(dim=1)
+        # A difference of sums of squares would turn rounding into a defect of 1e-4.
         apart = jacobian - mean[:, None]
         self.squares.append(torch.stack([apart.square().sum(), jacobian.square().sum()]))
         self.means.append(mean)

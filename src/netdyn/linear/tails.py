@@ -93,19 +93,11 @@ def linear_share(
     samples for each class, are subtracted from both. Unlike Var(z − z_l)/Var(z) it does not depend on the gain, which
     is different without activations.
 
-    Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
-        inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        layers: As in :func:`netdyn.functional.local_fields`.
-        exact: As in :func:`linear_tail`.
-        batch_size: Samples per forward pass; None: all at once.
-        centre: Centre over classes; ``False`` for outputs that are numbers to be predicted.
+    Arguments and errors are those of :func:`linear_tail`, without ``target``, and ``centre``: centre over classes;
+    ``False`` for outputs that are numbers to be predicted.
 
     Returns:
         Layer name → share in [0, 1], in order of execution: 1 if nothing is lost; NaN if the logits are constant.
-
-    Raises:
-        ValueError: If a name in ``layers`` matches nothing, or there is no activation.
 
     Source:
         P2, linear and nonlinear learning modes; the number is netdyn's convention.
@@ -125,9 +117,8 @@ def linear_share(
 class Tails:
     """Logits of a network whose activations from a layer upward are the identity, by layer name.
 
-    The network is the one with identities instead of activations, plus the residuals r_j = φ(h_j) − h_j after each. If
-    that is affine, r_j adds M^(j) r_j to the logits, M^(j) the map of layer j through its activation. So the tail's
-    logits z − Σ_{j≥l} M^(j) r_j are exact, also with skip connections.
+    The network is the one with identities as activations, plus a residual r_j = φ(h_j) − h_j after each. If that is
+    affine, r_j adds M^(j) r_j to the logits, M^(j) layer j's map through its activation: also with skip connections.
     """
 
     names: tuple[str, ...]  #: of all layers, in order of execution
@@ -194,10 +185,7 @@ def _logits(
 def find_tails(
     model: nn.Module, inputs: Inputs, layers: Sequence[str] | None, exact: bool, batch_size: int | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The logits of an isolated network, and those of the chosen layers' tails.
-
-    The maps give the tails, without runs, unless ``exact``, or a max-pooling follows: it is no affine function.
-    """
+    """The logits of an isolated network, and those of the chosen layers' tails: from maps, or runs if ``exact``."""
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
     survey = discover(model, inputs)
@@ -213,6 +201,7 @@ def find_tails(
     true = _logits(model, inputs, batch_size, visit, promoted=choice.promoted, axes=survey.axes)
     tails = reader.tails()
     wanted = [name for name in tails.names if choice.wants(name)]
+    # A max-pooling that follows is no affine function.
     to_run = wanted if exact else [name for name in wanted if name in layers_to_run(survey, linear_map)]
     tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
     return true, {name: value for name, value in tails.logits(true).items() if name in wanted}
@@ -226,10 +215,7 @@ def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:
 
 
 def squared_correlation(true: Tensor, linear: Tensor, centre: bool = True) -> float:
-    """Squared correlation of two networks' logits, see :func:`linear_share`; NaN if either is constant.
-
-    The mean over each sample's classes is subtracted since a number added to all logits changes no prediction.
-    """
+    """Squared correlation of two networks' logits, see :func:`linear_share`; NaN if either is constant."""
     z, z_linear = _centred(true, centre), _centred(linear, centre)
     size = float(z.square().sum() * z_linear.square().sum())
     return max(0.0, float((z * z_linear).sum())) ** 2 / size if size > 0 else math.nan
@@ -237,6 +223,7 @@ def squared_correlation(true: Tensor, linear: Tensor, centre: bool = True) -> fl
 
 def _centred(logits: Tensor, centre: bool) -> Tensor:
     wide = logits.to(statistic_dtype(logits.device))
+    # A number added to all logits of a sample changes no prediction.
     if centre and wide.shape[1] > 1:
         wide = wide - wide.mean(dim=1, keepdim=True)
     return wide - wide.mean(dim=0)

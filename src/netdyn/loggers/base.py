@@ -11,18 +11,9 @@ from netdyn.tags import Tag
 
 
 class Destination:
-    """A logger that takes only scalars, such as Lightning's CSVLogger; everything else is ignored.
+    """A logger that takes only scalars, by Lightning's ``log_metrics``, such as CSVLogger; subclasses show more."""
 
-    Loggers that can show more have subclasses that override the methods below.
-
-    Args:
-        logger: An object with Lightning's ``log_metrics(metrics, step)``.
-
-    Attributes:
-        shows_figures: Whether it shows figures, so that they are drawn.
-    """
-
-    shows_figures = False
+    shows_figures = False  # whether figures are drawn for it
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger

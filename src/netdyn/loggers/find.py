@@ -10,16 +10,10 @@ from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, opened
 
 
 def destination(logger: Any) -> Destination:
-    """The destination for a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder.
-
-    Classes are recognised by their names, so that no package of a logger is imported here. Lightning exists twice
-    (``lightning.pytorch``, ``pytorch_lightning``), and users derive classes from both.
-
-    Raises:
-        TypeError: If it is something else.
-    """
+    """The destination for a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder; a TypeError for others."""
     if isinstance(logger, str | os.PathLike):
         return opened(logger)
+    # By name, so that no package of a logger is imported; Lightning exists twice, and users derive classes from both.
     names = {base.__name__ for base in type(logger).__mro__}
     if "TensorBoardLogger" in names:
         return LightningTensorBoard(logger)

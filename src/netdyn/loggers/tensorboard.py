@@ -23,12 +23,7 @@ _LARGEST = 1 << 20
 
 
 class TensorBoard(Destination):
-    """A ``SummaryWriter``.
-
-    Args:
-        logger: The writer.
-        opened: Whether the writer was opened here and must be closed here.
-    """
+    """A ``SummaryWriter``, which is closed at the end if it was ``opened`` here."""
 
     shows_figures = True
     name = "TensorBoard"
@@ -59,10 +54,7 @@ class TensorBoard(Destination):
             writer.add_histogram(self.prefix + tag, own.numpy(), global_step=step)
 
     def figures(self, figures: Mapping[str, Any], step: int) -> None:
-        """Write matplotlib figures as images.
-
-        They are rendered here, because the writer's own ``add_figure`` would import pyplot.
-        """
+        """Write matplotlib figures as images; the writer's own ``add_figure`` would import pyplot."""
         writer = self.writer
         for tag, figure in figures.items():
             writer.add_image(self.prefix + tag, pixels(figure).numpy(), global_step=step, dataformats="HWC")
@@ -76,12 +68,8 @@ class TensorBoard(Destination):
     def arrange(self, measure: Collection[str], prefix: str) -> None:
         """Add netdyn's charts to the page of custom scalars, beside those of the user.
 
-        TensorBoard shows only the last layout of a run. Therefore the previous one is read back from the run's event
-        files and written again, followed by netdyn's categories. If these are there already, nothing is written. A
-        layout that the user writes later replaces this one, until this method is called again.
-
-        If the event files cannot be read back, as in a remote folder, nothing is written: it could replace a layout of
-        the user's.
+        TensorBoard shows only the last layout of a run, so the one before is read back and written again with netdyn's.
+        Nothing is written if they are there, or if the event files cannot be read: it could replace the user's layout.
         """
         writer = self.writer
         folder = Path(getattr(writer, "log_dir", None) or "")
@@ -126,23 +114,13 @@ def opened(folder: str | os.PathLike[str]) -> TensorBoard:
 
 
 def layout(measure: Collection[str], before: str = "") -> Layout:
-    """The charts on the page of custom scalars: basins with intervals, phase, functional depth, accuracy and cost.
-
-    Custom scalars have one colour per run, so that a chart shows only a few curves. Numbers per layer are shown as heat
-    maps instead.
-
-    Args:
-        measure: The measures, as in :func:`netdyn.diagnose`. Charts of other measures are left out.
-        before: Prefix of the tags.
-
-    Returns:
-        Categories whose names begin with ``netdyn``.
-    """
+    """The charts of these measures on the page of custom scalars; ``before`` is the prefix of the tags."""
 
     def lines(*tags: str) -> list[Any]:
         # Tags of lines are regular expressions that match from the start; tags of margins are plain.
         return ["Multiline", [f"^{re.escape(before + tag)}$" for tag in tags]]
 
+    # A chart shows only a few curves, because all of a run have one colour; numbers per layer are heat maps.
     basins: dict[str, list[Any]] = {
         f"{space} basin": ["Margin", [f"{before}basin/{space}/{end}" for end in ("radius", "low", "high")]]
         for space in ("sample", "weight")

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.random import Contents
+from netdyn._utils.random import digests
 from netdyn._utils.trees import Inputs, count, map_tensors, samples_first, tensors
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import sample_basin
@@ -100,7 +100,8 @@ class _BasinMetric(StateMetric):
     def _kept(self) -> Tensor:
         """Samples ``[samples, numbers]`` in the order of their digests, at most ``max_samples``."""
         rows = dim_zero_cat(self.rows).reshape(-1, int(self.width))
-        return rows[Contents.of(rows).first(self.max_samples)]
+        # Copies have the same digest, whichever others of them were left out before.
+        return rows[torch.argsort(digests(rows)[:, 0])[: self.max_samples]]
 
     def _settle(self) -> None:
         if self.max_samples is not None and sum(map(len, self.rows)) > self.max_samples * int(self.width) > 0:

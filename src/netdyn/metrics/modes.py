@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.random import Contents
+from netdyn._utils.random import digests
 from netdyn.metrics.base import StateMetric
 from netdyn.modes.order import mode_shares, order_alignment, order_index
 from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit
@@ -95,7 +95,8 @@ class _FieldMetric(StateMetric):
         fields, target = dim_zero_cat(self.fields).reshape(-1, units), dim_zero_cat(self.target).long()
         if self.max_samples is None or len(target) <= self.max_samples:
             return fields, target
-        kept = Contents.of([fields, target]).first(self.max_samples).to(fields.device)
+        # Copies have the same digest, whichever others of them were left out before.
+        kept = torch.argsort(digests([fields, target])[:, 0])[: self.max_samples]
         return fields[kept], target[kept]
 
     def _pathway(self) -> Tensor:

@@ -1,7 +1,4 @@
-"""Which units preserve the order of the samples; means are over wired, live units only.
-
-A unit is wired if its centred pathway is not zero throughout, and live if its local field is not constant.
-"""
+"""Which units preserve the order of the samples; means are over wired, live units only."""
 
 from __future__ import annotations
 
@@ -125,15 +122,12 @@ def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -
 
 @dataclass(frozen=True)
 class ModeShares:
-    """How the units of a layer divide into modes.
+    """How the units of a layer divide into modes."""
 
-    OPT and NPT are shares of wired, live units, NaN if no ``rule`` applies; the others are shares of all units.
-    An unwired unit that is constant counts as constant.
-    """
-
-    opt_fraction: float
+    # A unit is wired if its centred pathway is not zero throughout, and live if its local field is not constant.
+    opt_fraction: float  #: of the wired, live units, like the next; NaN if no rule applies
     npt_fraction: float
-    constant_fraction: float
+    constant_fraction: float  #: of all units, like the next; an unwired unit that is constant counts here only
     unwired_fraction: float
     rpd_gradient: float
     rule: Literal["sign-flip", "mirror", "none"]
@@ -143,19 +137,16 @@ def mode_shares(
     tuning: Tensor,
     pathway: Tensor,
     constant: Tensor,
-    class_share: Tensor | None = None,
-    alpha: float = 0.05,
+    class_share: Tensor | None = None,  # without it the gradient is NaN
+    alpha: float = 0.05,  # share of OPT units that an untrained network is allowed to show
     centre: bool = True,
-    fewest: int = 2,
+    fewest: int = 2,  # rows of the tuning that must be known: two classes, or one number to be predicted
 ) -> ModeShares:
     """Divide a layer's units into order-preserving (OPT), non-order-preserving (NPT), constant and unwired ones.
 
     With at least five classes present a unit is OPT if its alignment exceeds the one-sided 1 − α normal quantile. Fewer
     classes have too few sign flips to test each unit. The layer's lower tail is then mirrored: a unit is OPT if its
     order index exceeds max(0, −Q_α), where Q_α is the α quantile over the layer. This rule needs 1/α units.
-
-    ``alpha`` is the share of OPT units that an untrained network is allowed to show. ``fewest`` is how many rows of the
-    tuning must be known: two classes, or one number to be predicted. Without ``class_share`` the gradient is NaN.
     """
     checks.fraction("alpha", alpha)
     masked, sign, _ = _prepare(tuning, pathway, centre)

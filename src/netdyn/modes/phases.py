@@ -55,8 +55,6 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     Example:
         >>> phase([0.5, 1.0, 2.0], 10)
         Phase(index=1.0, spread=1.5, mean=1.1666666666666667)
-        >>> phase([2.0, 1.0, 1.05], 10).index  # the last two are a tie
-        -0.6666666666666666
     """
     checks.whole("num_classes", num_classes, minimum=2)
     profile = torch.as_tensor(gradients, dtype=torch.float64).detach().cpu()

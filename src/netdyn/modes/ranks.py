@@ -1,7 +1,4 @@
-"""Mid-ranks, class tuning and rank distributions of local fields.
-
-Ranks are doubled, so that those of ties are whole numbers too: sums are exact even for ten million equal values.
-"""
+"""Mid-ranks, class tuning and rank distributions of local fields."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ def statistic_dtype(device: torch.device) -> torch.dtype:
 
 
 def doubled_midranks(fields: Tensor) -> Tensor:
-    """Twice the mid-rank of every field among its unit's samples, int64 ``[units, samples]``."""
+    """Twice the mid-rank of each field among its unit's samples, whole for ties too: int64 ``[units, samples]``."""
     rows = unit_rows(fields)
     ranks = torch.empty(rows.shape, dtype=torch.int64, device=rows.device)
     for part in unit_blocks(rows):
@@ -64,12 +61,10 @@ def occurrences(values: Tensor, number: int) -> Tensor:
 
 
 def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
-    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]`` and the classes' sizes.
-
-    With R_k the rank sum of class k and n_k its size, Mann–Whitney's U = R_k − n_k(n_k + 1)/2 and
-    AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole numbers until the division.
-    An absent class, or one that leaves no other sample, divides zero by zero: NaN.
-    """
+    """Class tuning ``[classes, units]`` from doubled mid-ranks ``[units, samples]`` and the classes' sizes."""
+    # With R_k the rank sum of class k and n_k its size, Mann–Whitney's U = R_k − n_k(n_k + 1)/2 and
+    # AUC = U/(n_k(S − n_k)), so that 2·AUC − 1 = (2R_k − n_k(S + 1)) / (n_k(S − n_k)): whole until the division.
+    # An absent class, or one that leaves no other sample, divides zero by zero: NaN.
     units, samples = doubled.shape
     dtype, size = statistic_dtype(doubled.device), size[:, None]
     rank_sum = torch.zeros(units, len(size), dtype=torch.int64, device=doubled.device).index_add_(1, target, doubled)
@@ -158,18 +153,15 @@ def correlation_from_ranks(doubled: Tensor, wanted: Tensor) -> Tensor:
 
 
 def centre_pathway(pathway: Tensor, num_classes: int, centre: bool = True) -> Tensor:
-    """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2).
-
-    The first row is subtracted before the mean, so that equal rows give exactly zero. An entry within rounding of the
-    mean (K·eps) is set to zero, since its sign is noise.
-    """
+    """The pathway centred over classes, float64 ``[num_classes, units]``; a single logit m becomes (−m/2, +m/2)."""
     wide = pathway.to(statistic_dtype(pathway.device))
     if len(wide) == 1 and num_classes == 2:
         wide = torch.cat([-wide / 2, wide / 2])
     if not centre:
         return wide
-    wide = wide - wide[:1]
+    wide = wide - wide[:1]  # before the mean, so that equal rows give exactly zero
     centred = wide - wide.mean(dim=0, keepdim=True)
+    # The sign of an entry within rounding of the mean (K·eps) is noise.
     noise = len(wide) * torch.finfo(wide.dtype).eps * wide.abs().amax(dim=0, keepdim=True)
     return centred.masked_fill(centred.abs() <= noise, 0.0)
 
@@ -188,21 +180,12 @@ def rank_distribution(
     (M_ki < 0), over the samples of the class and all wired, live units. A flat density means no order. A rising one
     means that units rank the samples of a class high if they raise the class's logit: the order is preserved.
 
-    Args:
-        fields: Local fields ``[samples, units]``.
-        target: Class labels ``[samples]``.
-        pathway: Linear substitution map ``[num_classes, units]``, or ``[1, units]`` for a single logit.
-        num_classes: Number K of classes.
-        bins: Number of equal bins on [0, 1].
-        centre: Subtract the pathway's mean over classes first; ``False`` keeps P1's raw sign.
+    Arguments and errors are those of :func:`class_tuning`, ``pathway`` and ``centre`` those of
+    :func:`netdyn.functional.order_index`, and ``bins`` is the number of equal bins on [0, 1].
 
     Returns:
         float64 ``[num_classes, bins]``; each row has the mean 1. The layer's RPD is the mean over the rows. The row of
         a class that is absent, or has no wired, live unit, is NaN.
-
-    Raises:
-        TypeError: If ``target`` does not hold whole numbers.
-        ValueError: If the shapes do not fit or a label lies outside the classes.
 
     Source:
         P1. netdyn's conventions are the normalisation of ranks, the centring, and that a rank on the edge of two bins
@@ -239,14 +222,10 @@ def rows_fit(name: str, value: Tensor, num_classes: int) -> None:
 
 
 def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Tensor:
-    """Twice the number of reflected normalised mid-ranks of each class in each bin: int64 ``[classes, bins]``.
-
-    ``doubled`` holds mid-ranks ``[units, samples]``; ``sign`` is the pathway's, and 0 leaves the unit out.
-
-    In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S), the cell
-    ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b. The cell of a reflected rank is
-    2·bins − cell. A rank adds two to its bin, or one to each of the two bins at whose edge it lies.
-    """
+    """Twice the number of reflected normalised mid-ranks of each class in each bin: int64 ``[classes, bins]``."""
+    # In whole numbers: u = D/(2S) with D = 2·midrank − 1, and reflection is D → 2S − D. With x = D·bins/(2S), the cell
+    # ⌊x⌋ + ⌈x⌉ is 2b + 1 inside of bin b and 2b on the edge between b − 1 and b. The cell of a reflected rank is
+    # 2·bins − cell. A rank adds two to its bin, or one to each of the two bins at whose edge it lies.
     (units, samples), classes, cells = doubled.shape, len(sign), 2 * bins + 1
     # There are far fewer different ranks than entries, so that the division is done once per rank.
     position = (torch.arange(2 * samples + 1, device=doubled.device) - 1) * bins

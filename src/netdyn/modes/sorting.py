@@ -1,8 +1,4 @@
-"""Sort each unit's samples, in rows ``[units, samples]``; sorting takes most of a layer's time and is done once.
-
-The result is ``order``, the samples of each row from the smallest value to the largest, and ``differs [units,
-samples − 1]``, whether neighbours in that order have different values.
-"""
+"""Sort each unit's samples, in rows ``[units, samples]``; sorting takes most of a layer's time and is done once."""
 
 from __future__ import annotations
 
@@ -38,7 +34,7 @@ def unit_blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``order`` and ``differs`` of some rows; the order of a row that holds NaN means nothing."""
+    """Each row's ``order``, and ``differs``, whether neighbours in it do ``[units, samples − 1]``; not for NaN."""
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         return _sort_keys(rows)
     if rows.device.type == "cpu" and rows.dtype == torch.float64:
@@ -51,11 +47,9 @@ def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort whole numbers that hold a value in their upper half and its index in the lower: no second array is needed.
-
-    The bits of float32 numbers have the order of the values as integers, those of negative ones once all bits but the
-    sign are flipped. Adding zero makes −0 and 0 the same.
-    """
+    """Sort whole numbers that hold a value in their upper half and its index in the lower: no second array needed."""
+    # The bits of float32 numbers have the order of the values as integers, those of negative ones once all bits but the
+    # sign are flipped. Adding zero makes −0 and 0 the same.
     bits = (rows + 0.0).view(torch.int32)
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long().bitwise_left_shift_(32)
     keys |= torch.arange(rows.shape[1])

@@ -90,15 +90,10 @@ class _BatchStatistics(TorchFunctionMode):
 
 
 def shuffled_batches(samples: int, batch_size: int | None, seed: int) -> Iterator[Tensor]:
-    """All samples in random order, in as many batches of at least ``batch_size`` (and two) as possible (None: in one).
-
-    Sizes differ by one at most, since a small last batch would have different statistics.
-
-    >>> [len(batch) for batch in shuffled_batches(11, 3, seed=0)]
-    [4, 4, 3]
-    """
+    """All samples in random order, in as many batches of at least ``batch_size`` (and two) as fit (None: in one)."""
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
     number = max(samples // max(batch_size, 2), 1) if batch_size else 1
+    # Sizes differ by one at most: a small last batch would have different statistics.
     yield from order.tensor_split(number)
 
 

@@ -33,11 +33,7 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def right_class(outputs: Tensor, target: Tensor) -> Tensor:
-    """Whether the prediction is the target and all outputs are finite (netdyn's convention).
-
-    >>> right_class(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]), torch.tensor([1, 1]))
-    tensor([ True, False])
-    """
+    """Whether the prediction is the target and all outputs are finite (netdyn's convention)."""
     logits = as_logits(outputs, len(target))
     return (predictions(logits) == target) & logits.isfinite().all(dim=1)
 

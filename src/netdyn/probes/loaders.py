@@ -63,12 +63,7 @@ def _as_labels(value: Any, samples: int) -> Tensor | None:
 
 
 def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each.
-
-    >>> labels = torch.tensor([0] * 90 + [1] * 9 + [2])
-    >>> labels[stratified(labels, 10, torch.Generator().manual_seed(0))].tolist()
-    [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]
-    """
+    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each."""
     if size >= len(labels):
         return torch.arange(len(labels))
     classes, sizes = torch.unique(labels, return_counts=True)
@@ -188,10 +183,7 @@ def _is_pair(given: Any) -> bool:
 
 
 def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """The user's own probe: a pair (inputs, target), which is not unpacked, a batch, a data set or a loader.
-
-    For a data set or a loader see :func:`read_probe`.
-    """
+    """The user's own probe: a pair (inputs, target), which is not unpacked, a batch, a data set or a loader."""
     check_given("probe", given)
     if _is_pair(given) or isinstance(given, Mapping):
         batch = transfer(copied(given))

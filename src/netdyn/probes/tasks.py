@@ -24,15 +24,7 @@ def prepare(
     batch_size: int | None,
     tolerance: float = TOLERANCE,
 ) -> Evaluator:
-    """Check the probe of an isolated network, and find the criterion that fits its outputs.
-
-    In a regression the outputs without noise take the place of the target, and may move by ``tolerance`` standard
-    deviations of it.
-
-    Raises:
-        TypeError: If the targets do not fit any task, or an output is not a tensor.
-        ValueError: If there is no sample, or a shape or label is wrong.
-    """
+    """Check the probe of an isolated network, and find the criterion that fits its outputs."""
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
     samples = count(inputs)
@@ -53,6 +45,7 @@ def prepare(
     if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:
         # Zeros and ones for a single output are class labels, as for binary cross entropy.
         if logits.shape[1] > 1 or not bool(((numbers == 0) | (numbers == 1)).all()):
+            # The outputs without noise take the place of the target.
             by_sample = samples_first(inputs)
             parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
             clean = as_logits(torch.cat([as_logits(part, len(part)) for part in parts]), samples)

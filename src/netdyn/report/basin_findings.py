@@ -99,9 +99,5 @@ def _classes(classes: Sequence[int]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, to three digits.
-
-    >>> [percent(share) for share in (0.5, 0.625, 0.00312, 1.0)]
-    ['50 %', '62.5 %', '0.312 %', '100 %']
-    """
+    """A share in percent, to three digits."""
     return f"{100 * share:.3g} %"

@@ -98,22 +98,12 @@ def _interval(basin: BasinResult) -> str:
 
 
 def _number(value: float) -> str:
-    """Three decimals; "-" for NaN, and no sign at zero.
-
-    >>> [_number(value) for value in (0.5, -0.0001, math.nan)]
-    ['0.500', '0.000', '-']
-    """
+    """Three decimals; "-" for NaN, and no sign at zero."""
     return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def shortened(names: Sequence[str], width: int) -> list[str]:
-    """Names shortened in the middle to ``width`` characters, or to as few more as keep them distinct.
-
-    >>> shortened(["encoder.block.0.attention.output", "head"], 15)
-    ['encoder….output', 'head']
-    >>> shortened(["encoder.block.0.attention.output", "encoder.block.1.attention.output"], 15)
-    ['encoder.block.0…tention.output', 'encoder.block.1…tention.output']
-    """
+    """Names shortened in the middle to ``width`` characters, or to as few more as keep them distinct."""
     for size in range(width, max(map(len, names), default=0)):
         tail = (size - 1) // 2
         cut = [n if len(n) <= size else f"{n[: size - 1 - tail]}…{n[len(n) - tail :]}" for n in names]

@@ -104,10 +104,7 @@ def register_activation(activation: T) -> T:
 
 @contextmanager
 def own_functions(see: See, straight: bool) -> Iterator[None]:
-    """Inside, ``see`` replaces the forward pass of registered autograd functions, however their ``apply`` is reached.
-
-    With ``straight`` their backward pass is the identity, for graphs that are made and used inside.
-    """
+    """Inside, ``see`` replaces registered autograd functions' forward; with ``straight`` they pass gradients on."""
     with ExitStack() as undo:
         # All are looked up before the first is replaced, since one may inherit from another.
         for function, own in [(function, _watched(function, see, straight)) for function in REGISTERED.autograd]:
@@ -171,23 +168,17 @@ class Carry(torch.autograd.Function):
 def straight_through(
     function: Function, subject: Tensor, copied: Tensor, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """The activation's output, whose gradient goes to ``copied``, a copy of its input ``subject``; and the result.
-
-    If the activation overwrites its input, the result is written there, so that other references to that tensor, or to
-    one that it is a view of, see it too. The result itself keeps its place in the graph.
-    """
+    """The output, whose gradient goes to ``copied``, a copy of the input ``subject``; and the result in the graph."""
     options = {key: value for key, value in kwargs.items() if key != "input"}
     with torch.no_grad():
         value = function(copied.detach().clone(), *args[1:], **options)
     carried: Tensor = Carry.apply(copied, value)  # type: ignore[no-untyped-call]
+    # Other references to an input that is overwritten, or to one that it is a view of, see the result too.
     return (subject.copy_(carried) if overwrites(function, args, kwargs) else carried), carried
 
 
 def shared_pool(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Max-pooling with the gradient of average pooling, so that a unit that is not the maximum keeps its pathway.
-
-    Padding gets no part of the gradient. Dilated windows, which average pooling does not have, keep their own gradient.
-    """
+    """Max-pooling with average pooling's gradient, so that all units keep their pathway; not for dilated windows."""
     result = function(*args, **kwargs)
     adaptive = function.__name__.startswith("adaptive")
     own = ("output_size",) if adaptive else ("kernel_size", "stride", "padding", "dilation", "ceil_mode")

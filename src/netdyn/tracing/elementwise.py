@@ -28,11 +28,8 @@ def may_be_activation(module: nn.Module) -> bool:
 
 
 def acts_by_element(module: nn.Module, argument: Tensor, output: Tensor) -> bool:
-    """Whether half of the outputs stay the same if the inputs of the other half change.
-
-    The halves are those of the Thue–Morse sequence over all entries. It has no period, so that both hold samples of the
-    same unit, and units of the same sample, for every shape.
-    """
+    """Whether half of the outputs stay the same if the inputs of the other half change."""
+    # The Thue–Morse sequence has no period: both halves hold samples of a unit, and units of a sample, for every shape.
     parity = torch.arange(argument.numel(), device=output.device)
     for shift in (32, 16, 8, 4, 2, 1):
         parity = parity ^ (parity >> shift)

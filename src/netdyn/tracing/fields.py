@@ -114,10 +114,7 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
 def read(
     model: nn.Module, inputs: Inputs, on_layer: Callable[[str, Tensor, Tensor], None], choice: Choice
 ) -> tuple[Any, Any]:
-    """Run the network, and call ``on_layer`` with the name, field and output ``[samples, units]`` of each chosen layer.
-
-    Both are valid only during the call. Returns the model's output and the logits.
-    """
+    """A run's output and logits; ``on_layer`` gets each chosen layer's name, field and output ``[samples, units]``."""
 
     def visit(site: Site) -> None:
         if choice.holds(site):

@@ -1,10 +1,4 @@
-"""Recurrent layers, run step by step: PyTorch runs them in one call, which hides their activations.
-
-Layout inside: inputs and outputs ``[time, batch, features]``, states ``[batch, hidden]``. The local fields of a layer
-run in one direction are, over all time steps ``[batch, time, width·hidden]``: for a plain recurrent layer the inputs of
-its activation; for a GRU the pre-activations of r, z, n; for an LSTM those of its gates i, f, g, o, and as a second
-local field the cell states, of which the output takes the tanh.
-"""
+"""Recurrent layers, run step by step: PyTorch runs them in one call, which hides their activations."""
 
 from __future__ import annotations
 
@@ -28,7 +22,7 @@ State = tuple[Tensor, ...]
 #: The functions behind PyTorch's recurrent modules, each with its kind.
 LAYERS = {torch.lstm: "lstm", torch.gru: "gru", torch.rnn_tanh: "tanh", torch.rnn_relu: "relu"}
 CELLS = {torch.lstm_cell: "lstm", torch.gru_cell: "gru", torch.rnn_tanh_cell: "tanh", torch.rnn_relu_cell: "relu"}
-#: Widths of a kind's local fields, in hidden sizes.
+#: Widths of a kind's local fields, in hidden sizes: an LSTM's gates i, f, g, o, and its cell states; a GRU's r, z, n.
 SLOTS = {"lstm": (4, 1), "gru": (3,), "tanh": (1,), "relu": (1,)}
 
 
@@ -43,18 +37,13 @@ class Weights:
     project: Tensor | None = None
 
 
-def is_packed(function: Any, args: Sequence[Any]) -> bool:
-    """Whether a call runs on packed sequences, which have no axis of samples."""
-    return function in LAYERS and isinstance(args[1 if function is torch.lstm else 2], Tensor)
-
-
 def hidden(kind: str, weights: Weights) -> int:
     """Hidden size (the size of the cell state, if the output is projected)."""
     return weights.hh.shape[0] // SLOTS[kind][0]
 
 
 Layer = Callable[[str, Tensor, State, Weights, bool], tuple[Tensor, State]]
-"""``layer(kind, x, state, weights, reverse)`` → outputs and last state, as :func:`steps` gives them."""
+"""``layer(kind, x, state, weights, reverse)`` → outputs and last state, see :func:`steps`."""
 
 
 def run(function: Any, args: Sequence[Any], layer: Layer) -> Any:
@@ -88,7 +77,7 @@ def run(function: Any, args: Sequence[Any], layer: Layer) -> Any:
 def steps(
     kind: str, x: Tensor, state: State, weights: Weights, reverse: bool, activate: Activate
 ) -> tuple[Tensor, State]:
-    """Run one layer in one direction, step by step: outputs ``[time, batch, hidden]`` and the last state."""
+    """Run one layer in one direction: outputs ``[time, batch, features]``, like ``x``, and the last state."""
     before = F.linear(x, weights.ih, weights.bias_ih)
     outputs: list[Tensor] = []
     times = range(len(x))
@@ -100,7 +89,7 @@ def steps(
 
 
 class OverTime:
-    """The local fields of one layer in one direction, and the activations' outputs, gathered over its time steps.
+    """The local fields of one layer in one direction, and the activations' outputs, ``[batch, time, width·hidden]``.
 
     Slots in ``linear`` have no activation. With ``carries`` gradients go straight through the activations.
     """

@@ -21,12 +21,7 @@ class SampleAxis:
     fastest: bool = False  #: whether neighbours belong to different samples (``[windows·samples]``)
 
     def rows(self, value: Tensor) -> Tensor:
-        """The value as ``[samples, units]``: all entries that belong to a sample are its units.
-
-        >>> SampleAxis(folded=3, fastest=True).rows(torch.arange(6)[:, None])
-        tensor([[0, 2, 4],
-                [1, 3, 5]])
-        """
+        """The value as ``[samples, units]``: all entries that belong to a sample are its units."""
         value = value.movedim(self.dim, 0)
         samples = len(value) // self.folded
         if self.fastest:
@@ -66,11 +61,9 @@ def choose_axis(axes: Sequence[SampleAxis], scores: Sequence[Sequence[float]]) -
 
 
 def same_positions(rows: Tensor, others: Tensor) -> Tensor:
-    """Whether the first samples of two runs ``[samples, units]`` have the same positions in both: a bool scalar.
-
-    A sample is displaced if another position holds it, up to rounding, and its own does not. A sample that no position
-    holds is not displaced: the network is random, or its outputs depend on the whole batch.
-    """
+    """Whether the first samples of two runs ``[samples, units]`` have the same positions in both: a bool scalar."""
+    # A sample is displaced if another position holds it, up to rounding, and its own does not. One that no position
+    # holds is not displaced: the network is random, or its outputs depend on the whole batch.
     distances = _distances(rows, others)
     own, nearest = distances.diagonal(), distances.min(dim=1).values
     size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)

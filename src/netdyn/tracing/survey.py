@@ -80,15 +80,11 @@ def survey(model: nn.Module, inputs: Inputs, check: bool = True) -> Survey:
     before = {site.key for site in sites[: three.pooled]}
     pooled = frozenset(name for name, key in found.items() if key in before)
     outputs = frozenset(key[1] for key in three.seen if key[0] == "output" and axes.get(key) is not None)
-    packed = frozenset(three.packed)
-    return Survey(found, axes, outputs, probabilities, pooled, tuple(sorted(mixed)), packed)
+    return Survey(found, axes, outputs, probabilities, pooled, tuple(sorted(mixed)), frozenset(three.packed))
 
 
 def _displaced(model: nn.Module, inputs: Inputs, chosen: Tensor, axes: Axes, seen: Mapping[Key, Tensor]) -> list[Key]:
-    """The local fields in which three known samples are displaced when they run among others.
-
-    In a network that sorts its batch, or that chooses a path for each sample, this may not show with three samples.
-    """
+    """The fields in which known samples are displaced among others: three may not show that a batch is sorted."""
     wrong: list[Key] = []
     in_place: dict[Key, Tensor] = {}
     among = torch.cat([chosen, evenly_spaced(count(inputs), CHECKED)])

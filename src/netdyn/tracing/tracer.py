@@ -16,20 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from netdyn._utils.trees import Inputs, count, map_tensors
-from netdyn.tracing import recurrent
-from netdyn.tracing.activations import (
-    ACTIVATIONS,
-    GATED,
-    LOOKUPS,
-    MAX_POOLS,
-    REGISTERED,
-    SQUASHES,
-    Carry,
-    overwrites,
-    own_functions,
-    shared_pool,
-    straight_through,
-)
+from netdyn.tracing import activations, recurrent
 from netdyn.tracing.elementwise import Candidate, acts_by_element, may_be_activation
 from netdyn.tracing.names import Origins, is_quantised, numbered
 from netdyn.tracing.outputs import COPIES, Probabilities
@@ -40,11 +27,9 @@ from netdyn.tracing.site import Axes, Key, Site
 class Tracer(TorchFunctionMode):
     """Sees the activations of one run, and passes each local field to ``on_site``.
 
-    A sigmoid may turn out to be the model's output, and an activation inside a parameter-free module may be a part of
-    that module's own activation. Such sites are held until this is known.
-
-    ``axes`` has the axis of the samples in each tensor, None for tensors without; others have the samples first. If it
-    is None (in a survey), every tensor is a local field, and ``seen`` collects them.
+    A sigmoid that may be the model's output, and an activation that may be a part of a parameter-free module's own, are
+    held until this is known. ``axes`` has the axis of the samples in each tensor, None for tensors without; others have
+    the samples first. If it is None (in a survey), every tensor is a local field, and ``seen`` collects them.
     """
 
     def __init__(
@@ -76,28 +61,26 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._paused:
-            return func(*args, **kwargs)
         subject = args[0] if args else kwargs.get("input")
-        if not isinstance(subject, Tensor):
+        if self._paused or not isinstance(subject, Tensor):
             return func(*args, **kwargs)
-        if func in ACTIVATIONS or func in REGISTERED.functions:
+        if func in activations.ACTIVATIONS or func in activations.REGISTERED.functions:
             return self._activation(func, subject, args, kwargs)
-        if func in GATED and not isinstance(subject, nn.Parameter):
+        if func in activations.GATED and not isinstance(subject, nn.Parameter):
             return self._gate(subject, *args[1:], **{key: value for key, value in kwargs.items() if key != "input"})
         if (func in recurrent.LAYERS or func in recurrent.CELLS) and not kwargs:
             return self._recurrent(func, args)
-        if func in MAX_POOLS:
+        if func in activations.MAX_POOLS:
             self.pooled = sum(self.runs.values()) + len(self.held)
-            return shared_pool(func, args, kwargs) if self._goes_straight else func(*args, **kwargs)
+            return activations.shared_pool(func, args, kwargs) if self._goes_straight else func(*args, **kwargs)
         result = func(*args, **kwargs)
         if not isinstance(result, Tensor):
             return result
-        if func in SQUASHES:
+        if func in activations.SQUASHES:
             self.probabilities.add(result, subject)
         if func in COPIES:
             self.probabilities.add_copy(result, subject)
-        starts = func in LOOKUPS and self._goes_straight and not result.requires_grad
+        starts = func in activations.LOOKUPS and self._goes_straight and not result.requires_grad
         return _new_graph(result) if starts else result
 
     @property
@@ -126,23 +109,23 @@ class Tracer(TorchFunctionMode):
         axis = self._axis(key, subject)
         if axis is None:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        overwritten = overwrites(func, args, kwargs)
+        overwritten = activations.overwrites(func, args, kwargs)
         if key in self.linear:
             # A new tensor, or a new version of this one, as the activation would leave it: names depend on it.
             return subject.mul_(1) if overwritten else subject.view_as(subject)
         edge = output_edge = graph = None
         if self._goes_straight:
             copied, edge = _with_edge(subject, overwritten)
-            output, carried = straight_through(func, subject, copied, args, kwargs)
+            output, carried = activations.straight_through(func, subject, copied, args, kwargs)
             output_edge, graph = get_gradient_edge(carried), copied
         else:
             copied = subject.clone() if overwritten else subject
             output = func(*args, **kwargs)
         self.latest = weakref.ref(output)
-        if func in SQUASHES:
+        if func in activations.SQUASHES:
             self.probabilities.add(output, copied)
         site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph)
-        self._hold(site, may_be_output=func in SQUASHES)
+        self._hold(site, may_be_output=func in activations.SQUASHES)
         return output
 
     def _gate(self, subject: Tensor, dim: int = -1) -> Tensor:
@@ -151,7 +134,8 @@ class Tracer(TorchFunctionMode):
         return value * self._activation(torch.sigmoid, gate, (gate,), {}, name=self.origins.name_of(subject))
 
     def _recurrent(self, func: Any, args: Any) -> Any:
-        if recurrent.is_packed(func, args):
+        # Packed sequences have no axis of samples.
+        if func in recurrent.LAYERS and isinstance(args[1 if func is torch.lstm else 2], Tensor):
             self.packed.append(self.origins.innermost)
             # cuDNN has no backward pass for a recurrent network in eval mode.
             with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self._goes_straight):
@@ -193,7 +177,7 @@ class Tracer(TorchFunctionMode):
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
         name = self.origins.enter(module)
-        registered = isinstance(module, tuple(REGISTERED.modules))
+        registered = isinstance(module, tuple(activations.REGISTERED.modules))
         may_be = registered or (len(args) == 1 and may_be_activation(module))
         if not may_be or not args or not isinstance(args[0], Tensor):
             return
@@ -239,7 +223,7 @@ class Tracer(TorchFunctionMode):
     def _leave_candidate(self, candidate: Candidate, output: Any) -> Any:
         """A parameter-free module that used activations and kept the shape of its input is one activation itself."""
         inside = self.held[candidate.first :]
-        registered = isinstance(candidate.module, tuple(REGISTERED.modules))
+        registered = isinstance(candidate.module, tuple(activations.REGISTERED.modules))
         same_shape = isinstance(output, Tensor) and output.shape == candidate.copied.shape
         if registered and not same_shape:
             given = f"shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
@@ -261,7 +245,7 @@ class Tracer(TorchFunctionMode):
                 return candidate.argument.copy_(candidate.copied) if overwritten else candidate.copied
             value = output.detach().clone()
             if site.edge is not None:
-                carried: Tensor = Carry.apply(candidate.copied, value)  # type: ignore[no-untyped-call]
+                carried: Tensor = activations.Carry.apply(candidate.copied, value)  # type: ignore[no-untyped-call]
                 if overwritten and candidate.argument._base is not None:
                     site = replace(site, edge=get_gradient_edge(candidate.copied))
                 site = replace(site, output_edge=get_gradient_edge(carried))
@@ -305,11 +289,9 @@ def _new_graph(tensor: Tensor) -> Tensor:
 
 
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:
-    """A copy at the same place in the graph, and the edge where to take the gradient with respect to the tensor.
-
-    The edge is the original's, as it is now, since a field may also be used beside its activation. It is the copy's if
-    the original has no gradient, or is a view that is overwritten, whose place in the graph autograd makes anew.
-    """
+    """A copy at the same place in the graph, and the edge where to take the gradient with respect to the tensor."""
+    # The edge is the original's, as it is now, since a field may be used beside its activation too. It is the copy's if
+    # the original has no gradient, or is a view that is overwritten, whose place in the graph autograd makes anew.
     copied = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
     place = tensor.requires_grad and not (overwritten and tensor._is_view())
     return copied, get_gradient_edge(tensor if place else copied)
@@ -318,7 +300,7 @@ def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, Gradi
 @contextmanager
 def traced(tracer: Tracer, model: nn.Module, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
     """Run the network under a tracer; inside, gradients can be taken. Yields what :func:`run` returns."""
-    with own_functions(tracer.own_function, straight=tracer.straight):
+    with activations.own_functions(tracer.own_function, straight=tracer.straight):
         with ExitStack() as undo:
             for module in tracer.origins.names:
                 if not isinstance(module, torch.jit.ScriptModule):

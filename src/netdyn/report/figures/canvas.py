@@ -1,7 +1,4 @@
-"""What all figures share: matplotlib's default style, a size that fits a card of TensorBoard, names that fit.
-
-Pyplot and its list of open figures are not used. Matplotlib is imported when the first figure is drawn.
-"""
+"""What all figures share: style, size, short names. No pyplot; matplotlib is imported at the first drawing."""
 
 from __future__ import annotations
 
@@ -81,21 +78,13 @@ def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def short(name: str, length: int = 20) -> str:
-    """A name shortened in the middle; dollar signs are escaped, because they would start a formula.
-
-    >>> short("encoder.layers.10.fc1", 12)
-    'encod…0.fc1'
-    """
+    """A name shortened in the middle; dollar signs are escaped, because they would start a formula."""
     half = (length - 1) // 2
     return (name if len(name) <= length else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
 
 
 def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
-    """Names of layers without the modules that contain all of them, to leave room for what differs.
-
-    >>> layer_labels(["encoder.layers.0.fc1", "encoder.layers.10.fc1"], 12)
-    ['0.fc1', '10.fc1']
-    """
+    """Names of layers without the modules that contain all of them, to leave room for what differs."""
     parts = [name.split(".") for name in names]
     common = 0
     while len(parts) > 1 and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
@@ -104,11 +93,7 @@ def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
 
 
 def thinned(number: int, most: int = NAMES) -> list[int]:
-    """At most ``most`` of the first ``number`` integers, evenly spaced, including both ends.
-
-    >>> thinned(9, 3)
-    [0, 4, 8]
-    """
+    """At most ``most`` of the first ``number`` integers, evenly spaced, including both ends."""
     shown = min(number, most)
     return [round(i * (number - 1) / max(shown - 1, 1)) for i in range(shown)]
 

@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 
 @styled()
 def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
-    """The rank probability distribution ``[bins]`` of each layer, from the first (dark) to the last (light).
-
-    A dashed line marks a flat distribution, without order.
-    """
+    """The rank distribution ``[bins]`` of each layer, first (dark) to last (light); a dashed line: no order."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
@@ -59,10 +56,7 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
 
 @styled()
 def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: float) -> Figure:
-    """Accuracy when every activation from a layer on is the identity, against that layer.
-
-    The layers from the functional depth on, which act linearly, are shaded.
-    """
+    """Accuracy when every activation from a layer on is the identity, by layer; layers that act linearly are shaded."""
     figure, axes = with_axes("first layer without activation", "accuracy on the probe")
     layers = len(accuracies)
     if functional_depth < layers:
@@ -91,10 +85,7 @@ def basin_curves(
     interval: tuple[float, float],
     unit: str = "σ per input component",
 ) -> Figure:
-    """Accuracy against the noise level: a thin curve for each class (absent: NaN), a thick one for all samples.
-
-    The radius, where accuracy falls to ``accuracy``, is marked with its interval.
-    """
+    """Accuracy against noise, per class (thin; absent: NaN) and overall; the radius is marked with its interval."""
     figure, axes = with_axes(f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
     axes.set_xscale("log")

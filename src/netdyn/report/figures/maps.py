@@ -1,7 +1,4 @@
-"""Characteristic maps, subnetworks and heat maps.
-
-All maps of a figure share one set of axes: forty sets would take over a second to make, lay out and draw.
-"""
+"""Characteristic maps, subnetworks and heat maps."""
 
 from __future__ import annotations
 
@@ -45,11 +42,7 @@ _REACH = 1.05
 
 @styled()
 def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Figure:
-    """How each logit weighs the input: blue inputs lower it, red ones raise it; the first 20 classes.
-
-    Maps ``[classes, height, width]`` and ``[classes, channels, height, width]`` (the sum over channels) are images;
-    other shapes are flattened into bars. ``names`` are those of the classes.
-    """
+    """How each logit weighs the input ``[classes, …]``: images (channels are summed) or bars; the first 20 classes."""
     values = as_array(maps)
     labels = list(map(str, range(len(values)))) if names is None else list(names)
     title = f"the first {_MAPS} of {len(values)} classes" if len(values) > _MAPS else None
@@ -80,11 +73,7 @@ def heat_map(
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A number of each layer over the run, ``[layers, steps]``, the first layer at the bottom; NaN and inf are blank.
-
-    The colour scale has a ``label``, and ends at ``limits`` (None: smallest and largest value); one from −a to a has
-    two colours.
-    """
+    """A number of each layer over the run, ``[layers, steps]``, first layer at the bottom; NaN and inf are blank."""
     if tuple(values.shape) != (len(layers), len(steps)):
         raise ValueError(
             f"`values` must have shape [layers, steps] = [{len(layers)}, {len(steps)}], got {list(values.shape)}."
@@ -130,7 +119,7 @@ def _edges(steps: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """Where the panels are, in coordinates of the axes, with y downward."""
+    """Where the panels are on one set of axes, y downward: sets of their own take over a second for forty maps."""
 
     columns: int
     width: float
