@@ -8,7 +8,6 @@ import pickle
 import re
 import signal
 import sys
-import traceback
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -476,28 +475,39 @@ def test_a_module_that_writes_over_its_input_leaves_the_probe_alone():
 
 
 class Fuse:
-    """Burns in the n-th pass that the monitor makes from the fourth step on; its state is where no snapshot looks.
+    """Burns in a pass that the monitor makes from the fourth step on; its state is where no snapshot looks.
 
-    Where ``ever`` is set it burns in every pass from then on. ``where`` holds the names of the functions that were
-    running when it first burnt.
+    Attributes:
+        error: What it raises; None: it does not burn.
+        running: The functions that must be running for it to burn.
+        ever: Whether it burns again in every later pass, whatever is running.
+        live: Whether the pass under way is such a pass.
+        burnt: Whether it has burnt.
+        weights: Digest of the weights when it first burnt.
     """
 
     error: BaseException | None = None
-    left = 0
-    ever = False
+    running: tuple[str, ...] = ()
+    ever = live = burnt = False
     weights = ""
-    where: frozenset[str] = frozenset()
 
     @classmethod
-    def arm(cls, error: BaseException | None, calls: int, ever: bool = False) -> None:
-        cls.error, cls.left, cls.ever, cls.weights, cls.where = error, calls, ever, "", frozenset()
+    def arm(cls, error: BaseException | None, *running: str, ever: bool = False) -> None:
+        cls.error, cls.running, cls.ever = error, running, ever
+        cls.live, cls.burnt, cls.weights = False, False, ""
 
     @classmethod
-    def burn(cls) -> None:
-        cls.left -= 1
-        if cls.error is not None and cls.left == 0:
-            cls.where = frozenset(frame.f_code.co_qualname for frame, _ in traceback.walk_stack(None))
-        if cls.error is not None and (cls.left == 0 or (cls.ever and cls.left < 0)):
+    def burn(cls, module: nn.Module | None = None) -> None:
+        if cls.error is None or not cls.live or (cls.burnt and not cls.ever):
+            return
+        frame, names = sys._getframe(1), set[str]()
+        while frame is not None:
+            names.add(frame.f_code.co_qualname)
+            frame = frame.f_back
+        if cls.burnt or names >= set(cls.running):
+            if module is not None and not cls.burnt:
+                cls.weights = digest(dict(module.named_parameters()))
+            cls.burnt = True
             raise cls.error
 
 
@@ -505,10 +515,8 @@ class Fused(Classifier):
     """Without validation the monitor alone runs it in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training and self._trainer is not None and self.trainer.global_step >= 4:
-            if Fuse.left == 1:
-                Fuse.weights = digest(dict(self.named_parameters()))
-            Fuse.burn()
+        Fuse.live = not self.training and self._trainer is not None and self.trainer.global_step >= 4
+        Fuse.burn(self)
         return super().forward(x)
 
 
@@ -566,25 +574,18 @@ ERRORS = {
     "memory": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     "interrupt": lambda: KeyboardInterrupt(),
 }
-#: What is measured, the pass at which the fuse burns, and the function that is running then; in every one of them
-#: something else is open. The criterion counts too.
-MOMENTS = {
-    "first pass": ({}, 1, "prepare"),
-    "search for layers": ({"measure": ["modes"]}, 3, "discover"),
-    "map": ({"measure": ["modes"]}, 6, "substitute"),
-    "reading": ({"measure": ["modes"]}, 7, "read"),
-    "sample ray": ({"measure": ["sample_basin"]}, 4, "measure_sample_basin"),
-    "weight ray": ({"measure": ["weight_basin"], "accuracy": 0.25}, 4, "_Asker.__call__"),
-    "criterion": (
-        {"measure": ["weight_basin"], "criterion": fused_criterion, "accuracy": 0.25},
-        5,
-        "_Evaluation._reading_without_layers",
-    ),
-    "criterion on a ray": (
-        {"measure": ["weight_basin"], "criterion": fused_criterion, "accuracy": 0.25},
-        7,
-        "_Asker.__call__",
-    ),
+RAYS: dict[str, Any] = {"measure": ["weight_basin"], "accuracy": 0.25}
+OWN: dict[str, Any] = RAYS | {"criterion": fused_criterion}
+#: What is measured, and the functions that run when the fuse burns; in every one of them something else is open.
+MOMENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "first pass": ({}, ("prepare",)),
+    "search for layers": ({"measure": ["modes"]}, ("discover",)),
+    "map": ({"measure": ["modes"]}, ("substitute",)),
+    "reading": ({"measure": ["modes"]}, ("read",)),
+    "sample ray": ({"measure": ["sample_basin"]}, ("measure_sample_basin",)),
+    "weight ray": (RAYS, ("_Asker.__call__",)),
+    "criterion": (OWN, ("fused_criterion", "_Evaluation._reading_without_layers")),
+    "criterion on a ray": (OWN, ("fused_criterion", "_Asker.__call__")),
 }
 
 
@@ -602,14 +603,14 @@ COSTS = {
 @pytest.mark.parametrize("error", ["error", "memory"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, moment, tmp_path):
-    settings, calls, running = MOMENTS[moment]
-    Fuse.arm(None, 0)
+    settings, running = MOMENTS[moment]
+    Fuse.arm(None)
     without = Run(tmp_path, None).fit()
-    Fuse.arm(ERRORS[error](), calls)
+    Fuse.arm(ERRORS[error](), *running)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         again = Run(tmp_path, settings).fit()
-    assert running in Fuse.where
+    assert Fuse.burnt
     said = [str(warning.message) for warning in caught if "netdyn" in str(warning.message)]
     assert len(said) == 1
     kind, text = type(ERRORS[error]()).__name__, str(ERRORS[error]())
@@ -624,7 +625,7 @@ def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, momen
         # The second attempt, with half of the 48 samples, succeeds.
         assert said[0] == "netdyn: out of memory; from here on 24 samples per forward pass. Set `batch_size=24`."
     else:
-        assert said[0] == f"{lost}: {kind}: {text} {advice}{way_out} strict=True to have this raised."
+        assert said[0] == f"{lost}: {kind}: {text}. {advice}{way_out} strict=True to have this raised."
     assert differences(without.recorder.steps, again.recorder.steps) == []
     assert differences(module_state(without.module), module_state(again.module)) == []
     assert again.monitor.monitor.skipped == lost_all
@@ -639,17 +640,17 @@ def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, momen
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_failure_that_ends_training_leaves_true_weights(error, moment, checkpoint, tmp_path, interruptible):
-    settings, calls, running = MOMENTS[moment]
+    settings, running = MOMENTS[moment]
     if checkpoint == "model checkpoint":
         saving: Callback = ModelCheckpoint(dirpath=tmp_path, save_on_exception=True, every_n_train_steps=1000)
     else:
         saving = OnExceptionCheckpoint(tmp_path)
     # Where memory runs out once, the second attempt succeeds.
-    Fuse.arm(ERRORS[error](), calls, ever=error == "memory")
+    Fuse.arm(ERRORS[error](), *running, ever=error == "memory")
     failing = Run(tmp_path, settings | {"strict": True}, saving)
     with pytest.raises(SystemExit if error == "interrupt" else RuntimeError):
         failing.fit()
-    assert running in Fuse.where
+    assert Fuse.burnt
     assert failing.trainer.global_step == 4
     (saved,) = tmp_path.glob("*.ckpt")
     assert digest(torch.load(saved, weights_only=False)["state_dict"]) == failing.last.digest
@@ -672,13 +673,13 @@ class Interrupting(Callback):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_ctrl_c_during_an_evaluation_is_ctrl_c(strict, tmp_path, interruptible):
-    Fuse.arm(None, 0)
+    Fuse.arm(None)
     without = Run(tmp_path, None, Interrupting())
     with pytest.raises(SystemExit) as expected:
         without.fit()
     handler = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    Fuse.arm(KeyboardInterrupt(), 3)
+    Fuse.arm(KeyboardInterrupt(), "discover")
     again = Run(tmp_path, {"strict": strict})
     with pytest.raises(SystemExit) as met:
         again.fit()
@@ -703,7 +704,7 @@ def test_figures_at_the_end_that_fail_leave_the_last_report_and_true_weights(str
         return real(evaluator, *given, **options)
 
     calls: list[bool] = []
-    Fuse.arm(None, 0)
+    Fuse.arm(None)
     without = Run(tmp_path, None).fit()
     again = Run(tmp_path, {"measure": ["modes", "sample_basin"], "strict": strict})
     with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
