@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netdyn.schedules import AtSteps, Every, LogSpaced, Never, by_steps
+from netdyn.schedules import AtSteps, Every, LogSpaced, by_steps
 
 quickly = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -126,9 +126,8 @@ def test_log_equals_a_list_of_its_steps(seen, start):
 # From the callback's arguments
 
 
-def test_nothing_given_never_fires():
-    assert by_steps(None, None) == Never()
-    assert fired(Never(), range(50)) == []
+def test_nothing_given_means_the_log_schedule():
+    assert by_steps(None, None) == LogSpaced()
 
 
 @pytest.mark.parametrize(

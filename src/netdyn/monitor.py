@@ -31,7 +31,7 @@ from netdyn.probes.probe import Probe
 from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
 from netdyn.report.results import Report
-from netdyn.schedules import LogSpaced, Never, by_steps
+from netdyn.schedules import by_steps
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
 
 
@@ -110,8 +110,6 @@ class Monitor:
                 f"every_n_train_steps={every_n_train_steps!r} and schedule={schedule!r}."
             )
         self.schedule = by_steps(every_n_train_steps, schedule)
-        if isinstance(self.schedule, Never):
-            self.schedule = LogSpaced()
         self.cadence = f"{self.schedule}"
         checks.function("unpack", unpack)
         check_given("probe", probe)

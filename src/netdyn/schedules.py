@@ -11,15 +11,6 @@ from netdyn._utils.checks import whole
 
 
 @dataclass(frozen=True)
-class Never:
-    """No evaluation by step count."""
-
-    def due(self, before: int, now: int) -> bool:
-        """Never."""
-        return False
-
-
-@dataclass(frozen=True)
 class Every:
     """Every ``n`` optimiser steps, by ModelCheckpoint's rule: a multiple that the count jumps over is skipped."""
 
@@ -69,7 +60,7 @@ class LogSpaced:
 
 
 #: Each decides whether an evaluation is due at step ``now``, if the step asked about before was ``before``.
-Schedule = Never | Every | AtSteps | LogSpaced
+Schedule = Every | AtSteps | LogSpaced
 
 
 def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterable[int] | None) -> Schedule:
@@ -77,7 +68,7 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
     if every_n_train_steps is not None:
         return Every(whole("every_n_train_steps", every_n_train_steps))
     if schedule is None:
-        return Never()
+        return LogSpaced()
     if isinstance(schedule, str):
         if schedule != "log":
             raise ValueError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")

@@ -439,6 +439,13 @@ def test_class_that_noise_is_taken_for_has_an_infinite_radius():
     assert basin.noise_classes.sum() == pytest.approx(1)
 
 
+def test_a_probability_below_one_half_is_the_other_class():
+    # Right without noise; under the largest noise as often above one half as below.
+    x = torch.linspace(-1, 1, 400)[:, None]
+    basin = sample_basin(nn.Sequential(nn.Flatten(0), nn.Sigmoid()), x, (x[:, 0] > 0).long(), high=1e3, accuracy=0.75)
+    assert basin.noise_classes.tolist() == pytest.approx([0.5, 0.5], abs=0.3)
+
+
 def test_radius_of_an_absent_class_is_nan():
     network, x, target, _ = linear_classifier()
     wide = nn.Linear(FEATURES, 3, bias=False)

@@ -23,7 +23,7 @@ from netdyn.basins.ladder import ABOUT, NEAR, WIDE, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.isolated import isolated
-from netdyn.probes.criteria import Criterion, apply_criterion, predictions
+from netdyn.probes.criteria import Criterion, apply_criterion, predictions, right_probability
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
 
@@ -170,7 +170,8 @@ class Rays:
             outputs, target = self._outputs(rays, index, levels[rays, index].exp())
             found[0][rays, index] = apply_criterion(own.criterion, outputs, target).long().cpu()
             if own.num_classes > 1:
-                found[1][rays, index] = predictions(outputs[:, None] if outputs.ndim == 1 else outputs).cpu()
+                logits = outputs - 0.5 if own.criterion is right_probability else outputs
+                found[1][rays, index] = predictions(logits[:, None] if logits.ndim == 1 else logits).cpu()
         return found
 
     def _outputs(self, rays: Tensor, index: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
