@@ -768,6 +768,8 @@ def test_a_probability_without_its_last_dimension_is_still_one():
         def __init__(self):
             super().__init__()
             self.fc = torch.nn.Linear(2, 1)
+            self.fc.weight = torch.nn.Parameter(torch.tensor([[1.0, -1.0]]))
+            self.fc.bias = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x):
             return torch.sigmoid(self.fc(x)).squeeze(1)
