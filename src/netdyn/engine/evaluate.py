@@ -77,7 +77,7 @@ def evaluate(
     processes = processes or Processes()
     found = _evaluator(network, probe, config, processes)
     _check_classes(found, config)
-    # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
+    # From here on a failure costs one measure, and every process goes on; one that could not begin is noticed here.
     processes.gather(lambda: None)
     # Where `disable` is None, tqdm leaves the bar out if the output is no terminal.
     disable = None if progress is None else not progress
@@ -116,9 +116,8 @@ class _Evaluation:
         try:
             return self._repeated(work) if wanted else None
         except Exception as error:
-            replaced = None if instead is None else self._repeated(instead)
             self.on_failure(name, error)
-            return replaced
+            return None if instead is None else self._repeated(instead)
         finally:
             self.step()
 
