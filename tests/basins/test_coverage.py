@@ -182,7 +182,7 @@ MEASURE = r"""
 import re, sys, torch
 from netdyn.functional import coverage
 from netdyn.basins import coverage as room
-room.BLOCK = int(sys.argv[1])
+room.BLOCK, room.SAMPLES = int(sys.argv[1]), 10_000
 x, v = (torch.randn(10_000, 64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
 y = torch.zeros(10_000, dtype=torch.int64)
 network = torch.nn.Linear(64, 1)
