@@ -121,7 +121,7 @@ def test_interval_covers_where_every_sample_comes_four_times():
 
 def test_interval_covers_where_the_accuracy_lies_just_below_the_clean_one():
     draw = generator(0)
-    held, bias = counted(sample_basins(First(), lambda: linear(draw, 1000), 0.89), crossing(linear_truth, 0.89))
+    held, _bias = counted(sample_basins(First(), lambda: linear(draw, 1000), 0.89), crossing(linear_truth, 0.89))
     assert 0.93 < held < 0.98
 
 
@@ -244,5 +244,5 @@ class Step(nn.Module):
 def test_interval_over_weight_rays_covers_the_radius_of_a_step():
     # A ray is lost at 1 / |e|, e normal: the median is 1 / 0.6745. Accuracy jumps from 1 to 0 on every ray.
     probe = torch.zeros(2, 1), torch.ones(2, dtype=torch.int64)
-    held, bias = counted(weight_basins(Step(), lambda: probe, rays=8), 1 / 0.67449)
+    held, _bias = counted(weight_basins(Step(), lambda: probe, rays=8), 1 / 0.67449)
     assert 0.93 < held < 0.98

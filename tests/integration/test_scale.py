@@ -19,7 +19,8 @@ import reference
 from families import CLASSES, FEATURES, ResNet, oracle
 from netdyn import diagnose
 from netdyn.basins.crossing import MOST
-from netdyn.basins.ladder import NEAR, WIDE
+from netdyn.basins.ladder import NEAR as NEAR_QUESTIONS
+from netdyn.basins.ladder import WIDE as WIDE_QUESTIONS
 from netdyn.basins.weight_basin import FIRST, LEVELS
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.tracing.survey import CHECKED
@@ -234,7 +235,7 @@ def test_basins_cost_no_more_passes_in_a_deeper_network():
             criterion=lambda outputs, target, limit=limit: (outputs - target).norm(dim=1) < limit,
         )
         # The highest level and the ladder, then levels about the crossing; on the weights some levels on each ray.
-        ladder = 1 + math.ceil((WIDE + NEAR) / len(inputs))
+        ladder = 1 + math.ceil((WIDE_QUESTIONS + NEAR_QUESTIONS) / len(inputs))
         for basin, least, most in (
             (report.sample_basin, ladder, ladder + MOST),
             (report.weight_basin, 16, 16 * LEVELS + FIRST),
