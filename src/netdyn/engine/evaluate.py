@@ -116,8 +116,9 @@ class _Evaluation:
         try:
             return self._repeated(work) if wanted else None
         except Exception as error:
+            replaced = None if instead is None else self._repeated(instead)
             self.on_failure(name, error)
-            return None if instead is None else self._repeated(instead)
+            return replaced
         finally:
             self.step()
 
