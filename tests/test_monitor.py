@@ -222,7 +222,7 @@ def test_an_evaluation_that_the_budget_has_no_room_for_is_skipped(clock):
     assert spent / 40 <= 0.5
     watch.close()
     assert told == [
-        f"netdyn measures 2 layers on 200 samples, at every optimiser step; the first evaluation took {cost:.1f} s.",
+        f"netdyn measures 2 layers on 200 samples, at every optimiser step; the first evaluation took {cost:.2g} s.",
         f"netdyn skipped {watch.skipped} evaluations to keep to max_overhead=0.5; the last values may be of an earlier "
         "step.",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 import warnings
@@ -262,7 +261,7 @@ class Monitor:
     def _evaluated(
         self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config, per_class: bool
     ) -> tuple[Report | None, float]:
-        """The report, None if it failed, and the seconds of training before; the budget counts its time either way.
+        """The report on the network, None if it failed, and the seconds of training before; its time counts either way.
 
         The network and everything that it refers to are left as they were.
         """
@@ -317,7 +316,7 @@ class Monitor:
         layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
         self.inform(
             f"netdyn measures {layers} on {report.samples} samples{held_out}, {self.cadence}; the first evaluation "
-            f"took {self.budget.last:.1f} s."
+            f"took {self.budget.last:.2g} s."
         )
 
     # --- where to ---
@@ -400,11 +399,7 @@ class Monitor:
             if found is not None:
                 report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
                 basins = found.sample_basin, report.sample_basin
-                if (
-                    basins[0] is not None
-                    and basins[1] is not None
-                    and 0 < basins[0].radius == basins[1].radius < math.inf
-                ):
+                if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
                     # The network has not changed since the last report: the radii of the classes belong to it.
                     before, sent = report.scalars(), self.scalars
                     report = replace(report, sample_basin=basins[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, product
+from itertools import accumulate
 from statistics import median as middle
 from typing import Literal
 
@@ -62,8 +62,8 @@ def weight_basin(
 
     Along a ray W + σ·s·E, E ~ N(0, I), the accuracy on a choice of the samples falls. Three noise levels per ray, six
     on the first, find the σ at which it crosses ``accuracy``: each ray begins at the median of those before it. The
-    radius is the median over rays, its interval is that of Hettmansperger and Sheather (with fewer than 6
-    rays from the smallest to the largest; ``level`` says how sure that is), widened for the choice of the samples.
+    radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than 6 rays their
+    extremes, with the level that these have), widened by what the choice of the probe's samples adds.
 
     Args:
         model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
@@ -208,8 +208,8 @@ def walk_rays(ask: _Asker, rays: int, target: float, low: float, high: float) ->
 def _slope(rays: Sequence[Ray]) -> float:
     """Fall of logit A per unit of log σ near the crossings: a least-squares line through them, for all rays together.
 
-    The two levels around a crossing alone would make it too steep: two levels are more often the two around the
-    crossing if chance has made accuracy fall far between them.
+    The two levels around a crossing alone would make it too steep: where chance has moved an answer between them they
+    are the levels around it.
     """
     products = squares = 0.0
     for ray in rays:
@@ -280,7 +280,7 @@ def measure_weight_basin(
         curve = mean_curve(clean_accuracy, [ray.share for ray in found], [len(choices[0])] * rays, _slope(found), floor)
     class_radii = None
     if per_class and own.num_classes > 1:
-        curve = replace(curve, classes=_class_curves(ask, clean, found or [Ray(target) for _ in choices], low, high))
+        curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
         crossings = [math.nan if c is None else c.crossing(target) for c in curve.classes]
         class_radii = torch.tensor(crossings, dtype=torch.float64)
     evaluator.passed += own.passed
@@ -324,7 +324,7 @@ class _Asker:
 
 
 def _choice(evaluator: Evaluator, ray: int, samples: int, seed: int) -> Tensor:
-    """A ray's own samples, in ascending order: the same share of each class, at random within a class."""
+    """A ray's own samples, in ascending order: every so many-th of all, by class and within a class at random."""
     if samples == evaluator.samples:
         return torch.arange(samples)
     numbers = uniforms(keys(evaluator.contents.digests, seed, ray, "weights"))
@@ -358,8 +358,8 @@ def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, h
     """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
     labels, turns = ask.evaluator.labels.cpu(), LADDER * len(rays)
     met = [dict(ray.right) for ray in rays]
-    for ray, part in product(range(len(rays)), range(LADDER)):
-        level = math.log(low) + (part * len(rays) + ray + 0.5) / turns * math.log(high / low)
+    for turn in range(turns):
+        ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
         met[ray][level] = ask(ray, level)
     curves: list[Curve | None] = []
     for k in range(ask.evaluator.num_classes):

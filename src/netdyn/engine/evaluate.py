@@ -77,7 +77,7 @@ def evaluate(
     processes = processes or Processes()
     found = _evaluator(network, probe, config, processes)
     _check_classes(found, config)
-    # From here on a failure costs one measure, and every process goes on; one that could not begin is noticed here.
+    # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
     processes.gather(lambda: None)
     # Where `disable` is None, tqdm leaves the bar out if the output is no terminal.
     disable = None if progress is None else not progress
