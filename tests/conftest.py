@@ -1,4 +1,4 @@
-"""What holds of all tests: what pytest leaves alone, and that no clock decides a test."""
+"""What holds of all tests: no clock decides one."""
 
 from hypothesis import HealthCheck, settings
 

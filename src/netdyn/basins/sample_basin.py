@@ -73,7 +73,7 @@ def sample_basin(
         high: Largest noise level.
         rel_tol: With ``per_ray``: the bisection's cells are no wider than a factor of (1 + rel_tol)².
         seed: Seed of the noise, which depends on it, the ray, the sample's content and its number among equal samples.
-        batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
+        batch_size: Samples per forward pass; None: all at once. Changes nothing but rounding.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``; None: outputs are finite, and the predicted
             class (the sign of a single logit) is the target.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.

@@ -81,7 +81,7 @@ def weight_basin(
         high: Largest noise level.
         per_class: Find the radius of each class too; four passes more.
         seed: Seed of the noise, which depends on it, the ray and the parameter's name alone.
-        batch_size: Samples a forward pass; None: all at once. Changes nothing but rounding.
+        batch_size: Samples per forward pass; None: all at once. Changes nothing but rounding.
         criterion: As in :func:`netdyn.functional.sample_basin`.
         tolerance: Likewise.
 
