@@ -25,6 +25,8 @@ def layer(name="fc1", opt=0.5, gradient=1.5, tail=0.875, constant=0.0, units=40)
         transfer_order=0.7,
         affine_defect=0.0,
         tail_accuracy=tail,
+        tail_change=tail - 0.875,
+        tail_error=0.005,
     )
 
 

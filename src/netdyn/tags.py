@@ -62,6 +62,7 @@ SCALARS = (
         "the radius if this tensor alone is disturbed",
     ),
     Tag("batchnorm/gap", "share, −1 to 1", "accuracy with batch statistics minus accuracy with running statistics"),
+    Tag("batchnorm/train_gap", "share, −1 to 1", "the same on the training probe"),
     Tag("probe/accuracy", "share, 0 to 1", "accuracy on the training probe, in eval mode"),
     Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the validation probe, in eval mode"),
     Tag("netdyn/seconds", "seconds", "duration of this evaluation"),

@@ -92,7 +92,7 @@ PLACES = {
     "coverage": ("measure_coverage", ("coverage",)),
     "weight_basin": ("measure_weight_basin", ("weight_basin", "findings")),
     "maps": ("input_maps", ()),
-    "batchnorm": ("measure_gap", ("batchnorm_gap",)),
+    "batchnorm": ("measure_gap", ("batchnorm_gap", "batchnorm_train_gap")),
 }
 
 
@@ -187,7 +187,8 @@ def test_the_plain_form_goes_through_json_with_all_numbers_of_a_report(case):
     form = report.to_dict()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
     assert set(form) == {
-        *("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap"),
+        *("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"),
+        *("batchnorm_gap", "batchnorm_train_gap"),
         *("phase", "layers", "findings", "sample_basin", "weight_basin", "coverage"),
     }
     assert form["phase"] == {"index": report.phase.index, "spread": report.phase.spread, "mean": report.phase.mean}

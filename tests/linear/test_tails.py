@@ -219,17 +219,17 @@ def test_a_constant_network_has_no_share():
         ([0.9, 0.5, 0.9], 0.9, 2),
         ([0.9, 0.9], 0.9, 0),
         ([0.92, 0.88], 0.9, 0),
+        ([0.5, 0.94, 0.936], 0.9, 1),
+        ([0.92, 0.879], 0.9, 2),
         ([0.5, 0.6], 0.9, 2),
-        ([0.15, 0.1], 0.15, math.nan),
-        ([0.27, 0.27], 0.27, math.nan),
-        ([0.29, 0.29], 0.29, 0),
         ([math.nan, 0.9], 0.9, math.nan),
         ([], 0.9, math.nan),
     ],
 )
 def test_functional_depth_is_the_first_layer_from_which_nothing_is_lost(accuracies, accuracy, depth):
     named = {str(i): value for i, value in enumerate(accuracies)}
-    assert functional_depth(named, accuracy, 0.1) == pytest.approx(depth, nan_ok=True)
+    assert functional_depth(named, accuracy) == pytest.approx(depth, nan_ok=True)
+    assert math.isnan(functional_depth(named, accuracy, untrained=True))
 
 
 def test_labels_are_checked():

@@ -13,22 +13,24 @@ from netdyn.report.text import NAME_WIDTH, shortened
 
 def test_printed_report_is_a_table_lines_and_sentences():
     made = report(
-        layer("encoder.fc1", constant=0.25),
+        layer("encoder.fc1", constant=0.25, tail=0.5),
         layer("fc2", opt=0.0625, gradient=-0.25, units=1024),
         sample=basin(),
         weight=basin(1.375, (1.25, INF), level=0.75),
         val_accuracy=0.75,
         functional_depth=1.0,
         batchnorm_gap=0.0625,
+        batchnorm_train_gap=0.03125,
     )
     assert str(made).splitlines() == [
         "probe: 200 samples, 5 classes, accuracy 0.875 (validation 0.750)",
         "layer        units    OPT    NPT   dead  gradient  linear tail",
-        "encoder.fc1     40  0.500  0.500  0.250     1.500        0.875",
+        "encoder.fc1     40  0.500  0.500  0.250     1.500        0.500",
         "fc2           1024  0.062  0.938  0.000    -0.250        0.875",
         "phase: index -1.000, spread 1.750, mean 0.625 of the layers' gradients",
         "functional depth: 1 of 2 layers",
-        "batch-norm gap: 0.062 (accuracy with batch statistics minus accuracy with running statistics)",
+        "batch-norm gap: 0.062 on the validation probe, 0.031 on the training probe (accuracy with batch statistics "
+        "minus accuracy with running statistics)",
         "sample basin: radius 0.5 at accuracy 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples still correct at the "
         "highest noise level)",
         "weight basin: radius 1.38 at accuracy 0.5 (75 % interval 1.25 to beyond 10; 12.5 % of the rays still above it "
@@ -40,7 +42,7 @@ def test_printed_report_is_a_table_lines_and_sentences():
 
 def test_what_was_not_measured_has_no_line():
     assert lines() == ["probe: 200 samples, 5 classes, accuracy 0.875"]
-    assert [line[:2] for line in lines(layer())[3:]] == ["- ", "- "]
+    assert [line[:2] for line in lines(layer())[3:]] == ["- "]
 
 
 def test_numbers_to_be_predicted_have_neither_classes_nor_accuracy():

@@ -18,7 +18,6 @@ from netdyn._utils.trees import blocks, has_floating
 from netdyn.basins.coverage import Covered, measure_coverage
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
-from netdyn.basins.target import chance
 from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.engine.config import Config
 from netdyn.engine.layers import Reading, nonfinite, read_layers, warn_of_nonfinite
@@ -27,6 +26,7 @@ from netdyn.linear.tails import functional_depth
 from netdyn.probes.batchnorm import measure_gap
 from netdyn.probes.criteria import apply_criterion
 from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.guessing import guessing, is_guessed
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
 from netdyn.report.results import Report
@@ -163,7 +163,7 @@ class _Evaluation:
         layers = next((name for name in ("modes", "linear") if name in wanted), None)
         reading = attempt(
             layers or "",
-            lambda: read_layers(self.evaluator, self.config, self.distributions),
+            lambda: read_layers(self._with_contents(), self.config, self.distributions),
             wanted=layers is not None,
             instead=self._reading_without_layers,
         )
@@ -176,12 +176,16 @@ class _Evaluation:
             wanted="sample_basin" in wanted and held_out is not None and distances,
         )
         weight_basin = attempt("weight_basin", lambda: self._weight_basin(right), wanted="weight_basin" in wanted)
-        on_gap = (evaluator, right) if val_probe is None else held_out
-        gap = attempt("batchnorm", lambda: self._gap(on_gap), wanted="batchnorm" in wanted and classes)
+        on_held_out = val_probe is not None
+        gaps = attempt(
+            "batchnorm", lambda: self._gaps(right, held_out, on_held_out), wanted="batchnorm" in wanted and classes
+        )
+        gap, train_gap = gaps or (math.nan, math.nan)
         maps = attempt("maps", lambda: self._maps(reading), wanted="maps" in wanted and image)
         accuracy = _accuracy(evaluator, right)
         accuracy = math.nan if accuracy is None else accuracy
         tails = {layer.name: layer.tail_accuracy for layer in reading.layers}
+        guess = guessing(torch.bincount(evaluator.labels.cpu(), minlength=evaluator.num_classes).tolist())
         return Report(
             layers=reading.layers,
             sample_basin=sample_basin,
@@ -191,8 +195,12 @@ class _Evaluation:
             samples=evaluator.samples,
             num_classes=evaluator.num_classes,
             alpha=config.alpha,
-            functional_depth=functional_depth(tails, accuracy, self._chance()),
-            batchnorm_gap=math.nan if gap is None else gap,
+            guess=guess,
+            functional_depth=functional_depth(
+                tails, accuracy, untrained=is_guessed(accuracy, guess, evaluator.num_classes, evaluator.samples)
+            ),
+            batchnorm_gap=gap,
+            batchnorm_train_gap=train_gap,
             coverage=covered,
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
@@ -257,12 +265,20 @@ class _Evaluation:
             clean=right,
         )
 
-    def _gap(self, probe: tuple[Evaluator, Tensor] | None) -> float:
-        if probe is None or probe[0].samples < 2:
-            return math.nan  # a validation probe that failed has been reported; one sample has no statistics
+    def _gaps(self, right: Tensor, held_out: tuple[Evaluator, Tensor] | None, on_held_out: bool) -> tuple[float, float]:
+        """The batch-norm gap on the validation probe, if there should be one, and on the training probe."""
+        train_gap = self._gap(self.evaluator, right)
+        if not on_held_out or (math.isnan(train_gap) and self.evaluator.samples > 1):
+            return train_gap, train_gap
+        # A validation probe that failed has been reported.
+        return (math.nan if held_out is None else self._gap(*held_out)), train_gap
+
+    def _gap(self, probe: Evaluator, right: Tensor) -> float:
+        if probe.samples < 2:
+            return math.nan  # one sample has no statistics
         # Statistics of smaller batches than training's would be others.
         size = self.config.batch_size and max(self.config.batch_size, self.train_batch_size or USUAL_BATCH)
-        return measure_gap(probe[0], size, self.config.seed, probe[1])
+        return measure_gap(probe, size, self.config.seed, right)
 
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None
@@ -282,11 +298,6 @@ class _Evaluation:
         shown, most = SUBNETWORK
         first, pathway = choose(model, survey, [name]), reading.pathways.get(name)
         return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size)
-
-    def _chance(self) -> float:
-        """What guessing gives: the largest class is guessed at least as well as any."""
-        classes, labels = self.evaluator.num_classes, self.evaluator.labels.cpu()
-        return max(chance(classes), float(torch.bincount(labels).max()) / len(labels)) if classes > 1 else 0.0
 
 
 def _accuracy(evaluator: Evaluator, right: Tensor) -> float | None:

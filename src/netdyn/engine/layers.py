@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
+from netdyn.basins.interval import clustered_error
 from netdyn.engine.config import Config
 from netdyn.linear.substitution import substitute, warn_of_defects
 from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
@@ -232,11 +232,17 @@ class _LayerReader:
         classes = evaluator.num_classes > 1
         for name, linear in tails.logits(logits).items():
             if name in self.reports:
-                self.reports[name] = replace(
-                    self.reports[name],
-                    tail_accuracy=float(right_class(linear, self.labels).double().mean()) if classes else math.nan,
-                    linear_share=squared_correlation(logits, linear, centre=classes),
-                )
+                share = squared_correlation(logits, linear, centre=classes)
+                self.reports[name] = replace(self.reports[name], linear_share=share)
+                if classes:
+                    right = right_class(linear, self.labels).double()
+                    change = right - right_class(logits, self.labels).double()
+                    self.reports[name] = replace(
+                        self.reports[name],
+                        tail_accuracy=float(right.mean()),
+                        tail_change=float(change.mean()),
+                        tail_error=clustered_error(change, evaluator.contents.clusters)[0],
+                    )
 
 
 def nonfinite(outputs: object) -> int:

@@ -21,10 +21,8 @@ from netdyn.tracing.site import Site
 from netdyn.tracing.survey import Survey, discover
 from netdyn.tracing.tracer import run
 
-#: A tail is as good as the network if their accuracies differ by no more than this.
+#: A tail is as good as the network if it loses no more accuracy than this.
 CLOSE = 0.02
-#: A network counts as trained if its accuracy is above this fraction of the way from chance to 1.
-ABOVE_CHANCE = 0.2
 
 
 def linear_tail(
@@ -229,25 +227,29 @@ def _centred(logits: Tensor, centre: bool) -> Tensor:
     return wide - wide.mean(dim=0)
 
 
-def functional_depth(accuracies: Mapping[str, float], accuracy: float, chance: float) -> float:
-    """The first layer (from 0) from which on all tails are as accurate as the network.
+def functional_depth(accuracies: Mapping[str, float], accuracy: float, *, untrained: bool = False) -> float:
+    """The first layer (from 0) such that its tail and all later ones lose no more than 0.02 of accuracy.
 
     Args:
         accuracies: Layer name → accuracy of its tail, in order of execution.
         accuracy: Accuracy of the network.
-        chance: Accuracy of guessing.
+        untrained: Whether guessing explains that accuracy: the comparison then means nothing.
 
     Returns:
-        0 to the number of layers, which means that there is no such layer. NaN unless the accuracy is more than a fifth
-        of the way from chance to 1: for an untrained network the comparison means nothing.
+        0 to the number of layers, which means that there is no such layer. NaN for an untrained network, without
+        layers, and where an accuracy is NaN. This is a point estimate: on a small probe the accuracies vary by chance.
 
     Source:
         netdyn's convention.
+
+    Example:
+        >>> functional_depth({"fc1": 0.6, "fc2": 0.89, "fc3": 0.95}, 0.9)
+        1.0
     """
     known = list(accuracies.values())
-    if not known or any(map(math.isnan, [*known, accuracy])) or accuracy - chance <= ABOVE_CHANCE * (1 - chance):
+    if untrained or not known or any(map(math.isnan, [*known, accuracy])):
         return math.nan
     depth = len(known)
-    while depth and abs(known[depth - 1] - accuracy) <= CLOSE + 1e-12:
+    while depth and accuracy - known[depth - 1] <= CLOSE + 1e-12:
         depth -= 1
     return float(depth)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from netdyn.linear.tails import CLOSE
+from netdyn.probes.guessing import is_guessed
 from netdyn.report.basin_findings import basins, percent
 from netdyn.report.results import LayerReport, Report
 
-#: A network counts as untrained if its accuracy is at most this share of the way from chance to 1.
-BEATEN = 0.2
 #: A layer shows order if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
 ORDERED_TIMES = 3.0
 #: Gradients lie in ±6(1 − 1/K). As shares of 6(1 − 1/K): the most by which alike ones differ; above which one is high.
@@ -18,6 +18,8 @@ ALIKE, HIGH = 0.1, 0.2
 STEADY = 0.5
 #: A layer is reported if more of its units are constant, or its activation keeps the order of fewer pairs of samples.
 DEAD_SHARE, SHUT = 0.2, 0.1
+#: Standard errors by which a tail's loss must lie on one side of what is allowed: a one-sided test at 5 %.
+SURE = 1.64
 #: The batch-norm gap is reported above this.
 BATCHNORM_GAP = 0.02
 #: Above this affine defect the signs of a layer's wiring are noise.
@@ -41,28 +43,15 @@ def findings(report: Report) -> list[str]:
     ]
 
 
-def _guesses(accuracy: float, num_classes: int) -> bool:
-    """Whether an accuracy is at most a fifth of the way from chance, 1/K, to 1; False without classes."""
-    chance = 1 / num_classes
-    return num_classes > 1 and accuracy - chance <= BEATEN * (1 - chance)
-
-
-def _counts_as_untrained(report: Report) -> bool:
-    """Whether accuracy is about chance, or about the share of the largest class, where functional depth is NaN."""
-    tails = [layer.tail_accuracy for layer in report.layers]
-    read = bool(tails) and not any(map(math.isnan, tails))
-    return _guesses(report.accuracy, report.num_classes) or (read and math.isnan(report.functional_depth))
-
-
 def _untrained(report: Report) -> list[str]:
-    """Accuracy about chance, unless batch statistics would restore it."""
-    if not _counts_as_untrained(report) or _batchnorm(report):
+    """An accuracy that guessing explains, unless batch statistics would restore it."""
+    if not report.untrained or _batchnorm(report):
         return []
-    chance = f"chance ({percent(1 / report.num_classes)})"
-    about = chance if _guesses(report.accuracy, report.num_classes) else "the share of the largest class"
+    largest = report.guess > 1 / report.num_classes + 1e-12
     return [
         "The network is untrained, has learnt little or fails on this probe: accuracy is "
-        f"{percent(report.accuracy)}, about {about}."
+        f"{percent(report.accuracy)}, and guessing{' the largest class' if largest else ''} gives "
+        f"{percent(report.guess)}."
     ]
 
 
@@ -79,7 +68,7 @@ def _readable(layers: Sequence[LayerReport]) -> list[LayerReport]:
 def _order(report: Report) -> list[str]:
     """The layer that exceeds 3·alpha + 1/√units most; if none does, there is no order beyond chance."""
     known = _readable(report.layers)
-    if not known:
+    if not known or report.untrained:
         return []
     classes, chance = report.num_classes > 1, percent(report.alpha)
     best = max(known, key=lambda layer: _beyond_chance(layer, report.alpha))
@@ -100,7 +89,7 @@ def _phase(report: Report) -> list[str]:
     phase, known = report.phase, _readable(report.layers)
     ordered = any(_beyond_chance(layer, report.alpha) > 0 for layer in known)
     noisy = any(layer.affine_defect > DEFECT for layer in report.layers)
-    if math.isnan(phase.index) or _counts_as_untrained(report) or not ordered or noisy:
+    if math.isnan(phase.index) or report.untrained or not ordered or noisy:
         return []
     largest = 6 * (1 - 1 / report.num_classes)
     if phase.spread <= ALIKE * largest:
@@ -114,13 +103,22 @@ def _phase(report: Report) -> list[str]:
 
 
 def _linear_tail(report: Report) -> list[str]:
-    """The layers from the functional depth on, and the accuracy that removing their activations costs."""
-    layers, depth = report.layers, report.functional_depth
-    if math.isnan(depth) or not layers or any(layer.affine_defect > DEFECT for layer in layers[int(depth) :]):
+    """The layers from the functional depth on, and the accuracy that removing their activations costs.
+
+    Said where tests of the paired losses agree with that depth: no more than allowed from there on, more just before.
+    """
+    layers, total = report.layers, len(report.layers)
+    if math.isnan(report.functional_depth) or report.untrained or not layers:
         return []
-    total = len(layers)
-    linear = total - int(depth)
-    lost = report.accuracy - layers[min(int(depth), total - 1)].tail_accuracy
+    depth = int(report.functional_depth)
+    tail, before = layers[depth:], layers[max(depth - 1, 0) : depth]
+    if any(layer.affine_defect > DEFECT for layer in tail):
+        return []
+    kept = all(layer.tail_change - SURE * layer.tail_error > -CLOSE for layer in tail)
+    if not kept or not all(layer.tail_change + SURE * layer.tail_error < -CLOSE for layer in before):
+        return []
+    linear = total - depth
+    lost = -layers[min(depth, total - 1)].tail_change
     points = f"{100 * abs(lost):.1f}"
     change = f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
     change = "costs no accuracy" if points == "0.0" else change
@@ -159,14 +157,22 @@ def _shut(layers: Sequence[LayerReport]) -> list[str]:
 
 
 def _batchnorm(report: Report) -> list[str]:
-    """More than 2 points gained with batch statistics, to an accuracy that is better than chance."""
+    """More than 2 points gained with batch statistics, to an accuracy that is better than guessing.
+
+    On both probes this is the statistics' fault. On the validation probe alone they fit the training data and not it.
+    """
     gap = report.batchnorm_gap
     measured_on = report.accuracy if report.val_accuracy is None else report.val_accuracy
-    if not gap > BATCHNORM_GAP or _guesses(measured_on + gap, report.num_classes):
+    if not gap > BATCHNORM_GAP or math.isnan(report.batchnorm_train_gap):
         return []
+    if is_guessed(measured_on + gap, report.guess, report.num_classes, report.samples):
+        return []
+    higher = f"With batch statistics in batch normalisation, accuracy is {100 * gap:.1f} points higher"
+    if report.batchnorm_train_gap > BATCHNORM_GAP:
+        return [f"{higher}: the running statistics lag behind or are corrupted."]
     return [
-        f"With batch statistics in batch normalisation, accuracy is {100 * gap:.1f} points higher: the running "
-        "statistics lag behind or are corrupted."
+        f"{higher} on the validation probe but not on the training probe: the validation data are distributed "
+        "otherwise than the training data."
     ]
 
 

@@ -15,6 +15,7 @@ from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
 from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
+from netdyn.probes.guessing import is_guessed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,8 @@ class LayerReport:
         transfer_order: Share of pairs of samples whose order the activation keeps, mean over units.
         affine_defect: Share of the pathway that depends on the sample.
         tail_accuracy: Accuracy when every activation from this layer on is the identity.
+        tail_change: That accuracy minus the network's, on the same samples.
+        tail_error: Standard error of ``tail_change``, from the samples' paired answers.
         linear_share: Squared correlation of the logits with those of that linear tail.
         rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
         order_index: Order index of each measured unit ``[sampled]``.
@@ -54,6 +57,8 @@ class LayerReport:
     transfer_order: float = math.nan
     affine_defect: float = math.nan
     tail_accuracy: float = math.nan
+    tail_change: float = math.nan
+    tail_error: float = math.nan
     linear_share: float = math.nan
     rule: str = "none"
     order_index: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
@@ -74,10 +79,12 @@ class Report:
         samples: Number of samples in the probe.
         num_classes: Number of classes; 1 without classes.
         alpha: Share of OPT units that an untrained network is allowed to show.
+        guess: The accuracy of guessing on this probe: 1/K, or the share of the largest class if that is more.
         functional_depth: The first layer from which on the network acts linearly, see
             :func:`netdyn.functional.functional_depth`.
         batchnorm_gap: Accuracy with batch statistics minus accuracy with running statistics, on the validation probe if
             there is one.
+        batchnorm_train_gap: The same on the training probe.
         coverage: How far the answers for training samples reach, see :func:`netdyn.functional.coverage`; None without a
             validation probe.
         characteristic_maps: How each logit weighs the input ``[classes, *input shape]``; None if not measured.
@@ -92,11 +99,18 @@ class Report:
     samples: int
     num_classes: int
     alpha: float
+    guess: float = 0.0
     functional_depth: float = math.nan
     batchnorm_gap: float = math.nan
+    batchnorm_train_gap: float = math.nan
     coverage: Covered | None = None
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether guessing could explain the accuracy: of such a network nothing is said about its layers."""
+        return is_guessed(self.accuracy, self.guess, self.num_classes, self.samples)
 
     @property
     def phase(self) -> Phase:
@@ -116,7 +130,7 @@ class Report:
             values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
         values["linear/functional_depth"] = self.functional_depth
         values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
-        values["batchnorm/gap"] = self.batchnorm_gap
+        values |= {"batchnorm/gap": self.batchnorm_gap, "batchnorm/train_gap": self.batchnorm_train_gap}
         for space, basin in self._basins():
             values |= _basin_scalars(f"basin/{space}", basin)
         if self.coverage is not None:
@@ -172,7 +186,8 @@ class Report:
             f"{space}_basin": {name: _plain(value) for name, value in vars(basin).items() if name != "curve"}
             for space, basin in self._basins()
         }
-        plain = ("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "functional_depth", "batchnorm_gap")
+        plain = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
+        plain += ["batchnorm_gap", "batchnorm_train_gap"]
         return (
             {name: _plain(getattr(self, name)) for name in plain}
             | {"phase": _plain(vars(self.phase))}

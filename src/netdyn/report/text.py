@@ -67,9 +67,11 @@ def summary(report: Report) -> list[str]:
     if not math.isnan(report.functional_depth):
         lines.append(f"functional depth: {report.functional_depth:.0f} of {len(report.layers)} layers")
     if not math.isnan(report.batchnorm_gap):
+        both = report.val_accuracy is not None and not math.isnan(report.batchnorm_train_gap)
+        on_train = f" on the validation probe, {_number(report.batchnorm_train_gap)} on the training probe"
         lines.append(
-            f"batch-norm gap: {_number(report.batchnorm_gap)} (accuracy with batch statistics minus accuracy with "
-            "running statistics)"
+            f"batch-norm gap: {_number(report.batchnorm_gap)}{on_train if both else ''} (accuracy with batch "
+            "statistics minus accuracy with running statistics)"
         )
     for name, basin in (("sample", report.sample_basin), ("weight", report.weight_basin)):
         if basin is not None:
