@@ -13,7 +13,7 @@ from netdyn.basins.interval import clustered_error
 from netdyn.engine.config import Config
 from netdyn.linear.substitution import substitute, warn_of_defects
 from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
-from netdyn.modes.order import mode_shares, order_alignment, order_index
+from netdyn.modes.order import Wiring, shares_of
 from netdyn.modes.ranks import (
     centre_pathway,
     correlation_from_ranks,
@@ -163,10 +163,11 @@ class _LayerReader:
 
     def _reduced(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
         """The numbers of a layer's sampled units."""
-        evaluator, pathway = self.evaluator, self.map[name]
+        evaluator = self.evaluator
         classes = evaluator.num_classes > 1
         rows, out = unit_rows(fields), unit_rows(outputs)
-        sign = self._sign(pathway) if self.distributions and classes else None
+        wired = self._wired(self.map[name])
+        sign = self._of_all_classes(wired) if self.distributions and classes else None
         counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
         found = []
         # Sorting is the most expensive part: everything that depends on order uses one sort, while it is in the cache.
@@ -177,12 +178,12 @@ class _LayerReader:
             found.append((self._tuning(ranks, unread), constant, kept_order(rows[part], out[part], order, differs)))
             if sign is not None and counts is not None:
                 counts += rank_counts(ranks, evaluator.labels, sign[:, part] * ~(constant | unread), BINS)
-        tuning, constant, transfer = (torch.cat(pieces, dim=-1).cpu() for pieces in zip(*found, strict=True))
-        # A constant added to all logits changes no prediction; one added to all predicted numbers does.
-        pathway, options = pathway.cpu(), {"centre": classes}
-        shares = mode_shares(
-            tuning, pathway, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1, **options
-        )
+        tuning, constant, transfer = (torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True))
+        # One copy to the host for each layer: everything from here on is small.
+        together = torch.cat([tuning, wired, constant[None], transfer[None]]).cpu()
+        tuning, wired, constant, transfer = together.split([len(tuning), len(wired), 1, 1])
+        wiring, constant = Wiring.of(tuning, wired, centred=classes), constant[0].bool()
+        shares = shares_of(wiring, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1)
         return LayerReport(
             name=name,
             units=self.units[name],
@@ -190,8 +191,8 @@ class _LayerReader:
             **vars(shares),
             transfer_order=float(transfer.nanmean()),
             affine_defect=self.map.affine_defect[name],
-            order_index=order_index(tuning, pathway, **options),
-            alignment=order_alignment(tuning, pathway, **options),
+            order_index=wiring.index,
+            alignment=wiring.alignment,
             distribution=None if counts is None else densities(counts.cpu()).nanmean(dim=0),
         )
 
@@ -204,13 +205,18 @@ class _LayerReader:
             tuning = tuning if self.classes is None else tuning.index_select(0, self.classes.to(tuning.device))
         return tuning.masked_fill(unread, torch.nan)
 
-    def _sign(self, pathway: Tensor) -> Tensor:
-        """How the units are wired to all classes; to those that were not chosen they are not."""
-        rows = centre_pathway(pathway, self.evaluator.num_classes).sign()
+    def _wired(self, pathway: Tensor) -> Tensor:
+        """How the units are wired to the chosen classes, or to the numbers to be predicted: the pathway's signs."""
+        classes = self.evaluator.num_classes
+        # A constant added to all logits changes no prediction; one added to all predicted numbers does.
+        return centre_pathway(pathway, classes if self.classes is None else len(self.classes), classes > 1).sign()
+
+    def _of_all_classes(self, sign: Tensor) -> Tensor:
+        """Signs of the wiring to all classes: units are not wired to those that were not chosen."""
         if self.classes is None:
-            return rows
-        whole = rows.new_zeros(self.evaluator.num_classes, rows.shape[1])
-        return whole.index_copy_(0, self.classes.to(rows.device), rows)
+            return sign
+        whole = sign.new_zeros(self.evaluator.num_classes, sign.shape[1])
+        return whole.index_copy_(0, self.classes.to(sign.device), sign)
 
     def _run_tails(self) -> dict[str, Tensor]:
         """Logits of the tails that must be run; on the host if there are several processes."""

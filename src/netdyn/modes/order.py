@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import Literal
 
@@ -11,23 +12,65 @@ import torch
 from torch import Tensor
 
 from netdyn._utils import checks
-from netdyn.modes.ranks import centre_pathway, rows_fit, statistic_dtype
+from netdyn.modes.ranks import centre_pathway, rows_fit
 
 #: With this many classes or more the sign-flip test is used, with fewer the mirror rule (netdyn's convention).
 SIGN_FLIP_CLASSES = 5
 
 
-def _prepare(tuning: Tensor, pathway: Tensor, centre: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Tuning (NaN if a class does not count for a unit), sign of the centred pathway, and which units have a tuning."""
+@dataclass(frozen=True)
+class Wiring:
+    """How a layer's units are tuned and wired, prepared once for all statistics; 0 where a class does not count."""
+
+    tuning: Tensor  #: ``[classes, units]``, like the next
+    sign: Tensor  #: of the centred pathway
+    tuned: Tensor  #: which units are tuned to any class; a constant local field has the tuning 0
+    wired: Tensor  #: which units have a pathway that is not zero throughout
+    absent: Tensor  #: which entries of the tuning are not known, bool ``[classes, units]``
+    centred: bool
+
+    @classmethod
+    def of(cls, tuning: Tensor, sign: Tensor, centred: bool = True) -> Wiring:
+        """From a tuning with NaN where it is not known, and the signs of a pathway ``[classes, units]``."""
+        absent = tuning.isnan()
+        known, counts = tuning.masked_fill(absent, 0.0), sign.masked_fill(absent, 0.0)
+        return cls(known * counts.abs(), counts, (known != 0).any(dim=0), sign.any(dim=0), absent, centred)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The order index, see :func:`order_index`."""
+        mean = (self.tuning * self.sign).sum(dim=0) / self.sign.abs().sum(dim=0)
+        return mean.masked_fill(~self.tuned, torch.nan)
+
+    @cached_property
+    def alignment(self) -> Tensor:
+        """The alignment, see :func:`order_alignment`."""
+        # K independent normal numbers have a correlation of −1/(K − 1) once they are centred; the arcsine law turns it
+        # into that of their signs. A single class has no wired unit once it is centred, so that its spread is 0.
+        correlation = 2 / math.pi * math.asin(-1 / max(len(self.tuning) - 1, 1)) if self.centred else 0.0
+        spread = ((1 - correlation) * self.tuning.square().sum(dim=0)).sqrt()
+        # NaN where the spread is 0.
+        return (self.tuning * self.sign).sum(dim=0) / spread
+
+    def gradient(self, class_share: Tensor, live: Tensor) -> Tensor:
+        """Slope of the rank probability distribution of the units ``live``, see :func:`rpd_gradient`."""
+        if class_share.shape != self.tuning.shape[:1]:
+            raise ValueError(
+                f"`class_share` must hold one share per class, shape [{len(self.tuning)}], "
+                f"got shape {list(class_share.shape)}."
+            )
+        sign = self.sign * live
+        ordered = (self.tuning * sign).sum(dim=1) / sign.abs().sum(dim=1)
+        return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
+
+
+def _wiring(tuning: Tensor, pathway: Tensor, centre: bool) -> Wiring:
     tuning = checks.matrix("tuning", tuning, "[classes, units]")
     pathway = checks.matrix("pathway", pathway, "[classes, units]").to(tuning.device)
     checks.same_units("tuning", tuning, "pathway", pathway)
     rows_fit("pathway", pathway, len(tuning))
-    tuning = tuning.to(statistic_dtype(tuning.device))
     sign = centre_pathway(pathway, len(tuning), centre).sign()
-    # A constant local field has tuning 0 for every class that is present.
-    tuned = ~((tuning == 0).any(dim=0) & (tuning.isnan() | (tuning == 0)).all(dim=0))
-    return tuning.masked_fill(sign == 0, torch.nan), sign, tuned
+    return Wiring.of(tuning.to(sign.dtype), sign, centre)
 
 
 def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
@@ -55,8 +98,7 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
         >>> order_index(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
-    tuning, sign, tuned = _prepare(tuning, pathway, centre)
-    return (tuning * sign).nanmean(dim=0).masked_fill(~tuned, torch.nan)
+    return _wiring(tuning, pathway, centre).index
 
 
 def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
@@ -78,13 +120,7 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
         >>> order_alignment(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
-    tuning, sign, _ = _prepare(tuning, pathway, centre)
-    # K independent normal numbers have a correlation of −1/(K − 1) once they are centred; the arcsine law turns it into
-    # that of their signs. A single class has no wired unit once it is centred, so that its spread is 0.
-    correlation = 2 / math.pi * math.asin(-1 / max(len(tuning) - 1, 1)) if centre else 0.0
-    spread = ((1 - correlation) * (tuning**2).nansum(dim=0)).sqrt()
-    z = (tuning * sign).nansum(dim=0) / spread
-    return z.masked_fill(spread == 0, torch.nan)
+    return _wiring(tuning, pathway, centre).alignment
 
 
 def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: bool = True) -> Tensor:
@@ -107,17 +143,8 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
         >>> rpd_gradient(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
         tensor(3., dtype=torch.float64)
     """
-    tuning, sign, tuned = _prepare(tuning, pathway, centre)
-    return _gradient(tuning, sign, class_share, tuned)
-
-
-def _gradient(tuning: Tensor, sign: Tensor, class_share: Tensor, live: Tensor) -> Tensor:
-    if class_share.shape != tuning.shape[:1]:
-        raise ValueError(
-            f"`class_share` must hold one share per class, shape [{len(tuning)}], got shape {list(class_share.shape)}."
-        )
-    ordered = (tuning * sign)[:, live].nanmean(dim=1)
-    return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
+    wiring = _wiring(tuning, pathway, centre)
+    return wiring.gradient(class_share, wiring.tuned)
 
 
 @dataclass(frozen=True)
@@ -148,35 +175,40 @@ def mode_shares(
     classes have too few sign flips to test each unit. The layer's lower tail is then mirrored: a unit is OPT if its
     order index exceeds max(0, −Q_α), where Q_α is the α quantile over the layer. This rule needs 1/α units.
     """
+    return shares_of(_wiring(tuning, pathway, centre), constant, class_share, alpha, fewest)
+
+
+def shares_of(
+    wiring: Wiring, constant: Tensor, class_share: Tensor | None = None, alpha: float = 0.05, fewest: int = 2
+) -> ModeShares:
+    """:func:`mode_shares` of what is prepared already."""
     checks.fraction("alpha", alpha)
-    masked, sign, _ = _prepare(tuning, pathway, centre)
-    if constant.dtype != torch.bool or constant.shape != tuning.shape[1:]:
+    if constant.dtype != torch.bool or constant.shape != wiring.wired.shape:
         raise ValueError(
-            f"`constant` must be a boolean tensor [units] = [{tuning.shape[1]}], "
+            f"`constant` must be a boolean tensor [units] = [{len(wiring.wired)}], "
             f"got {constant.dtype} of shape {list(constant.shape)}."
         )
-    constant = constant.to(masked.device)
-    unwired = (sign == 0).all(dim=0)
-    counted = ~(constant | unwired | tuning.isnan().all(dim=0))
-    live, present = int(counted.sum()), int((~tuning.isnan()).any(dim=1).sum())
+    constant = constant.to(wiring.wired.device)
+    counted = wiring.wired & ~(constant | wiring.absent.all(dim=0))
+    live, present = int(counted.sum()), int((~wiring.absent).any(dim=1).sum())
     enough = live > 0 and present >= fewest
     rule: Literal["sign-flip", "mirror", "none"] = "none"
     opt = torch.zeros_like(counted)
     if enough and present >= SIGN_FLIP_CLASSES:
-        rule, opt = "sign-flip", order_alignment(tuning, pathway, centre) > NormalDist().inv_cdf(1 - alpha)
+        rule, opt = "sign-flip", wiring.alignment > NormalDist().inv_cdf(1 - alpha)
     # Rounding must not decide: 1/alpha may lie just above a whole number.
     elif enough and live >= 1 / alpha - 1e-9:
         # A live unit without any tuning counts as 0, the middle of the layer.
-        index = order_index(tuning, pathway, centre).nan_to_num(0.0)
+        index = wiring.index.nan_to_num(0.0)
         rule, opt = "mirror", index > max(0.0, -float(torch.quantile(index[counted], alpha)))
     fraction = math.nan if rule == "none" else int((counted & opt).sum()) / live
-    gradient = math.nan if class_share is None else float(_gradient(masked, sign, class_share, counted))
+    gradient = math.nan if class_share is None else float(wiring.gradient(class_share, counted))
     units = max(len(constant), 1)
     return ModeShares(
         opt_fraction=fraction,
         npt_fraction=1 - fraction,
         constant_fraction=int(constant.sum()) / units,
-        unwired_fraction=int((unwired & ~constant).sum()) / units,
+        unwired_fraction=int((~(wiring.wired | constant)).sum()) / units,
         rpd_gradient=gradient,
         rule=rule,
     )
