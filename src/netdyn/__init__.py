@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from netdyn.callback import DynamicsMonitor
     from netdyn.engine.config import Config
     from netdyn.engine.diagnose import diagnose
-    from netdyn.metrics import BatchNormGap, LinearTail, NeuronModes, RankDistribution, SampleBasin, WeightBasin
+    from netdyn.metrics import (
+        BatchNormGap,
+        LinearTail,
+        NetworkModes,
+        NeuronModes,
+        RankDistribution,
+        SampleBasin,
+        WeightBasin,
+    )
     from netdyn.monitor import Monitor
     from netdyn.report.results import LayerReport, Report
 
@@ -32,6 +40,7 @@ __all__ = [
     "LayerReport",
     "LinearTail",
     "Monitor",
+    "NetworkModes",
     "NeuronModes",
     "RankDistribution",
     "Report",
@@ -51,6 +60,7 @@ _HOME = {
     "LayerReport": "report.results",
     "LinearTail": "metrics",
     "Monitor": "monitor",
+    "NetworkModes": "metrics",
     "NeuronModes": "metrics",
     "RankDistribution": "metrics",
     "Report": "report.results",

@@ -18,7 +18,6 @@ from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes
 from netdyn._utils.options import takes_options_of
-from netdyn._utils.trees import map_tensors
 from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
 from netdyn.engine.evaluate import evaluate, is_out_of_memory, raise_it
@@ -26,7 +25,7 @@ from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
-from netdyn.probes.loaders import check_given, given_probe, input_and_target
+from netdyn.probes.loaders import check_given, given_probe, input_and_target, on_device_of
 from netdyn.probes.probe import Probe
 from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
@@ -117,7 +116,7 @@ class Monitor:
         if not isinstance(prefix, str):
             raise TypeError(f"`prefix` must be a string, got {prefix!r}.")
         if max_overhead is not None:
-            checks.positive("max_overhead", max_overhead)
+            checks.share("max_overhead", max_overhead, of="the training time")
         self.given_probe, self.given_val_probe = probe, val_probe
         self.probe_size = checks.whole("probe_size", probe_size)
         self.unpack = unpack or input_and_target
@@ -247,12 +246,7 @@ class Monitor:
         """Read the probes, onto the device of the network."""
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
-        weight = next(model.parameters(), None)
-
-        def transfer(batch: Any) -> Any:
-            return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
-
-        options = (self.probe_size, self.config.seed, transfer, self.unpack)
+        options = (self.probe_size, self.config.seed, on_device_of(model), self.unpack)
         with restored(model), torch.no_grad():
             self.probe = given_probe(self.given_probe, *options)
             if self.given_val_probe is not None:

@@ -281,9 +281,19 @@ def test_a_sample_basin_refuses_bad_bisections_at_once():
         MEASURES["sample_basin"](rel_tol=0.0)
 
 
-def test_diagnose_refuses_a_name_instead_of_a_list():
-    with pytest.raises(TypeError, match=r"^`measure` must be a list of names.* got .*'modes'\.$"):
-        diagnose(net(), FIELDS, torch.tensor([0, 1]), measure="modes")
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"measure": "modes"}, "`measure` must be a list of measures, got 'modes'. Write measure=['modes']."),
+        ({"layers": "0"}, "`layers` must be a list of names or globs, got '0'. Write layers=['0']."),
+        ({"noise_at": "0"}, "`noise_at` must be a list of names of modules or inputs, got '0'. Write noise_at=['0']."),
+        ({"layers": 3}, "`layers` must be a list of names or globs, got 3."),
+    ],
+    ids=str,
+)
+def test_diagnose_refuses_a_name_instead_of_a_list(option, text):
+    with refused(TypeError, text):
+        diagnose(net(), FIELDS, torch.tensor([0, 1]), **option)
 
 
 @pytest.mark.parametrize("name", ["weight_basin", "WeightBasin"])

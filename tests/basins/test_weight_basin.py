@@ -432,6 +432,8 @@ def test_permuted_samples_change_nothing(trained):
         (["fc*"], {"fc1.weight", "fc2.weight"}),
         (["head.*", "fc[2-9].weight"], {"head.weight", "fc2.weight"}),
         (["*", "fc1.weight"], {"fc1.weight", "fc2.weight", "head.weight"}),
+        (["!head.*"], {"fc1.weight", "fc2.weight"}),
+        (["fc*", "!fc2*"], {"fc1.weight"}),
     ],
 )
 def test_globs_of_names_choose_what_is_moved(layers, chosen):
@@ -446,6 +448,22 @@ def test_name_that_matches_no_weight_is_answered_with_the_nearest():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         weight_basin(mlp(), *probe(), layers=["fc2.weight", "fc1.weights"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (
+            "!fc1.weights",
+            "`layers` excludes 'fc1.weights', which matches no weight. The nearest are 'fc1.weight', 'fc2.weight', "
+            "'head.weight'.",
+        ),
+        ("!*", "`layers` must leave a weight, but ['!*'] exclude all of them."),
+    ],
+)
+def test_excluding_nothing_or_everything_is_refused(pattern, text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        weight_basin(mlp(), *probe(), layers=[pattern])
 
 
 def test_bias_is_no_weight():

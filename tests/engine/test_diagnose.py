@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from clouds import CLASSES, FEATURES, SAMPLES, network, probe, trained
 from netdyn import diagnose
@@ -28,6 +29,7 @@ from netdyn.functional import (
     weight_basin,
 )
 from netdyn.modes.order import mode_shares
+from netdyn.probes.loaders import given_probe, input_and_target
 
 
 def rounded(net):
@@ -110,11 +112,93 @@ def test_without_a_validation_probe_there_is_no_validation_accuracy(learned):
     assert "probe/val_accuracy" not in found.scalars()
 
 
-@pytest.mark.parametrize(("given", "lacking"), [("val_inputs", "val_target"), ("val_target", "val_inputs")])
-def test_half_a_validation_probe_is_refused(learned, given, lacking):
-    value = learned[1] if given == "val_inputs" else learned[2]
-    with pytest.raises(ValueError, match=f"together, got None for `{lacking}`"):
-        diagnose(*learned, measure=[], **{given: value})
+# Data sets and loaders ------------------------------------------------------------------------------------------------
+
+
+class Batches(Dataset):
+    """Whole batches under names of their own."""
+
+    def __init__(self, x, target):
+        self.x, self.target = x, target
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"points": self.x[index], "cloud": self.target[index]}
+
+
+def in_batches(x, target):
+    return IterableOf([(x[part], target[part]) for part in torch.arange(len(x)).split(30)])
+
+
+class IterableOf(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+DATA = {
+    "a data set": lambda x, y: TensorDataset(x, y),
+    "a loader": lambda x, y: DataLoader(TensorDataset(x, y), 7, shuffle=True),
+    "the first of several loaders": lambda x, y: [
+        DataLoader(TensorDataset(x, y)),
+        DataLoader(TensorDataset(x[:9], y[:9])),
+    ],
+    "the first of a mapping": lambda x, y: {"a": TensorDataset(x, y), "b": TensorDataset(x[:9], y[:9])},
+    "a stream": lambda x, y: DataLoader(in_batches(x, y), batch_size=None),
+}
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+def test_a_loader_or_a_data_set_gives_inputs_and_targets(learned, data):
+    net, x, target = learned
+    expected = diagnose(net, x, target, val_inputs=x, val_target=target, measure=["modes"])
+    before = torch.get_rng_state()
+    found = diagnose(net, data(x, target), val_inputs=data(x, target), measure=["modes"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.scalars() == expected.scalars()
+    assert found.val_accuracy == expected.accuracy
+
+
+def test_of_a_large_data_set_a_stratified_part_is_measured(learned):
+    net, x, target = learned
+    found = diagnose(net, TensorDataset(x, target), probe_size=CLASSES * 10, measure=["modes"], seed=3)
+    probe = given_probe(TensorDataset(x, target), CLASSES * 10, 3, lambda batch: batch, input_and_target)
+    assert found.samples == CLASSES * 10
+    assert torch.bincount(probe.target).tolist() == [10] * CLASSES
+    assert found.scalars() == diagnose(net, probe.inputs, probe.target, measure=["modes"], seed=3).scalars()
+
+
+def test_batches_that_are_no_pairs_are_unpacked(learned):
+    net, x, target = learned
+    found = diagnose(net, Batches(x, target), unpack=lambda batch: (batch["points"], batch["cloud"]), measure=["modes"])
+    assert found.scalars() == diagnose(net, x, target, measure=["modes"]).scalars()
+
+
+WITHOUT = "must be given, unless `{}` is a DataLoader or a Dataset, got None for inputs of type Tensor."
+HALVES = {
+    "no validation target": (lambda x, y: {"val_inputs": x}, f"`val_target` {WITHOUT.format('val_inputs')}"),
+    "no validation inputs": (lambda x, y: {"val_target": y}, "`val_inputs` must be given with `val_target`, got None."),
+    "no target": (lambda x, y: {"target": None}, f"`target` {WITHOUT.format('inputs')}"),
+    "a loader and a target": (
+        lambda x, y: {"inputs": DataLoader(TensorDataset(x, y))},
+        "`target` must be None: the DataLoader holds the targets too.",
+    ),
+    "a data set and a target": (
+        lambda x, y: {"val_inputs": TensorDataset(x, y), "val_target": y},
+        "`val_target` must be None: the TensorDataset holds the targets too.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "text"), HALVES.values(), ids=HALVES)
+def test_inputs_without_targets_and_targets_beside_a_loader_are_refused(learned, given, text):
+    net, x, target = learned
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        diagnose(net, **{"inputs": x, "target": target, "measure": []} | given(x, target))
 
 
 # Progress ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from integration.scenarios.base import CLASSES, network, points
-from netdyn import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+from netdyn import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin
 from netdyn.functional import linear_substitution_map, local_fields
 
 #: Which of the 60 samples each process sees.
@@ -47,4 +47,8 @@ def computed(part: tuple[int, int]) -> dict[str, object]:
             basin.update(net, x[own], y[own])
         values[name] = repr(float(basin.compute()))
         values[f"{name} by class"] = repr(basin.result().per_class.tolist())
+    modes = NetworkModes()
+    if part[0] < part[1]:
+        modes.update(net, x[own], y[own])
+    values["network modes"] = {tag: repr(float(value)) for tag, value in modes.compute().items()}
     return values

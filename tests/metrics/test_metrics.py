@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics import Metric, MetricCollection, MetricTracker
 
 import netdyn
+from netdyn._utils.random import digests
 from netdyn.functional import (
     class_tuning,
     order_alignment,
@@ -24,8 +25,9 @@ from netdyn.functional import (
     sample_basin,
     weight_basin,
 )
-from netdyn.metrics import NeuronModes, RankDistribution, SampleBasin, WeightBasin
+from netdyn.metrics import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin
 from netdyn.modes.order import mode_shares
+from networks import fill
 from reference import random_layer
 
 mpl.use("Agg")
@@ -62,8 +64,12 @@ BASIN_KINDS = {
     "SampleBasin": lambda **options: SampleBasin(rays=2, accuracy=0.7, per_class=True, **options),
     "WeightBasin": lambda **options: WeightBasin(rays=3, accuracy=0.7, samples=50, per_class=True, **options),
 }
-KINDS = FIELD_KINDS | BASIN_KINDS
+NETWORK_KINDS = {"NetworkModes": lambda **options: NetworkModes(alpha=0.2, **options)}
+KINDS = FIELD_KINDS | BASIN_KINDS | NETWORK_KINDS
 MODEL = First()
+NETWORK = fill(
+    nn.Sequential(nn.Linear(2, 30), nn.ReLU(), nn.LayerNorm(30), nn.Linear(30, 20), nn.Tanh(), nn.Linear(20, 3))
+)
 LEVELS = torch.logspace(-3, 1, 9)
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +85,7 @@ def batch(kind, index):
     """The arguments of an update with some of the samples."""
     if kind in FIELD_KINDS:
         return LAYER.fields[index], LAYER.target[index], LAYER.pathway
-    return MODEL, X[index], Y[index]
+    return (NETWORK if kind in NETWORK_KINDS else MODEL), X[index], Y[index]
 
 
 def filled(kind, *indices, **options):
@@ -102,7 +108,7 @@ def computed(metric):
     value = numbers(metric.compute())
     if isinstance(metric, NeuronModes):
         return value, metric.rule, numbers(metric.units())
-    if isinstance(metric, RankDistribution):
+    if isinstance(metric, RankDistribution | NetworkModes):
         return value
     return value, told(metric.result())
 
@@ -267,6 +273,47 @@ def test_weight_basin_equals_the_function(trained, options):
     same(metric.result(), expected, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_classes": 3, "layers": ["!2"], "max_units": 9, "seed": 4, "alpha": 0.3}, {"max_classes": 2}],
+    ids=str,
+)
+def test_network_modes_are_what_a_report_shows(trained, options):
+    network, x, target = trained
+    metric = NetworkModes(**options)
+    for part in torch.arange(300).split(77):
+        metric.update(network, x[part], target[part])
+    # The maps of a network that is not affine depend on the order, from which they take some samples.
+    order = torch.argsort(digests(torch.cat([x, target[:, None]], dim=1).double())[:, 0])
+    expected = netdyn.diagnose(network, x[order], target[order], measure=["modes"], **options).scalars()
+    found = metric.compute()
+    assert {tag: float(value) for tag, value in found.items()} == expected
+    layers = ["0"] if "layers" in options else ["0", "2"]
+    assert {tag for tag in found if "/opt_fraction/" in tag} == {f"modes/opt_fraction/{name}" for name in layers}
+    assert {(value.dtype, value.shape) for value in found.values()} == {(torch.float64, ())}
+
+
+def test_network_modes_of_a_forward_of_the_users_own():
+    def two(model, x):
+        return model(x)[:, :2]
+
+    target = (X[:, 0] > 0).long()
+    metric = NetworkModes(forward=two)
+    metric.update(NETWORK, X, target)
+    order = torch.argsort(digests(torch.cat([X, target[:, None]], dim=1).double())[:, 0])
+    expected = netdyn.diagnose(NETWORK, X[order], target[order], measure=["modes"], forward=two).scalars()
+    assert {tag: float(value) for tag, value in metric.compute().items()} == expected
+
+
+def test_network_modes_check_their_arguments():
+    with pytest.raises(ValueError, match=r"^`alpha` must lie strictly between 0 and 1, got 2\.$"):
+        NetworkModes(alpha=2)
+    metric = NetworkModes(4)
+    metric.update(NETWORK, X, Y)
+    with pytest.raises(ValueError, match=r"^`num_classes` must be that of the model's output, 3 classes, got 4\.$"):
+        metric.compute()
+
+
 # Any split and any order ---------------------------------------------------------------------------------------------
 
 
@@ -283,7 +330,7 @@ def splits(samples):
 @every_kind
 def test_any_split_and_order_of_batches_gives_the_same(kind, split):
     indices = dict(splits(samples_of(kind)))[split]
-    if kind in BASIN_KINDS and split == "one by one":
+    if kind not in FIELD_KINDS and split == "one by one":
         indices = indices[:30]
         expected = filled(kind, slice(0, 30))
     else:
@@ -306,6 +353,10 @@ def test_batch_size_changes_nothing(kind):
     if kind in BASIN_KINDS:
         for batch_size in (1, 50, 1000):
             assert computed(filled(kind, batch_size=batch_size)) == computed(filled(kind))
+    elif kind in NETWORK_KINDS:
+        expected = {tag: pytest.approx(float(value), abs=1e-6) for tag, value in filled(kind).compute().items()}
+        for batch_size in (1, 50, 1000):
+            assert filled(kind, batch_size=batch_size).compute() == expected
     else:
         with pytest.raises(ValueError, match="batch_size"):
             filled(kind, batch_size=7)
@@ -775,7 +826,9 @@ def test_unknown_argument_is_refused_by_its_name(kind):
 @every_kind
 def test_without_an_update_there_is_nothing_to_say(kind):
     value = KINDS[kind]().compute()
-    if isinstance(value, dict):
+    if kind in NETWORK_KINDS:
+        assert value == {}
+    elif isinstance(value, dict):
         assert value["opt_fraction"].isnan()
         assert value["rpd_gradient"].isnan()
     elif kind in BASIN_KINDS:
@@ -857,7 +910,7 @@ def test_plot_of_an_infinite_radius_is_no_error():
 
 
 def test_metrics_are_public():
-    for name in ("NeuronModes", "RankDistribution", "SampleBasin", "WeightBasin"):
+    for name in ("NetworkModes", "NeuronModes", "RankDistribution", "SampleBasin", "WeightBasin"):
         assert getattr(netdyn, name).__name__ == name
         assert name in netdyn.__all__
 
@@ -879,7 +932,7 @@ def test_a_tracker_keeps_the_value_of_every_step(kind):
 @every_kind
 def test_an_error_within_compute_leaves_the_metric_as_it_was(kind, monkeypatch):
     metric = filled(kind)
-    step = "_kept" if kind in BASIN_KINDS else "_pathway"
+    step = "_pathway" if kind in FIELD_KINDS else "_kept"
 
     def fails(*args, **kwargs):
         raise ArithmeticError("out of luck")

@@ -54,6 +54,11 @@ def test_inputs_may_be_a_sequence_or_a_mapping(wrap, unwrap):
         (["bn[13]"], ["bn1", "bn3"]),
         (["bn?", "bn2"], ["bn1", "bn2", "bn3"]),
         (["*"], ["bn1", "bn2", "bn3"]),
+        (["!bn2"], ["bn1", "bn3"]),
+        (["!bn[12]"], ["bn3"]),
+        (["bn*", "!bn3"], ["bn1", "bn2"]),
+        (["!bn3", "bn3", "bn1"], ["bn1"]),
+        (["fc1", "bn*", "!fc*", "!bn1"], ["bn2", "bn3"]),
     ],
 )
 def test_globs_choose_layers_in_order_of_execution(patterns, expected):
@@ -65,12 +70,16 @@ def test_globs_choose_layers_in_order_of_execution(patterns, expected):
     assert all(torch.equal(fields[name], everything[name]) for name in expected)
 
 
-@pytest.mark.parametrize(("patterns", "expected"), [(["fc:1"], ["fc:1"]), (["fc:*"], ["fc:1", "fc:2"])])
+@pytest.mark.parametrize(
+    ("patterns", "expected"), [(["fc:1"], ["fc:1"]), (["fc:*"], ["fc:1", "fc:2"]), (["!fc:1"], ["fc", "fc:2"])]
+)
 def test_runs_of_a_layer_can_be_chosen(patterns, expected):
     assert list(local_fields(fill(Repeated()), samples(), layers=patterns)) == expected
 
 
-@pytest.mark.parametrize(("patterns", "expected"), [(["0", "1"], ["0", "1"]), (["*"], ["0", "1", "2"])])
+@pytest.mark.parametrize(
+    ("patterns", "expected"), [(["0", "1"], ["0", "1"]), (["*"], ["0", "1", "2"]), (["*", "!1"], ["0", "2"])]
+)
 def test_on_a_linear_network_modules_can_be_named(patterns, expected):
     network = networks.linear_network()
     fields = local_fields(network, samples(), layers=patterns)
@@ -117,11 +126,13 @@ def test_a_name_that_is_both_means_the_local_field():
     [
         ("bn9", "`layers` names 'bn9', which matches nothing. The nearest are 'bn3', 'bn2', 'bn1'."),
         ("x*", "`layers` names 'x*', which matches nothing. The nearest are 'bn1', 'bn2', 'bn3', 'fc1', 'act1'."),
+        ("!fc1", "`layers` excludes 'fc1', which matches no layer. The nearest are 'bn1', 'bn2', 'bn3'."),
+        ("!*", "`layers` must leave a layer, but ['!*'] exclude all of them."),
     ],
 )
 def test_a_name_that_matches_nothing_lists_the_nearest(pattern, message):
     for read in (local_fields, linear_substitution_map):
-        with pytest.raises(ValueError, match="matches nothing") as error:
+        with pytest.raises(ValueError, match="`layers`") as error:
             read(networks.bn_mlp(), samples(), layers=["bn1", pattern])
         assert str(error.value) == message
 
@@ -129,7 +140,7 @@ def test_a_name_that_matches_nothing_lists_the_nearest(pattern, message):
 def test_a_string_is_not_taken_for_a_list_of_names():
     with pytest.raises(TypeError) as error:
         local_fields(networks.bn_mlp(), samples(), layers="bn1")
-    assert str(error.value) == "`layers` must be a list of names or globs, got the string 'bn1'."
+    assert str(error.value) == "`layers` must be a list of names or globs, got 'bn1'. Write layers=['bn1']."
 
 
 def test_the_error_for_a_network_without_activations_names_a_remedy():
@@ -139,6 +150,17 @@ def test_the_error_for_a_network_without_activations_names_a_remedy():
         "No activation function was found, so there is no local field to read. For a linear network, name in `layers=` "
         "the modules whose outputs are to count as local fields, for instance ['0', '1', '2']."
     )
+
+
+def test_the_error_for_a_single_linear_module_names_a_remedy():
+    with pytest.raises(ValueError, match="No activation") as error:
+        local_fields(nn.Linear(FEATURES, CLASSES), samples())
+    assert str(error.value) == (
+        "No activation function was found, so there is no local field to read. The model is a single module: to read "
+        "its output, wrap it in `nn.Sequential` and pass `layers=['0']`."
+    )
+    wrapped = nn.Sequential(fill(nn.Linear(FEATURES, CLASSES)))
+    close(local_fields(wrapped, samples(), layers=["0"])["0"], wrapped(samples()).detach())
 
 
 def test_a_module_that_is_not_called_is_refused_with_the_reason():

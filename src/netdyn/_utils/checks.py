@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 import os
 import sys
@@ -50,6 +51,13 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def share(name: str, value: float, of: str) -> float:
+    """Return ``value`` if it is a share: above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= 1.0:
+        raise ValueError(f"`{name}` must be a share of {of}, above 0 and at most 1 (0.05 is 5 %), got {value!r}.")
+    return float(value)
+
+
 def noise_range(low: float, high: float) -> tuple[float, float]:
     """Return the noise levels ``low`` and ``high`` if they are positive and in order."""
     low, high = positive("low", low), positive("high", high)
@@ -65,7 +73,7 @@ def choice(name: str, value: str, options: Sequence[str]) -> str:
     return value
 
 
-def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
+def names(name: str, value: Any, words: Sequence[str] = (), of: str = "names or globs") -> None:
     """Check that ``value`` is None, one of ``words``, or a list of strings."""
     if isinstance(value, str) and words:
         choice(name, value, words)
@@ -73,7 +81,31 @@ def names(name: str, value: Any, words: Sequence[str] = ()) -> None:
     listed = isinstance(value, Iterable) and not isinstance(value, str)
     if value is not None and not (listed and all(isinstance(item, str) for item in value)):
         extra = f" (or {', '.join(map(repr, words))})" if words else ""
-        raise TypeError(f"`{name}` must be a list of names or globs{extra}, got {value!r}.")
+        write = f" Write {name}=[{value!r}]." if isinstance(value, str) else ""
+        raise TypeError(f"`{name}` must be a list of {of}{extra}, got {value!r}.{write}")
+
+
+def split_patterns(patterns: Sequence[str] | None) -> tuple[list[str] | None, list[str]]:
+    """The patterns that choose (None: everything), and those that exclude, without the ``!`` that marks them.
+
+    >>> split_patterns(["encoder.*", "!encoder.0"]), split_patterns(["!head"])
+    ((['encoder.*'], ['encoder.0']), (None, ['head']))
+    """
+    excluding = [pattern[1:] for pattern in patterns or () if pattern.startswith("!")]
+    choosing = [pattern for pattern in patterns or () if not pattern.startswith("!")]
+    return (None if patterns is None or (excluding and not choosing) else choosing), excluding
+
+
+def without(name: str, chosen: Sequence[str], excluding: Sequence[str], known: Iterable[str], what: str) -> list[str]:
+    """Those of the ``chosen`` names that no pattern excludes; each pattern must match one of the ``known`` names."""
+    known = list(known)
+    for pattern in excluding:
+        if not fnmatch.filter(known, pattern):
+            raise ValueError(f"`{name}` excludes {pattern!r}, which matches no {what}. {nearest(pattern, known)}")
+    left = [each for each in chosen if not any(fnmatch.fnmatchcase(each, pattern) for pattern in excluding)]
+    if chosen and not left:
+        raise ValueError(f"`{name}` must leave a {what}, but {['!' + p for p in excluding]} exclude all of them.")
+    return left
 
 
 def function(name: str, value: Any) -> None:

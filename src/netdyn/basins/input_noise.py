@@ -51,7 +51,7 @@ class Noise:
                     f"to disturb instead, for instance noise_at=[{next(embeddings, 'embedding')!r}]."
                 )
             return cls(seed, floating)
-        checks.names("noise_at", names)
+        checks.names("noise_at", names, of="names of modules or inputs")
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
         modules, paths = named_modules(model), leaf_names(inputs)

@@ -75,8 +75,9 @@ def weight_basin(
         samples: Samples per ray, another stratified choice for each.
         normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
             entries of the disturbed tensors together.
-        layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions), or
-            ``"each"``: all together, then each alone (``per_layer``; as many passes more for each).
+        layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions;
+            ``["!head.*"]``: all but these), or ``"each"``: all together, then each alone (``per_layer``; as many passes
+            more for each).
         low: Smallest noise level, in units of s.
         high: Largest noise level.
         per_class: Find the radius of each class too; four passes more.

@@ -30,13 +30,13 @@ def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
         raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
     if not layers:
         raise ValueError("`layers` must name at least one weight, got []. Leave it None to disturb all.")
-    chosen: set[str] = set()
-    for pattern in layers:
-        matches = fnmatch.filter(weights, pattern)
-        if not matches:
+    choosing, excluding = checks.split_patterns(layers)
+    for pattern in choosing or ():
+        if not fnmatch.filter(weights, pattern):
             raise ValueError(f"`layers` names {pattern!r}, which matches no weight. {checks.nearest(pattern, weights)}")
-        chosen.update(matches)
-    return {name: weight for name, weight in weights.items() if name in chosen}
+    chosen = [n for n in weights if choosing is None or any(fnmatch.fnmatch(n, pattern) for pattern in choosing)]
+    chosen = checks.without("layers", chosen, excluding, weights, "weight")
+    return {name: weights[name] for name in chosen}
 
 
 class WeightNoise:

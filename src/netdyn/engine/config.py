@@ -21,8 +21,8 @@ class Config:
     Args:
         measure: What to measure: ``"modes"``, ``"linear"`` (tails and shares), ``"sample_basin"``, ``"weight_basin"``,
             ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures only).
-        layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`. None: every local
-            field that an activation reads.
+        layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`; ``["!head.*"]``: all
+            but these. None: every local field that an activation reads.
         max_units: Most units measured per layer; in larger layers, a fixed random choice of this many.
         max_classes: Most classes used in modes, ranks and tails; of more classes, a fixed random choice of this many.
         alpha: Share of OPT units that an untrained network may show by chance.
@@ -31,8 +31,8 @@ class Config:
         sample_rays: Rays per sample in sample space.
         weight_rays: Rays in weight space.
         weight_samples: Samples per ray in weight space, a different stratified choice for each ray.
-        weight_layers: Names or globs of the parameters to disturb, or ``"each"``: all of them together, then each one
-            alone. None: all parameters with two or more dimensions.
+        weight_layers: Names or globs of the parameters to disturb (``["!head.*"]``: all but these), or ``"each"``: all
+            together, then each one alone. None: all parameters with two or more dimensions.
         normalization: Unit of the noise on weights: each tensor's own standard deviation (``"layer"``), or that of all
             tensors together (``"global"``).
         low: Smallest noise level.
@@ -75,14 +75,14 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.names("measure", self.measure)
+        checks.names("measure", self.measure, of="measures")
         for name in self.measure:
             checks.choice("measure", name, MEASURES)
         # A list and a tuple of the same measures are the same options, also in the key of a checkpoint.
         object.__setattr__(self, "measure", tuple(self.measure))
         checks.names("layers", self.layers)
         checks.names("weight_layers", self.weight_layers, words=("each",))
-        checks.names("noise_at", self.noise_at)
+        checks.names("noise_at", self.noise_at, of="names of modules or inputs")
         checks.function("criterion", self.criterion)
         checks.function("forward", self.forward)
         checks.whole("max_classes", self.max_classes, minimum=2)

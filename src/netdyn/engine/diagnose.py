@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from netdyn._utils import checks
 from netdyn._utils.distributed import Processes
 from netdyn._utils.options import takes_options_of
-from netdyn._utils.trees import Inputs
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
+from netdyn.probes.loaders import first_loader, given_probe, input_and_target, on_device_of
 from netdyn.probes.probe import Probe
 from netdyn.report.results import Report
 
@@ -20,11 +23,13 @@ from netdyn.report.results import Report
 @takes_options_of(Config)
 def diagnose(
     model: nn.Module,
-    inputs: Inputs,
-    target: Tensor,
+    inputs: Any,
+    target: Tensor | None = None,
     *,
-    val_inputs: Inputs = None,
+    val_inputs: Any = None,
     val_target: Tensor | None = None,
+    probe_size: int = 1024,
+    unpack: Callable[[Any], Any] | None = None,
     progress: bool | None = None,
     processes: Processes | None = None,
     **options: Any,
@@ -35,10 +40,15 @@ def diagnose(
 
     Args:
         model: Any eager PyTorch module.
-        inputs: The probe's inputs: a tensor, or a sequence or mapping of tensors, samples first.
-        target: Class labels ``[samples]``, or numbers to be predicted, ``[samples]`` or ``[samples, outputs]``.
-        val_inputs: Inputs of a held-out probe.
+        inputs: The probe's inputs: a tensor, or a sequence or mapping of tensors, samples first. Without ``target``: a
+            DataLoader or a Dataset of inputs and targets, of which ``probe_size`` samples are measured; of several (a
+            list or a mapping) the first.
+        target: Class labels ``[samples]``, or numbers to be predicted, ``[samples]`` or ``[samples, outputs]``. None:
+            ``inputs`` holds the targets too.
+        val_inputs: Inputs of a held-out probe, likewise.
         val_target: Targets of the held-out probe.
+        probe_size: Number of samples in a probe that is read from a data set, with the classes in proportion.
+        unpack: ``unpack(batch)`` → (inputs, target), for batches that are not such pairs.
         progress: Show a progress bar. None: if work takes over two seconds and the output is a terminal.
         processes: Processes that share the work, each with the same network and probe. All of them must call this
             function, and all get the same report. None: only this process.
@@ -65,12 +75,32 @@ def diagnose(
         (['0'], True)
     """
     config = Config(**options)
+    checks.whole("probe_size", probe_size)
+    checks.function("unpack", unpack)
     network = model if config.forward is None else Adapter(model, config.forward)
-    if (val_inputs is None) != (val_target is None):
-        missing = "val_target" if val_target is None else "val_inputs"
-        raise ValueError(f"`val_inputs` and `val_target` must be given together, got None for `{missing}`.")
-    val_probe = None if val_target is None else Probe(val_inputs, val_target)
-    with isolated(model), restored(config.forward, config.criterion):
+    if val_target is not None and val_inputs is None:
+        raise TypeError("`val_inputs` must be given with `val_target`, got None.")
+
+    def probe(prefix: str, inputs: Any, target: Tensor | None) -> Probe:
+        given = first_loader(inputs)
+        loads = isinstance(given, DataLoader | Dataset)
+        if loads and target is not None:
+            raise TypeError(f"`{prefix}target` must be None: the {type(given).__name__} holds the targets too.")
+        if not loads and target is None:
+            raise TypeError(
+                f"`{prefix}target` must be given, unless `{prefix}inputs` is a DataLoader or a Dataset, got None for "
+                f"inputs of type {type(inputs).__name__}."
+            )
+        if target is not None:
+            return Probe(inputs, target)
+        return given_probe(given, probe_size, config.seed, on_device_of(model), unpack or input_and_target)
+
+    with isolated(model), restored(config.forward, config.criterion, unpack):
         return evaluate(
-            network, Probe(inputs, target), config, val_probe=val_probe, processes=processes, progress=progress
+            network,
+            probe("", inputs, target),
+            config,
+            val_probe=None if val_inputs is None else probe("val_", val_inputs, val_target),
+            processes=processes,
+            progress=progress,
         )

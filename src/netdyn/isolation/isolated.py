@@ -48,6 +48,8 @@ def _silence_logging(module: nn.Module) -> None:
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients; afterwards it and all generators are as they were found."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}. It is the first argument.")
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError(
             "The model has lazy parameters without a shape yet. Run it on a batch first: the forward pass that makes "

@@ -3,126 +3,47 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
-from netdyn._utils.random import digests
-from netdyn._utils.trees import Inputs, count, map_tensors, samples_first, tensors
+from netdyn._utils.trees import Inputs
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import sample_basin
 from netdyn.basins.target import check_basin
 from netdyn.basins.weight_basin import weight_basin
-from netdyn.metrics.base import StateMetric
+from netdyn.metrics.base import SampleMetric
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.tasks import TOLERANCE
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The model, inputs and targets of the last update; a copy of the metric shares them."""
-
-    model: nn.Module
-    inputs: Inputs
-    target: Tensor
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Measured:
-        return self
-
-    def _leaves(self) -> list[Tensor]:
-        return [*itertools.compress(tensors(self.inputs), samples_first(self.inputs)), self.target]
-
-    def rows(self) -> Tensor:
-        """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
-        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
-
-    def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
-        """Inputs and targets of the kind of this update's, from rows."""
-        turn = iter(samples_first(self.inputs))
-        parts = iter(torch.split(rows, [like[0].numel() for like in self._leaves()], dim=1))
-
-        def leaf(like: Tensor) -> Tensor:
-            return next(parts).reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
-
-        inputs = map_tensors(lambda like: leaf(like) if next(turn) else like, self.inputs)
-        return inputs, leaf(self.target)
-
-
-class _BasinMetric(StateMetric):
+class _BasinMetric(SampleMetric):
     """A radius; :meth:`result` gives the whole :class:`netdyn.BasinResult`."""
 
-    _measure: Callable[..., BasinResult]
+    _basin: Callable[..., BasinResult]
     higher_is_better = True
-    rows: list[Tensor]
-    width: Tensor
 
     def __init__(self, given: dict[str, Any]) -> None:
-        super().__init__(**given["kwargs"])
+        super().__init__(given["max_samples"], **given["kwargs"])
         if given["batch_size"] is not None:
             checks.whole("batch_size", given["batch_size"])
         checks.function("criterion", given["criterion"])
         checks.positive("tolerance", given["tolerance"])
         check_basin(given["accuracy"], given["rays"], given["low"], given["high"], given["seed"])
-        if given["max_samples"] is not None:
-            checks.whole("max_samples", given["max_samples"])
-        self.max_samples: int | None = given["max_samples"]
-        self.options = {name: given[name] for name in inspect.signature(self._measure).parameters if name in given}
-        self._measured: _Measured | None = None
-        self._result: BasinResult | None = None
-        # Samples, flattened one after the other; a process without data does not know the width of a sample.
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-        self.add_state("width", default=torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="max")
+        self.options = {name: given[name] for name in inspect.signature(self._basin).parameters if name in given}
 
-    def update(self, model: nn.Module, inputs: Inputs, target: Tensor) -> None:
-        """Keep the samples of a batch, and the model, which is measured by :meth:`compute`.
-
-        Args:
-            model: Any PyTorch module, the same in every update of one accumulation.
-            inputs: A tensor, or a sequence or mapping of tensors, samples first.
-            target: Class labels ``[samples]``, or numbers to be predicted: a tensor (else a ``TypeError``) with one
-                entry per sample (else a ``ValueError``).
-        """
-        checks.entries("target", target, count(inputs))
-        self._measured = _Measured(model, inputs, target)
-        rows = self._measured.rows().to(self.device)
-        self.rows.append(rows.reshape(-1))
-        self.width = torch.full_like(self.width, rows.shape[1])
-        self._settle()
-
-    def _kept(self) -> Tensor:
-        """Samples ``[samples, numbers]`` in the order of their digests, at most ``max_samples``."""
-        rows = dim_zero_cat(self.rows).reshape(-1, int(self.width))
-        # Copies have the same digest, whichever others of them were left out before.
-        return rows[torch.argsort(digests(rows)[:, 0])[: self.max_samples]]
-
-    def _settle(self) -> None:
-        if self.max_samples is not None and sum(map(len, self.rows)) > self.max_samples * int(self.width) > 0:
-            self.rows = [self._kept().reshape(-1)]
+    def _measure(self, model: nn.Module, inputs: Inputs, target: Tensor) -> BasinResult:
+        return self._basin(model, inputs, target, **self.options)
 
     def compute(self) -> Tensor:
         """The radius over all samples kept, a float64 scalar; NaN without data.
 
         A metric loaded from a checkpoint has samples but no model: it raises a ``RuntimeError`` until an update.
         """
-        result: BasinResult | None = None
-        if int(self.width) and self._measured is not None:
-            result = self._measure(self._measured.model, *self._measured.unpacked(self._kept()), **self.options)
-        if self._is_synced and dist.is_available() and dist.is_initialized():
-            # A process without data has no model: it takes the result of another one.
-            found: list[BasinResult | None] = [None] * dist.get_world_size(self.process_group)
-            dist.all_gather_object(found, result, group=self.process_group)
-            result = next((each for each in found if each is not None), None)
-        if int(self.width) and result is None:
-            raise RuntimeError(f"{type(self).__name__} holds samples but no model. Call `update` with the model first.")
-        self._result = result
+        result = self._found()
         radius = torch.nan if result is None else result.radius
         return torch.tensor(radius, dtype=torch.float64, device=self.device)
 
@@ -131,17 +52,7 @@ class _BasinMetric(StateMetric):
         self.compute()
         if self._result is None:
             raise RuntimeError(f"{type(self).__name__}.result() needs an update first.")
-        return self._result
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Take over another metric's samples, and its model if this one has none."""
-        super().merge_state(incoming_state)
-        self._measured = self._measured or getattr(incoming_state, "_measured", None)
-
-    def reset(self) -> None:
-        """Forget all samples."""
-        super().reset()
-        self._measured = self._result = None
+        return self._result  # type: ignore[no-any-return]
 
 
 class SampleBasin(_BasinMetric):
@@ -179,7 +90,7 @@ class SampleBasin(_BasinMetric):
         True
     """
 
-    _measure = staticmethod(sample_basin)
+    _basin = staticmethod(sample_basin)
 
     def __init__(
         self,
@@ -198,7 +109,7 @@ class SampleBasin(_BasinMetric):
         max_samples: int | None = 4096,
         **kwargs: Any,
     ) -> None:
-        checks.names("noise_at", noise_at)
+        checks.names("noise_at", noise_at, of="names of modules or inputs")
         super().__init__(locals())
 
 
@@ -239,7 +150,7 @@ class WeightBasin(_BasinMetric):
         True
     """
 
-    _measure = staticmethod(weight_basin)
+    _basin = staticmethod(weight_basin)
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,15 @@ from torchmetrics.utilities import dim_zero_cat
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, count
-from netdyn.isolation.isolated import isolated
+from netdyn.engine.config import Config
+from netdyn.engine.evaluate import evaluate
+from netdyn.isolation.adapter import Adapter
+from netdyn.isolation.isolated import isolated, restored
 from netdyn.linear.tails import linear_tail
-from netdyn.metrics.base import StateMetric
+from netdyn.metrics.base import SampleMetric, StateMetric
 from netdyn.probes.batchnorm import right_answers_gained
 from netdyn.probes.criteria import Criterion
+from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
 from netdyn.tracing.fields import choose
 from netdyn.tracing.survey import discover
@@ -182,3 +186,75 @@ class LinearTail(StateMetric):
         axes.set_xticks(range(len(self.layers)), self.layers, rotation=90)
         axes.set_ylabel("accuracy of the linear tail")
         return axes.figure, axes
+
+
+class NetworkModes(SampleMetric):
+    """Neuron modes of all layers of a network, as the callback logs them.
+
+    Updates keep samples and the model; :meth:`compute` reads the layers. The result is the same in whatever batches,
+    order and number of processes the samples came.
+
+    Args:
+        num_classes: Number of classes, checked against the model's output. None: as many as the output has.
+        layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`. None: all.
+        max_units: Most units measured per layer; in larger layers, a fixed random choice of this many.
+        max_classes: Most classes used; of more classes, a fixed random choice of this many.
+        alpha: Share of OPT units that an untrained network may show by chance.
+        forward: ``forward(model, inputs)`` → outputs, for models that are not called as ``model(inputs)``.
+        batch_size: Samples per forward pass. None: all at once.
+        seed: Seed of the choices of units and classes.
+        max_samples: Most samples kept, those with the smallest content digests. None: all.
+        kwargs: Options of :class:`torchmetrics.Metric`.
+
+    Source:
+        P1, order-preserving transformations; :class:`netdyn.NeuronModes` does the same with the fields of one layer.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2))
+        >>> metric = NetworkModes()
+        >>> for x in torch.eye(4).repeat(25, 1).split(20):
+        ...     metric.update(net, x, x[:, 0].long())
+        >>> 0 <= metric.compute()["modes/opt_fraction/0"] <= 1
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        layers: Sequence[str] | None = None,
+        max_units: int = 4096,
+        max_classes: int = 100,
+        alpha: float = 0.05,
+        forward: Callable[[Any, Any], Any] | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        max_samples: int | None = 4096,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(max_samples, **kwargs)
+        self.config = Config(
+            measure=["modes"],
+            layers=None if layers is None else [*layers],
+            max_units=max_units,
+            max_classes=max_classes,
+            alpha=alpha,
+            forward=forward,
+            batch_size=batch_size,
+            num_classes=num_classes,
+            seed=seed,
+        )
+
+    def _measure(self, model: nn.Module, inputs: Inputs, target: Tensor) -> dict[str, float]:
+        config = self.config
+        network = model if config.forward is None else Adapter(model, config.forward)
+        with isolated(model), restored(config.forward):
+            return evaluate(network, Probe(inputs, target), config, distributions=False).scalars()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Tag → float64 scalar, as :class:`netdyn.DynamicsMonitor` with ``measure=["modes"]``; empty without data.
+
+        A metric loaded from a checkpoint has samples but no model: it raises a ``RuntimeError`` until an update.
+        """
+        found = self._found() or {}
+        return {tag: torch.tensor(value, dtype=torch.float64, device=self.device) for tag, value in found.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensors
@@ -200,3 +200,21 @@ def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any]
     if (probe := collector.probe()) is None:
         raise ValueError("`probe` must hold samples, got an empty loader.")
     return probe
+
+
+def first_loader(given: Any) -> Any:
+    """The first of several loaders or data sets, in a list or a mapping; anything else as it is."""
+    several = list(given.values()) if isinstance(given, Mapping) else given
+    if isinstance(several, list | tuple) and several and all(isinstance(one, DataLoader | Dataset) for one in several):
+        return several[0]
+    return given
+
+
+def on_device_of(model: nn.Module) -> Callable[[Any], Any]:
+    """A function that moves a batch to the device of a model."""
+    weight = next(model.parameters(), None)
+
+    def transfer(batch: Any) -> Any:
+        return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
+
+    return transfer

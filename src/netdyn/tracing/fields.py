@@ -5,11 +5,11 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from netdyn._utils.checks import nearest
+from netdyn._utils.checks import nearest, split_patterns, without
 from netdyn._utils.trees import Inputs
 from netdyn.isolation.isolated import isolated
 from netdyn.tracing.names import clean_name
@@ -25,7 +25,8 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
         model: Any eager PyTorch module; called as ``model(inputs)``.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
         layers: Names or globs of layers to read, or of modules whose outputs are to count as local fields (a linear
-            network has no activation). None: every input of an activation.
+            network has no activation). A pattern that begins with ``!`` excludes: ``["!head.*"]``. None: every input of
+            an activation.
 
     Returns:
         Layer name → ``[samples, units]``, in order of execution. A layer has the name of the module whose output the
@@ -73,22 +74,40 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
     found = list(survey.found)
     modules = [clean_name(name) for name, _ in model.named_modules() if name]
     if isinstance(layers, str):
-        raise TypeError(f"`layers` must be a list of names or globs, got the string {layers!r}.")
-    if layers is None and not found and survey.mixed:
+        raise TypeError(f"`layers` must be a list of names or globs, got {layers!r}. Write layers=[{layers!r}].")
+    choosing, excluding = split_patterns(layers)
+    if choosing is None and not found:
+        _refuse_nothing(modules, survey.mixed)
+    names, promoted = (found, []) if choosing is None else _matching(choosing, found, modules, survey.outputs)
+    if excluding:
+        left = without("layers", names + promoted, excluding, [*found, *promoted], "layer")
+        names, promoted = [each for each in names if each in left], [each for each in promoted if each in left]
+    return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
+
+
+def _refuse_nothing(modules: list[str], mixed: Sequence[str]) -> NoReturn:
+    """Raise the error for a network without any local field."""
+    why = "No activation function was found"
+    if mixed:
+        why = f"The samples cannot be told apart in the inputs of the activations of {list(mixed)}, the only ones"
+    if not modules:
         raise ValueError(
-            f"The samples cannot be told apart in the inputs of the activations of {list(survey.mixed)}, and there are "
-            f"no others, so there is no local field to read. Name modules in `layers=`, for instance {modules[:3]}."
+            f"{why}, so there is no local field to read. The model is a single module: to read its output, wrap it in "
+            "`nn.Sequential` and pass `layers=['0']`."
         )
-    if layers is None and not found:
-        raise ValueError(
-            "No activation function was found, so there is no local field to read. For a linear network, name in "
-            f"`layers=` the modules whose outputs are to count as local fields, for instance {modules[:3]}."
-        )
-    if layers is None:
-        return Choice(tuple(found), (), survey.axes)
+    raise ValueError(
+        f"{why}, so there is no local field to read. For a linear network, name in `layers=` the modules whose outputs "
+        f"are to count as local fields, for instance {modules[:3]}."
+    )
+
+
+def _matching(
+    patterns: Sequence[str], found: list[str], modules: list[str], outputs: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """The local fields that patterns choose, and the modules whose outputs are to count as local fields."""
     names: list[str] = []
     promoted: list[str] = []
-    for pattern in layers:
+    for pattern in patterns:
         if pattern in found:
             names.append(pattern)
             continue
@@ -100,15 +119,15 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
             raise ValueError(
                 f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}"
             )
-        readable = [name for name in matches if name in survey.outputs]
+        readable = [name for name in matches if name in outputs]
         if not readable:
             raise ValueError(
                 f"`layers` names {pattern!r}, but no output of {matches} holds samples: these modules are not called "
                 "(like the parts of torch's attention), or their output is the same for all samples. Name a module "
-                f"around them. {nearest(pattern, survey.outputs)}"
+                f"around them. {nearest(pattern, outputs)}"
             )
         promoted += readable
-    return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
+    return names, promoted
 
 
 def read(
