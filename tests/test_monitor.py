@@ -461,7 +461,7 @@ class Pair(nn.Module):
         self.net, _ = made()
 
     def forward(self, x):
-        return self.net(x), x
+        return {"scores": self.net(x), "input": x}
 
 
 class Small(nn.Module):
@@ -499,7 +499,7 @@ def test_an_evaluation_that_fails_is_warned_of_once_and_counted():
     assert watch.history.steps == []
     with pytest.raises(TypeError, match="must be a tensor"):
         Monitor(probe(), strict=True, **MODES).measure(net, 0)
-    own = Monitor(probe(), forward=lambda model, x: model(x)[0], **MODES)
+    own = Monitor(probe(), forward=lambda model, x: model(x)["scores"], **MODES)
     assert own.measure(net, 0).layers[0].name == "net.1"
 
 

@@ -267,7 +267,7 @@ class Monitor:
         def work() -> None:
             with isolated(model), restored(forward, config.criterion):
                 self.processes.align(model.buffers())
-                own = network() if network is not None else model if forward is None else Adapter(model, forward)
+                own = network() if network is not None else Adapter(model, forward)
                 found.append(
                     evaluate(
                         own,
@@ -308,9 +308,11 @@ class Monitor:
         """Report once what is measured, on what, and how long it took."""
         held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
         layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
+        basin = report.sample_basin
+        noise = f" (noise on the output of {', '.join(basin.noise_at)})" if basin is not None and basin.noise_at else ""
         self.inform(
-            f"netdyn measures {layers} on {report.samples} samples{held_out}, {self.cadence}; the first evaluation "
-            f"took {self.budget.last:.2g} s."
+            f"netdyn measures {layers} on {report.samples} samples{held_out}{noise}, {self.cadence}; the first "
+            f"evaluation took {self.budget.last:.2g} s."
         )
 
     # --- where to ---

@@ -611,15 +611,15 @@ def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
 
 
 def test_criterion_may_read_any_output_and_any_target():
-    network = end_with(nn.Linear(3, 4), lambda out: {"logits": out.reshape(len(out), 2, 2)})
+    network = end_with(nn.Linear(3, 4), lambda out: {"pairs": out.reshape(len(out), 2, 2)})
     x, target = gaussian(60, 3), torch.arange(120).reshape(60, 2) % 2
-    right = network(x)["logits"].argmax(dim=2) == target
+    right = network(x)["pairs"].argmax(dim=2) == target
     basin = sample_basin(
         network,
         x,
         target,
         accuracy=0.7,
-        criterion=lambda out, target: (out["logits"].argmax(dim=2) == target).any(dim=1),
+        criterion=lambda out, target: (out["pairs"].argmax(dim=2) == target).any(dim=1),
     )
     assert basin.clean == pytest.approx(right.any(dim=1).double().mean())
     assert basin.per_class is None
@@ -690,14 +690,24 @@ def test_a_leaf_that_is_not_cut_with_the_samples_gets_no_noise_in_any_batch():
     assert torch.equal(whole.radii, cut.radii)
 
 
-def test_whole_number_inputs_are_refused():
-    network = nn.Sequential(nn.Embedding(10, 3), nn.Flatten(), nn.Linear(6, 2))
+class Rounded(nn.Module):
+    """Whole numbers are made floating without an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused, self.out = nn.Embedding(10, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.out(x.float())
+
+
+def test_whole_number_inputs_without_an_embedding_are_refused():
     text = (
-        "`inputs` holds no floating tensor that noise could disturb. "
-        "Name the modules whose output it is to disturb instead, for instance noise_at=['0']."
+        "`inputs` holds no floating tensor that noise could disturb, and no embedding has run. "
+        "Name the modules whose output it is to disturb instead, for instance noise_at=['embedding']."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
-        sample_basin(network, torch.arange(20).reshape(10, 2) % 10, torch.arange(10) % 2)
+        sample_basin(Rounded(), torch.arange(20).reshape(10, 2) % 10, torch.arange(10) % 2)
 
 
 @pytest.mark.parametrize("inputs", [torch.zeros(0, 3), {"x": torch.zeros(0, 3)}])

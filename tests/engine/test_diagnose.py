@@ -512,20 +512,20 @@ def test_linear_network_needs_layers_for_its_modes_alone():
 
 
 class Pair(nn.Module):
-    """Logits and something else."""
+    """Scores, under a name that nobody else uses."""
 
     def __init__(self, net):
         super().__init__()
         self.net = net
 
     def forward(self, x):
-        return self.net(x), x
+        return {"scores": self.net(x), "input": x}
 
 
 def test_forward_picks_the_logits(learned):
     net, x, target = learned
     plain = diagnose(net, x, target)
-    picked = diagnose(Pair(net), {"x": x}, target, forward=lambda model, batch: model(batch["x"])[0])
+    picked = diagnose(Pair(net), {"x": x}, target, forward=lambda model, batch: model(batch["x"])["scores"])
     assert [layer.name for layer in picked.layers] == ["net.0", "net.2"]
     assert [_plain(layer) | {"name": ""} for layer in picked.to_dict()["layers"]] == [
         _plain(layer) | {"name": ""} for layer in plain.to_dict()["layers"]
@@ -547,7 +547,7 @@ def test_forward_keeps_the_names_of_the_weights(learned):
 @pytest.mark.parametrize("measure", [["modes"], ["sample_basin"], ["weight_basin"], []], ids=str)
 def test_outputs_that_are_no_tensor_are_refused_with_the_way_out(learned, measure):
     net, x, target = learned
-    text = "The model's output must be a tensor [samples, classes], got tuple."
+    text = "The model's output must be a tensor [samples, classes], got dict."
     with pytest.raises(TypeError, match=f"^{re.escape(text)}.*`forward=`"):
         diagnose(Pair(net), x, target, measure=measure)
 

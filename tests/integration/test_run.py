@@ -783,7 +783,7 @@ def other_loss(module: Digits) -> Digits:
 
     def loss(batch: Any) -> Tensor:
         output = module(batch[0])
-        return (output if isinstance(output, Tensor) else output[0]).square().mean()
+        return (output if isinstance(output, Tensor) else output["scores"]).square().mean()
 
     module.loss = loss
     return module
@@ -800,7 +800,7 @@ class Pair(nn.Module):
         self.net = network()
 
     def forward(self, x: Tensor) -> Any:
-        return self.net(x), x
+        return {"scores": self.net(x), "input": x}
 
 
 class Hungry(nn.Module):
@@ -894,7 +894,7 @@ FAULTS = {
         ValueError,
         lambda: other_loss(Digits(nn.Sequential(network(), nn.Unflatten(1, (5, 2))))),
     ),
-    "outputs that are a tuple": Fault(r"got tuple.*`forward=`", TypeError, lambda: other_loss(Digits(Pair()))),
+    "outputs that are a mapping": Fault(r"got dict.*`forward=`", TypeError, lambda: other_loss(Digits(Pair()))),
     "another number of classes": Fault(
         "`num_classes` must be that of the model's output, 10 classes, got 7",
         ValueError,

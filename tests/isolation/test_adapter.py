@@ -1,13 +1,16 @@
-"""A module with a forward pass of the user's: it shares the module's weights, and enters a context for each call."""
+"""A module called as people call it, or by a function of the user's: it shares the module's weights."""
 
 import contextlib
+import dataclasses
+import warnings
 
+import pytest
 import torch
 from torch import nn
 
 import networks
 from netdyn.functional import local_fields
-from netdyn.isolation.adapter import Adapter
+from netdyn.isolation.adapter import Adapter, call, opened
 from networks import samples
 
 
@@ -59,3 +62,156 @@ def test_a_context_is_entered_for_each_call():
     adapted(samples())
     adapted(samples())
     assert entered == ["in", "out"] * 2
+
+
+# How a module is called -----------------------------------------------------------------------------------------------
+
+
+A, B = torch.arange(6.0).reshape(3, 2), torch.arange(3)
+
+
+class Takes(nn.Module):
+    """Its forward, given as a function of the arguments, notes with what it was called."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.forward = forward
+
+
+class PassesOn(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.loss = inner, nn.MSELoss()
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def one(batch):
+    return "one", batch
+
+
+def two(first, second):
+    return "two", first, second
+
+
+def optional(ids=None, mask=None, labels=None, **more):
+    return "optional", ids, mask, labels, more
+
+
+def with_option(pair, flat=False, scale=1.0):
+    return "option", pair, flat
+
+
+def by_name(*, image, mask=None):
+    return "by name", image, mask
+
+
+def anything(*args, **kwargs):
+    return "anything", args, kwargs
+
+
+CALLS = {
+    "tensor": (one, A, ("one", A)),
+    "tensor, two arguments": (optional, A, ("optional", A, None, None, {})),
+    "mapping of names": (two, {"second": B, "first": A}, ("two", A, B)),
+    "mapping of some names": (optional, {"ids": A, "mask": B}, ("optional", A, B, None, {})),
+    "mapping of other names": (one, {"a": A, "b": B}, ("one", {"a": A, "b": B})),
+    "mapping of too few names": (two, {"first": A}, "error"),
+    "mapping by numbers": (anything, {0: A}, ("anything", ({0: A},), {})),
+    "mapping by name alone": (by_name, {"image": A}, ("by name", A, None)),
+    "mapping for anything": (anything, {"a": A}, ("anything", (), {"a": A})),
+    "sequence": (two, [A, B], ("two", A, B)),
+    "sequence of some": (optional, (A, B), ("optional", A, B, None, {})),
+    "sequence for one argument": (one, [A, B], ("one", [A, B])),
+    "sequence for one argument with options": (with_option, (A, B), ("option", (A, B), False)),
+    "sequence of one": (one, [A], ("one", [A])),
+    "sequence of too many": (lambda ids=None, mask=None: ("two", ids, mask), [A, B, A], ("two", [A, B, A], None)),
+    "sequence for anything": (anything, [A, B], ("anything", (A, B), {})),
+    "nested sequence": (two, [[A, B], A], ("two", [A, B], A)),
+}
+
+
+def equal(found, expected):
+    if isinstance(expected, torch.Tensor):
+        return isinstance(found, torch.Tensor) and torch.equal(found, expected)
+    if isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in expected)
+    if isinstance(expected, list | tuple):
+        pairs = zip(found, expected, strict=False)
+        return type(found) is type(expected) and len(found) == len(expected) and all(equal(a, b) for a, b in pairs)
+    return found == expected
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "in a wrapper that takes anything"])
+@pytest.mark.parametrize(("forward", "inputs", "expected"), CALLS.values(), ids=CALLS)
+def test_a_module_is_called_as_its_forward_takes_the_inputs(forward, inputs, expected, wrapped):
+    module = PassesOn(Takes(forward)) if wrapped else Takes(forward)
+    if expected == "error":
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            call(module, inputs)
+    else:
+        assert equal(call(module, inputs), expected)
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, first, second: torch.Tensor | None = None):
+        out = self.inner(first)
+        if second is not None:
+            out = out + second
+        return out
+
+
+WRAPPERS = {
+    "compiled": torch.compile,
+    "data parallel": lambda module: nn.DataParallel(module, device_ids=[]),
+    "scripted": torch.jit.script,
+    "adapted": Adapter,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapped_module_is_called_as_the_module_itself(wrap):
+    module = networks.fill(Sum())
+    expected = module(A, B[:, None])
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        wrapped = wrap(module)
+        assert torch.equal(call(wrapped, {"second": B[:, None], "first": A}), expected)
+        assert torch.equal(call(wrapped, (A, B[:, None])), expected)
+
+
+@dataclasses.dataclass
+class Output:
+    loss: torch.Tensor
+    logits: torch.Tensor
+
+
+OUTPUTS = {
+    "tensor": (A, A),
+    "object": (Output(B, A), A),
+    "mapping": ({"loss": B, "logits": A}, A),
+    "tuple": ((A, B), A),
+    "tuple of one": ((A,), A),
+}
+UNOPENED = [[A, B], {"out": A}, ((A, B), A), (), None, {"logits": None}, Output(B, None)]
+
+
+@pytest.mark.parametrize(("output", "expected"), OUTPUTS.values(), ids=OUTPUTS)
+def test_the_logits_in_an_output_are_found(output, expected):
+    assert opened(output) is expected
+
+
+@pytest.mark.parametrize("output", UNOPENED, ids=range(len(UNOPENED)))
+def test_any_other_output_stays_as_it_is(output):
+    assert opened(output) is output
+
+
+def test_the_modules_of_an_adapter_are_those_that_run():
+    network = networks.bn_mlp().eval()
+    assert list(Adapter(network).modules()) == list(network.modules())

@@ -469,9 +469,9 @@ def test_the_map_is_not_centred():
     ("end", "kind", "message"),
     [
         (
-            lambda z: (z, z),
+            lambda z: {"scores": z},
             TypeError,
-            "The model's output must be a tensor [samples, classes], got tuple. Wrap the model in a module "
+            "The model's output must be a tensor [samples, classes], got dict. Wrap the model in a module "
             "that picks the logits from it, or pass `forward=` where that is taken.",
         ),
         (

@@ -14,7 +14,7 @@ from netdyn._utils.trees import Inputs, blocks, samples_first, tensors
 from netdyn.basins.input_noise import Noise
 from netdyn.basins.interval import median
 from netdyn.basins.sample_basin import Rays
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import prepare
@@ -59,7 +59,7 @@ def coverage(
     difference is the reading.
 
     Args:
-        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode.
         inputs: The training probe: a tensor, or a sequence or mapping of tensors, samples first. Distances and noise
             are those of the floating ones.
         target: Its class labels ``[samples]``.
@@ -90,8 +90,8 @@ def coverage(
         0.375
     """
     checks.whole("seed", seed, minimum=0)
-    with isolated(model):
-        return measure_coverage(prepare(model, inputs, target, criterion, batch_size), val_inputs, val_target, seed)
+    with isolated_network(model) as network:
+        return measure_coverage(prepare(network, inputs, target, criterion, batch_size), val_inputs, val_target, seed)
 
 
 def measure_coverage(evaluator: Evaluator, val_inputs: Inputs, val_target: Tensor, seed: int) -> Covered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,16 +41,15 @@ class Noise:
     def at(
         cls, model: nn.Module, inputs: Inputs, by_sample: tuple[bool, ...], names: Sequence[str] | None, seed: int
     ) -> Noise:
-        """Noise on parts of the inputs, named by path (``"batch.image"``), or else on modules; None: all inputs."""
+        """Noise on parts of the inputs, named by path (``"batch.image"``), or else on modules.
+
+        None: all floating inputs; without any, the output of the embedding that runs first.
+        """
         floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
-        if names is None:
-            if not any(floating):
-                embeddings = (name for name, m in named_modules(model).items() if isinstance(m, nn.Embedding))
-                raise TypeError(
-                    "`inputs` holds no floating tensor that noise could disturb. Name the modules whose output it is "
-                    f"to disturb instead, for instance noise_at=[{next(embeddings, 'embedding')!r}]."
-                )
+        if names is None and any(floating):
             return cls(seed, floating)
+        if names is None:
+            return cls(seed, floating, _on_embedding(model, inputs, by_sample))
         checks.names("noise_at", names, of="names of modules or inputs")
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
@@ -143,6 +142,34 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
             hook = modules[name].register_forward_hook(lambda module, args, output, name=name: changed(name, output))
             undo.callback(hook.remove)
         yield
+
+
+def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -> tuple[NoisyOutput, ...]:
+    """The outputs of the embedding that runs first: it turns whole numbers into floating ones for each sample."""
+    found: list[str] = []
+
+    def note(name: str, args: Any, kwargs: Any, output: Any) -> None:
+        given = tensors([list(args), kwargs])
+        whole = bool(given) and not any(tensor.is_floating_point() for tensor in given)
+        if whole and any(tensor.is_floating_point() for tensor in tensors(output)):
+            found.append(name)
+
+    with ExitStack() as undo:
+        for name, module in named_modules(model).items():
+            if not module._modules or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                hook = module.register_forward_hook(
+                    lambda module, args, kwargs, output, name=name: note(name, args, kwargs, output), with_kwargs=True
+                )
+                undo.callback(hook.remove)
+        model(map_tensors(torch.clone, take(inputs, slice(0, 2), by_sample)))
+    for name in dict.fromkeys(found):
+        # The embedding of positions is the same for all samples.
+        with suppress(ValueError):
+            return _sites(model, inputs, by_sample, [name])
+    raise TypeError(
+        "`inputs` holds no floating tensor that noise could disturb, and no embedding has run. Name the modules whose "
+        "output it is to disturb instead, for instance noise_at=['embedding']."
+    )
 
 
 def _sites(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool], names: list[str]) -> tuple[NoisyOutput, ...]:

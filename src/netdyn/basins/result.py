@@ -37,6 +37,7 @@ class BasinResult:
         noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
         realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
             basin with a finite radius): 1, unless low precision rounds it.
+        noise_at: The modules whose outputs the noise falls on; empty where it falls on inputs or weights.
     """
 
     radius: float
@@ -56,6 +57,7 @@ class BasinResult:
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
     realised: dict[str, float] | None = None
+    noise_at: tuple[str, ...] = ()
 
     @property
     def class_curves(self) -> tuple[Curve | None, ...]:

@@ -22,7 +22,7 @@ from netdyn.basins.interval import LEVEL
 from netdyn.basins.ladder import ABOUT, NEAR, WIDE, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion, apply_criterion, predictions, right_probability
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
@@ -60,7 +60,7 @@ def sample_basin(
     one side of both, or an end of the interval far away.
 
     Args:
-        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode.
         inputs: A tensor, or a sequence or mapping of tensors, samples first; noise falls on the floating ones.
         target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
@@ -79,7 +79,7 @@ def sample_basin(
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` for token ids), or
             of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win over a module of the same
-            name. None: all floating inputs.
+            name. None: all floating inputs; where there are none, the output of the embedding that runs first.
 
     Returns:
         The radius with its interval, and what stands behind it.
@@ -107,9 +107,9 @@ def sample_basin(
     check_basin(accuracy, rays, low, high, seed)
     checks.positive("rel_tol", rel_tol)
     checks.positive("tolerance", tolerance)
-    with isolated(model):
+    with isolated_network(model) as network:
         return measure_sample_basin(
-            prepare(model, inputs, target, criterion, batch_size, tolerance),
+            prepare(network, inputs, target, criterion, batch_size, tolerance),
             low,
             high,
             accuracy=accuracy,
@@ -268,6 +268,7 @@ def measure_sample_basin(
         noise_classes=votes,
         high=high,
         forwards=own.forwards,
+        noise_at=tuple(dict.fromkeys(site.name for site in ask.noise.sites)),
         curve=replace(ladder.curve(everyone, whole), classes=tuple(curves)),
     )
 

@@ -22,7 +22,7 @@ from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
 from netdyn.basins.weight_noise import WeightNoise, realised_noise
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import TOLERANCE, prepare
@@ -66,7 +66,8 @@ def weight_basin(
     extremes, with the level that these have), widened by what the choice of the probe's samples adds.
 
     Args:
-        model: Any PyTorch module; called as ``model(inputs)``, in eval mode. Its weights are not written to.
+        model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode. Its
+            weights are not written to.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
         target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
@@ -112,9 +113,9 @@ def weight_basin(
     checks.whole("samples", samples)
     checks.choice("normalization", normalization, ("layer", "global"))
     checks.positive("tolerance", tolerance)
-    with isolated(model):
+    with isolated_network(model) as network:
         return measure_weight_basin(
-            prepare(model, inputs, target, criterion, batch_size, tolerance),
+            prepare(network, inputs, target, criterion, batch_size, tolerance),
             low,
             high,
             accuracy=accuracy,

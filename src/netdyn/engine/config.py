@@ -41,8 +41,11 @@ class Config:
             predicted number is within ``tolerance``.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         noise_at: Where the noise of the sample basin is added: names of modules, whose outputs are disturbed, or of
-            parts of the inputs. None: to every floating input.
-        forward: ``forward(model, inputs)`` → outputs, for models that are not called as ``model(inputs)``.
+            parts of the inputs. None: to every floating input; where there is none (token ids), to the output of the
+            embedding that runs first.
+        forward: ``forward(model, inputs)`` → outputs. None: ``model(inputs)``, or ``model(**inputs)`` and
+            ``model(*inputs)`` where the model's ``forward`` takes a mapping or a sequence so. Of an output that is no
+            tensor, ``.logits``, ``["logits"]`` or the first item of a tuple are the logits.
         batch_size: Samples per forward pass. None: the whole probe at once.
         num_classes: Number of classes, checked against the model's output. None: as many as the output has.
         seed: Seed of all noise, of the choice of units and of the probe's samples.

@@ -13,8 +13,8 @@ from netdyn._utils.distributed import Processes
 from netdyn._utils.options import takes_options_of
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
-from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, restored
+from netdyn.isolation.adapter import isolated_network
+from netdyn.isolation.isolated import restored
 from netdyn.probes.loaders import first_loader, given_probe, input_and_target, on_device_of
 from netdyn.probes.probe import Probe
 from netdyn.report.results import Report
@@ -77,7 +77,6 @@ def diagnose(
     config = Config(**options)
     checks.whole("probe_size", probe_size)
     checks.function("unpack", unpack)
-    network = model if config.forward is None else Adapter(model, config.forward)
     if val_target is not None and val_inputs is None:
         raise TypeError("`val_inputs` must be given with `val_target`, got None.")
 
@@ -95,7 +94,8 @@ def diagnose(
             return Probe(inputs, target)
         return given_probe(given, probe_size, config.seed, on_device_of(model), unpack or input_and_target)
 
-    with isolated(model), restored(config.forward, config.criterion, unpack):
+    own = (config.forward, config.criterion, unpack)
+    with isolated_network(model, config.forward) as network, restored(*own):
         return evaluate(
             network,
             probe("", inputs, target),

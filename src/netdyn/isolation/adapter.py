@@ -1,26 +1,32 @@
-"""A module whose forward pass is a function of the user's."""
+"""A module that is called with its inputs alone and puts out logits, however the user calls theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from netdyn._utils.trees import Inputs
+from netdyn.isolation.isolated import isolated
+
+#: Kinds of parameters that take an argument by position.
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Adapter(nn.Module):
-    """Calls ``forward(module, inputs)``, and has the names, parameters and buffers of ``module``.
+    """Calls a module as people call it, opens its output, and has the names, parameters and buffers of the module.
 
-    It shares the module's dictionaries, so that a parameter that :func:`torch.func.functional_call` replaces here is
-    replaced in the module. Each call enters a ``context`` of its own (mixed precision).
+    The module is called as ``forward(module, inputs)`` if that is given, else as :func:`call` does. The adapter shares
+    the module's dictionaries, so that a parameter that :func:`torch.func.functional_call` replaces here is replaced in
+    the module. Each call enters a ``context`` of its own (mixed precision).
     """
 
-    _call: Callable[[Any, Inputs], Any] | None
+    _call: Callable[[Any, Inputs], Any]
     _context: Callable[[], AbstractContextManager[Any]]
-    _module: Callable[[Inputs], Any]
+    _module: nn.Module
 
     def __init__(
         self,
@@ -31,9 +37,78 @@ class Adapter(nn.Module):
         super().__init__()
         shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
         self.__dict__.update({name: getattr(module, name) for name in shared})
-        self.__dict__.update(_module=module, _call=forward, _context=context)
+        self.__dict__.update(_module=module, _call=forward or call, _context=context)
 
-    def forward(self, inputs: Inputs) -> Any:
-        """The function's result."""
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """The modules that run: the adapted one in place of the adapter."""
+        return self._module.modules(remove_duplicate)
+
+    def forward(self, inputs: Inputs, /) -> Any:
+        """The logits."""
         with self._context():
-            return self._module(inputs) if self._call is None else self._call(self._module, inputs)
+            return opened(self._call(self._module, inputs))
+
+
+@contextmanager
+def isolated_network(model: nn.Module, forward: Callable[[Any, Inputs], Any] | None = None) -> Iterator[nn.Module]:
+    """Inside, the module is isolated; yields a network that is called with inputs alone and puts out logits."""
+    with isolated(model):
+        yield Adapter(model, forward)
+
+
+def call(module: nn.Module, inputs: Inputs) -> Any:
+    """Call a module as its ``forward`` takes the inputs: ``(**mapping)``, ``(*sequence)`` or ``(inputs)``.
+
+    A ``forward`` that takes one argument gets a mapping or a sequence whole.
+    """
+    if isinstance(inputs, Mapping) and _takes_keywords(_parameters(module), inputs):
+        return module(**inputs)
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str) and _takes_items(_parameters(module), len(inputs)):
+        return module(*inputs)
+    return module(inputs)
+
+
+def opened(output: Any) -> Any:
+    """The logits in an output: its ``.logits``, its item ``"logits"``, or the first item of a tuple; else itself."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, Mapping):
+        logits = output.get("logits")
+    if logits is None and isinstance(output, tuple) and output:
+        logits = output[0]
+    return logits if isinstance(logits, Tensor) else output
+
+
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    """The parameters of a module's ``forward``; of a wrapper that takes anything, those of its only child's."""
+    module = getattr(module, "_orig_mod", module)  # a compiled module
+    try:
+        own = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []  # written in another language
+    anything = [p.kind for p in own] == [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    return _parameters(children[0]) if anything and len(children) == 1 else own
+
+
+def _takes_keywords(parameters: Sequence[inspect.Parameter], inputs: Mapping[Any, Any]) -> bool:
+    """Whether a mapping's keys are the names of arguments."""
+    if not all(isinstance(key, str) for key in inputs):
+        return False
+    try:
+        inspect.Signature(parameters).bind(**inputs)
+    except TypeError:
+        return False
+    return True
+
+
+def _takes_items(parameters: Sequence[inspect.Parameter], items: int) -> bool:
+    """Whether so many tensors can be arguments by position. Those with a default other than None are options."""
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return True
+    places = [p for p in parameters if p.kind in _BY_POSITION]
+    needed = sum(p.default is p.empty for p in places)
+    named_only = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    able = [p for p in places if p.default is p.empty or p.default is None]
+    return len(able) > 1 and needed <= items <= len(able) and not named_only

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, samples_first, take, tensors
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.linear.substitution import MAP_SAMPLES, straight_run, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
@@ -28,7 +28,7 @@ def characteristic_maps(
     """The derivative of each logit by the input once every activation is the identity: the network as one matrix.
 
     Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
+        model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them.
         inputs: Samples first, with exactly one floating tensor.
         layer: Name of a layer, for the parts of the maps that go through its units: pathway × input map of each unit.
             None: the whole maps.
@@ -53,17 +53,17 @@ def characteristic_maps(
         >>> torch.allclose(maps, net[2].weight @ net[0].weight)
         True
     """
-    with isolated(model):
-        survey = discover(model, inputs)
+    with isolated_network(model) as network:
+        survey = discover(network, inputs)
         if layer is None:
             if units is not None:
                 raise ValueError(f"`units` needs `layer`, the layer of the units, got {list(units)} alone.")
-            return input_maps(model, inputs, Choice(axes=survey.axes))
-        choice, pathway = _one_layer(model, inputs, survey, layer)
+            return input_maps(network, inputs, Choice(axes=survey.axes))
+        choice, pathway = _one_layer(network, inputs, survey, layer)
         wanted = range(pathway.shape[1]) if units is None else units
         if wrong := [unit for unit in wanted if not 0 <= unit < pathway.shape[1]]:
             raise ValueError(f"`units` must lie in [0, {pathway.shape[1]}) in layer {layer!r}, got {wrong}.")
-        return unit_maps(model, inputs, choice, pathway, list(wanted))
+        return unit_maps(network, inputs, choice, pathway, list(wanted))
 
 
 def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> tuple[Tensor, Tensor]:
@@ -95,9 +95,9 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
         ([[0], [1]], [[1.0], [1.0]])
     """
     checks.whole("most", most)
-    with isolated(model):
-        choice, pathway = _one_layer(model, inputs, discover(model, inputs), layer)
-        return largest_shares(model, inputs, choice, pathway, most)
+    with isolated_network(model) as network:
+        choice, pathway = _one_layer(network, inputs, discover(network, inputs), layer)
+        return largest_shares(network, inputs, choice, pathway, most)
 
 
 def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> tuple[Choice, Tensor]:

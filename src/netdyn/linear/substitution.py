@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from netdyn._utils.checks import warn
 from netdyn._utils.trees import Inputs, copied, count, evenly_spaced, map_tensors, numbers, take
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
 from netdyn.tracing.fields import Choice, choose
@@ -122,8 +122,8 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         >>> torch.equal(pathway, net[2].weight)
         True
     """
-    with isolated(model):
-        linear_map = substitute(model, inputs, choose(model, discover(model, inputs), layers))
+    with isolated_network(model) as network:
+        linear_map = substitute(network, inputs, choose(network, discover(network, inputs), layers))
     warn_of_defects(linear_map.affine_defect)
     return linear_map
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, blocks, count, samples_first, take
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.linear.substitution import LinearMap, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits, right_class
@@ -41,7 +41,7 @@ def linear_tail(
     layer that a max-pooling follows, each takes a forward pass without the activations.
 
     Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
+        model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
         target: Class labels ``[samples]``.
         layers: As in :func:`netdyn.functional.local_fields`.
@@ -70,8 +70,8 @@ def linear_tail(
         >>> linear_tail(IsFar(), x, torch.tensor([1, 0, 0, 1]))
         {'model': 0.5}
     """
-    with isolated(model):
-        logits, linear = find_tails(model, inputs, layers, exact, batch_size)
+    with isolated_network(model) as network:
+        logits, linear = find_tails(network, inputs, layers, exact, batch_size)
         target = checks.class_labels(target, max(logits.shape[1], 2), count(inputs)).to(logits.device)
         return {name: float(right_class(value, target).double().mean()) for name, value in linear.items()}
 
@@ -106,8 +106,8 @@ def linear_share(
         >>> {name: round(value, 6) for name, value in linear_share(net, torch.eye(2), layers=["0"]).items()}
         {'0': 1.0}
     """
-    with isolated(model):
-        logits, linear = find_tails(model, inputs, layers, exact, batch_size)
+    with isolated_network(model) as network:
+        logits, linear = find_tails(network, inputs, layers, exact, batch_size)
         return {name: squared_correlation(logits, value, centre) for name, value in linear.items()}
 
 

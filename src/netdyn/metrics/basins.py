@@ -72,7 +72,8 @@ class SampleBasin(_BasinMetric):
         batch_size: Samples per forward pass. None: all at once.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
-        noise_at: Names of modules, to whose outputs noise is added, or of inputs. None: all floating inputs.
+        noise_at: Names of modules, to whose outputs noise is added, or of inputs. None: all floating inputs, or the
+            embedding that runs first.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
         kwargs: Options of :class:`torchmetrics.Metric`.
 

@@ -14,8 +14,8 @@ from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, count
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
-from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, restored
+from netdyn.isolation.adapter import isolated_network
+from netdyn.isolation.isolated import restored
 from netdyn.linear.tails import linear_tail
 from netdyn.metrics.base import SampleMetric, StateMetric
 from netdyn.probes.batchnorm import right_answers_gained
@@ -69,8 +69,8 @@ class BatchNormGap(StateMetric):
 
         Samples of a network without batch normalisation do not count.
         """
-        with isolated(model):
-            evaluator = prepare(model, inputs, target, self.criterion, None)
+        with isolated_network(model) as network:
+            evaluator = prepare(network, inputs, target, self.criterion, None)
             gained = right_answers_gained(evaluator, self.batch_size, self.seed)
         if gained is not None:
             self.gained = self.gained + gained.to(self.device)
@@ -137,8 +137,8 @@ class LinearTail(StateMetric):
     def forward(self, model: nn.Module, inputs: Inputs, target: Tensor) -> Any:
         """Update, and the accuracies of this batch alone."""
         # A model that does not fit must be refused before torchmetrics changes the states.
-        with isolated(model):
-            names = choose(model, discover(model, inputs), self.wanted).names
+        with isolated_network(model) as network:
+            names = choose(network, discover(network, inputs), self.wanted).names
         self._refuse_others(names, self.layers)
         self._known = self.layers
         return super().forward(model, inputs, target)
@@ -247,8 +247,7 @@ class NetworkModes(SampleMetric):
 
     def _measure(self, model: nn.Module, inputs: Inputs, target: Tensor) -> dict[str, float]:
         config = self.config
-        network = model if config.forward is None else Adapter(model, config.forward)
-        with isolated(model), restored(config.forward):
+        with isolated_network(model, config.forward) as network, restored(config.forward):
             return evaluate(network, Probe(inputs, target), config, distributions=False).scalars()
 
     def compute(self) -> dict[str, Tensor]:

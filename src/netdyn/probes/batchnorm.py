@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import prepare
@@ -39,7 +39,7 @@ def batchnorm_gap(
     samples, and stay as they are.
 
     Args:
-        model: Any PyTorch module; called as ``model(inputs)``, in eval mode.
+        model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode.
         inputs: A tensor, or a sequence or mapping of tensors, samples first: held-out data, two samples or more.
         target: Class labels ``[samples]`` (or what ``criterion`` takes).
         batch_size: Least number of samples per shuffled batch, for instance the training's batch size; None: all in
@@ -68,8 +68,8 @@ def batchnorm_gap(
         checks.whole("batch_size", batch_size, minimum=2)
     checks.whole("seed", seed, minimum=0)
     checks.function("criterion", criterion)
-    with isolated(model):
-        return measure_gap(prepare(model, inputs, target, criterion, None), batch_size, seed)
+    with isolated_network(model) as network:
+        return measure_gap(prepare(network, inputs, target, criterion, None), batch_size, seed)
 
 
 class _BatchStatistics(TorchFunctionMode):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from netdyn._utils.checks import nearest, split_patterns, without
 from netdyn._utils.trees import Inputs
-from netdyn.isolation.isolated import isolated
+from netdyn.isolation.adapter import isolated_network
 from netdyn.tracing.names import clean_name
 from netdyn.tracing.site import Axes, Site
 from netdyn.tracing.survey import Survey, discover
@@ -22,7 +22,7 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     """Read the local field (the input of the activation function) of every unit, for every sample.
 
     Args:
-        model: Any eager PyTorch module; called as ``model(inputs)``.
+        model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
         layers: Names or globs of layers to read, or of modules whose outputs are to count as local fields (a linear
             network has no activation). A pattern that begins with ``!`` excludes: ``["!head.*"]``. None: every input of
@@ -46,9 +46,9 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
         {'0': [5, 3]}
     """
     fields: dict[str, Tensor] = {}
-    with isolated(model):
-        choice = choose(model, discover(model, inputs), layers)
-        read(model, inputs, lambda name, field, _: fields.update({name: field.clone()}), choice)
+    with isolated_network(model) as network:
+        choice = choose(network, discover(network, inputs), layers)
+        read(network, inputs, lambda name, field, _: fields.update({name: field.clone()}), choice)
     return fields
 
 
