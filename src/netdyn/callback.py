@@ -33,8 +33,8 @@ class DynamicsMonitor(Callback):
 
     Add it to a trainer: ``Trainer(callbacks=[DynamicsMonitor()])``. By default it measures the untrained network, the
     network at the end of every epoch, and the trained network, on a fixed probe of the training data. Scalars go to
-    every logger and to ``trainer.callback_metrics``, histograms and figures to TensorBoard. :mod:`netdyn.tags` lists
-    the tags.
+    every logger and to ``trainer.callback_metrics``, histograms and figures to those that show them. The tags are
+    listed in :mod:`netdyn.tags`.
 
     Training with it is bit-identical to training without it. docs/guarantees.md lists what is guaranteed, and the
     exceptions (features that read the clock).

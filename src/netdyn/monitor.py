@@ -45,8 +45,8 @@ class Monitor:
     Args:
         probe: The samples to measure on: a pair of tensors (inputs, target), a Dataset or a DataLoader.
         val_probe: The same for held-out data.
-        loggers: One destination of the numbers or a list of them: Lightning loggers, TensorBoard ``SummaryWriter``s, or
-            folders for TensorBoard's event files.
+        loggers: One destination of the numbers or a list of them: Lightning loggers, TensorBoard ``SummaryWriter``s,
+            W&B runs, or folders for TensorBoard's event files.
         every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
         schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
         max_overhead: Skip an evaluation that would bring the time spent measuring over this share of the time spent

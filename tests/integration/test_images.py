@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from integration.scenarios.base import Classifier, dataset, loader
@@ -107,14 +107,39 @@ def test_an_image_is_as_large_as_its_figure(tmp_path):
     assert image.encoded_image_string.startswith(b"\x89PNG")
 
 
+class ScalarsOnly(Logger):
+    """A logger that takes scalars alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.table = CSVLogger(folder)
+
+    name, version = "scalars", 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.table.log_metrics(metrics, step)
+        self.table.save()
+
+    def log_hyperparams(self, params: Any) -> None:
+        pass
+
+
 def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch):
     def drawn(*args: Any) -> None:
         raise AssertionError("something was drawn")
 
     monkeypatch.setattr(History, "figures", drawn)
     monkeypatch.setattr(Report, "figures", drawn)
-    fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"), logger=CSVLogger(tmp_path))
-    assert not list(tmp_path.rglob("events*"))
+    fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"), logger=ScalarsOnly(tmp_path))
+    assert list(tmp_path.rglob("metrics.csv"))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_table_of_csv_gets_its_figures_as_files(tmp_path):
+    fit(tmp_path, DynamicsMonitor(**QUICK), logger=CSVLogger(tmp_path, "run", 0))
+    found = {str(file.relative_to(tmp_path / "run" / "version_0" / "netdyn")) for file in tmp_path.rglob("*.png")}
+    assert f"modes/rpd/step_{FIRST:08d}.png" in found
+    assert f"modes/rpd/step_{LAST:08d}.png" in found
 
 
 @pytest.mark.parametrize("figures", ["ends", "always"])

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
 
 from netdyn.loggers.base import Destination
 from netdyn.tags import SCALARS
@@ -40,18 +39,6 @@ def test_a_logger_gets_a_dict_of_its_own():
     Destination(logger).scalars(values, 1)
     logger.calls[0][0]["more"] = 2.0
     assert values == {"a": 1.0}
-
-
-def test_lightnings_own_logger_takes_them(tmp_path):
-    logger = CSVLogger(tmp_path, name="run", version=0)
-    for step in (0, 5):
-        Destination(logger).scalars({"a/b": step / 2}, step)
-    logger.save()
-    lines = (tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert sorted(lines[0].split(",")) == ["a/b", "step"]
-    columns = lines[0].split(",").index("a/b"), lines[0].split(",").index("step")
-    rows = [[float(line.split(",")[column]) for column in columns] for line in lines[1:]]
-    assert rows == [[0.0, 0.0], [2.5, 5.0]]
 
 
 def test_an_error_of_the_logger_is_the_callers():

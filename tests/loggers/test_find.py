@@ -9,7 +9,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from netdyn.loggers.base import Destination
-from netdyn.loggers.find import destination
+from netdyn.loggers.csv import CSV
+from netdyn.loggers.find import KINDS, destination
 from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard
 
 
@@ -37,9 +38,8 @@ class DerivedWriter(SummaryWriter):
     """A user's own writer."""
 
 
-@pytest.mark.parametrize("name", ["TensorBoardLogger", "SummaryWriter"])
-def test_a_class_is_known_by_its_name_and_so_is_one_derived_from_it(name):
-    kind = {"TensorBoardLogger": LightningTensorBoard, "SummaryWriter": TensorBoard}[name]
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_a_class_is_known_by_its_name_and_so_is_one_derived_from_it(name, kind):
     twin = named(name)
     below = named("Mine", type(twin))
     for logger in (twin, below):
@@ -51,7 +51,7 @@ def test_a_class_is_known_by_its_name_and_so_is_one_derived_from_it(name):
 @pytest.mark.parametrize("kind", [TensorBoardLogger, Derived])
 def test_lightnings_loggers_are_told_apart(kind, tmp_path):
     assert type(destination(kind(tmp_path))) is LightningTensorBoard
-    assert type(destination(CSVLogger(tmp_path))) is Destination
+    assert type(destination(CSVLogger(tmp_path))) is CSV
 
 
 @pytest.mark.parametrize("logger", [Plain(), named("MyTensorBoardLogger")], ids=["plain", "alike"])
@@ -82,7 +82,7 @@ def test_a_folder_gets_a_writer_that_is_closed_in_the_end(as_given, tmp_path):
 @pytest.mark.parametrize("other", [None, 3, {"a": 1.0}, object()])
 def test_what_is_no_logger_is_refused(other):
     text = (
-        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters or folders to write event files to, got "
+        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters, W&B runs or folders for event files, got "
         f"{type(other).__name__}."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
@@ -94,7 +94,8 @@ def test_looking_at_a_logger_imports_no_loggers_package():
         "import sys\nfrom netdyn.loggers.find import destination\n"
         "class Log:\n    def log_metrics(self, metrics, step=None): pass\n"
         "destination(Log())\n"
-        "print([name for name in ('lightning', 'tensorboard', 'wandb') if name in sys.modules])"
+        "packages = 'lightning', 'tensorboard', 'wandb', 'mlflow', 'comet_ml', 'matplotlib'\n"
+        "print([name for name in packages if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

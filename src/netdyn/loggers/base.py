@@ -11,7 +11,7 @@ from netdyn.tags import Tag
 
 
 class Destination:
-    """A logger that takes only scalars, by Lightning's ``log_metrics``, such as CSVLogger; subclasses show more."""
+    """A logger that takes only scalars, by Lightning's ``log_metrics``, such as LitLogger; subclasses show more."""
 
     shows_figures = False  # whether figures are drawn for it
 
@@ -22,6 +22,12 @@ class Destination:
     def name(self) -> str:
         """Name of the logger in messages."""
         return type(self.logger).__name__
+
+    @property
+    def prefix(self) -> str:
+        """What Lightning's loggers put before every name, joined by a hyphen; elsewhere nothing."""
+        own = getattr(self.logger, "_prefix", "")
+        return f"{own}-" if own else ""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Send finite numbers, by tag."""

@@ -6,22 +6,35 @@ import os
 from typing import Any
 
 from netdyn.loggers.base import Destination
+from netdyn.loggers.comet import Comet
+from netdyn.loggers.csv import CSV
+from netdyn.loggers.mlflow import MLflow
 from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, opened
+from netdyn.loggers.wandb import LightningWandb, Wandb
+
+#: By name, so that no package of a logger is imported; Lightning exists twice, and users derive classes from both.
+KINDS: dict[str, type[Destination]] = {
+    "TensorBoardLogger": LightningTensorBoard,
+    "SummaryWriter": TensorBoard,
+    "WandbLogger": LightningWandb,
+    "MLFlowLogger": MLflow,
+    "CometLogger": Comet,
+    "CSVLogger": CSV,
+}
 
 
 def destination(logger: Any) -> Destination:
-    """The destination for a Lightning logger, a TensorBoard ``SummaryWriter``, or a folder; a TypeError for others."""
+    """The destination for a Lightning logger, a ``SummaryWriter``, a W&B run or a folder; a TypeError for others."""
     if isinstance(logger, str | os.PathLike):
         return opened(logger)
-    # By name, so that no package of a logger is imported; Lightning exists twice, and users derive classes from both.
-    names = {base.__name__ for base in type(logger).__mro__}
-    if "TensorBoardLogger" in names:
-        return LightningTensorBoard(logger)
-    if "SummaryWriter" in names:
-        return TensorBoard(logger)
+    for base in type(logger).__mro__:
+        if base.__name__ in KINDS:
+            return KINDS[base.__name__](logger)
+        if base.__name__ == "Run" and base.__module__.startswith("wandb."):
+            return Wandb(logger)
     if callable(getattr(logger, "log_metrics", None)):
         return Destination(logger)
     raise TypeError(
-        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters or folders to write event files to, got "
+        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters, W&B runs or folders for event files, got "
         f"{type(logger).__name__}."
     )

@@ -37,11 +37,6 @@ class TensorBoard(Destination):
         """The writer."""
         return self.logger
 
-    @property
-    def prefix(self) -> str:
-        """The prefix that the logger itself puts before every tag."""
-        return ""
-
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write finite numbers."""
         for tag, value in values.items():
@@ -94,12 +89,6 @@ class LightningTensorBoard(TensorBoard):
     def writer(self) -> Any:
         """The logger's writer."""
         return self.logger.experiment
-
-    @property
-    def prefix(self) -> str:
-        """Lightning joins a logger's prefix to the names of scalars with a hyphen."""
-        own = getattr(self.logger, "_prefix", "")
-        return f"{own}-" if own else ""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Send finite numbers as Lightning does."""

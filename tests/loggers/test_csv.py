@@ -1,0 +1,26 @@
+"""Lightning's CSVLogger: numbers in its table, figures as files beside it."""
+
+import csv
+
+import matplotlib.figure
+from lightning.pytorch.loggers import CSVLogger
+
+from netdyn.loggers.csv import CSV
+from netdyn.loggers.find import destination
+
+
+def test_figures_are_files_beside_the_table(tmp_path):
+    logger = CSVLogger(tmp_path, name="run", version=0)
+    there = destination(logger)
+    assert type(there) is CSV
+    for step in (0, 5):
+        there.scalars({"a/b": step / 2}, step)
+        figure = matplotlib.figure.Figure(figsize=(1, 1))
+        figure.subplots().plot([0, 1])
+        there.figures({"basin/curves": figure}, step)
+    logger.save()
+    table = list(csv.DictReader((tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()))
+    assert [(row["step"], float(row["a/b"])) for row in table] == [("0", 0.0), ("5", 2.5)]
+    files = sorted((tmp_path / "run" / "version_0" / "netdyn" / "basin" / "curves").iterdir())
+    assert [file.name for file in files] == ["step_00000000.png", "step_00000005.png"]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
