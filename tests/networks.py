@@ -341,7 +341,8 @@ class Moved(nn.Module):
             "mixed": lambda: self.fc(parts).flatten(1) @ self.fc(parts).flatten(1).T,
         }[self.how]()
         self.true = self.fc(parts)
-        return torch.tanh(moved).sum() + self.fc(x[:, :2])
+        # No output depends on other samples.
+        return 0 * torch.tanh(moved).sum() + self.fc(x[:, :2])
 
 
 class Head(nn.Module):

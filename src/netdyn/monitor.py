@@ -32,6 +32,7 @@ from netdyn.report.history import History
 from netdyn.report.results import Report
 from netdyn.schedules import by_steps
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
+from netdyn.tracing.rows import RowMemory
 
 
 @takes_options_of(Config)
@@ -142,6 +143,7 @@ class Monitor:
         self.budget = Budget(self.max_overhead)
         self.report: Report | None = None
         self.history = History()
+        self._rows = RowMemory()
         self.scalars: dict[str, float] = {}
         self.evaluations = self.skipped = 0
         self._too_expensive = 0
@@ -280,6 +282,7 @@ class Monitor:
                         distributions=self._figures != "never",
                         per_class=per_class,
                         on_smaller_batches=self._remember_batch_size,
+                        memory=self._rows,
                     )
                 )
 

@@ -25,8 +25,7 @@ from netdyn.isolation.isolated import isolated
 from netdyn.linear import characteristic
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
-from netdyn.tracing.fields import choose
-from netdyn.tracing.survey import discover
+from netdyn.tracing.fields import choose, discover
 
 CLASSES, FEATURES, SAMPLES = 5, 8, 120
 QUICK = {"weight_rays": 2}
@@ -460,7 +459,7 @@ def test_noise_on_an_embedding_is_that_of_the_function():
 # Times are no test: they change with the machine.
 
 #: Samples of the passes that come first: two calls that show whether the network is random, then the survey.
-FIRST, SURVEY = [2, 2], [2, 3, 19]
+FIRST, SURVEY = [2, 2], [2, 3]
 #: Two samples that show the number of classes, and four samples per class whose Jacobians are the layers' maps.
 MAP = [2, 4 * 10]
 #: Samples of a map of the input, and of one that depends on the sample.
@@ -487,7 +486,7 @@ def test_maps_use_what_reading_has_found(monkeypatch):
     ):
         report = diagnose(plain_network(), *plain_probe(), measure=["modes", "linear", "maps"], progress=False)
     # A run for the maps of the logits, the probe once more for the units' shares, and one for the units' maps.
-    assert [*FIRST, *SURVEY, *MAP, 200, FEW, 200, FEW] == PASSES
+    assert [*FIRST, *SURVEY, *MAP, 100, 100, 200, FEW, 200, FEW] == PASSES
     assert not surveys
     assert len(gradients) == 1 + 10 + len(report.subnetwork.units.unique())
 

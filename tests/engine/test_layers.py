@@ -19,15 +19,16 @@ from netdyn.isolation.isolated import isolated
 from netdyn.linear.substitution import substitute
 from netdyn.modes import ranks
 from netdyn.probes.probe import Probe
-from netdyn.tracing.fields import choose
-from netdyn.tracing.survey import discover
+from netdyn.tracing.fields import choose, discover
 from networks import CLASSES as FEW_CLASSES
 from networks import FEATURES as FEW_FEATURES
 from networks import fill, labels, samples
 
 SAMPLES, FEATURES, CLASSES, UNITS = 200, 20, 10, (32, 24)
 #: Samples of the passes that come first: two calls that show whether the network is random, then the survey.
-FIRST, SURVEY = [2, 2], [2, 3, 19]
+FIRST, SURVEY = [2, 2], [2, 3]
+#: All samples once more, in another order and in other company: this shows whether rows are the samples' own.
+AGAIN = [SAMPLES // 2, SAMPLES // 2]
 #: Two samples that show the number of classes, and four samples per class whose Jacobians are the layers' maps.
 MAP = [2, 4 * CLASSES]
 
@@ -65,7 +66,7 @@ def test_reading_takes_one_pass_over_the_probe_and_one_gradient(measure, monkeyp
     model = network()
     with counted(monkeypatch, torch.autograd, "grad") as gradients:
         diagnose(model, *probe(), measure=measure, progress=False)
-    assert [*FIRST, *SURVEY, *MAP, SAMPLES] == PASSES
+    assert [*FIRST, *SURVEY, *MAP, *AGAIN, SAMPLES] == PASSES
     assert len(gradients) == 1
 
 

@@ -17,7 +17,7 @@ from netdyn.functional import (
 )
 from netdyn.metrics import LinearTail
 from netdyn.tracing.activations import REGISTERED
-from netdyn.tracing.survey import discover
+from netdyn.tracing.fields import discover
 from networks import CLASSES, FEATURES, fill, samples
 
 
@@ -128,7 +128,7 @@ class Sorted(nn.Module):
 def test_layers_that_see_some_of_the_samples_are_named_and_left_out():
     network, x = fill(Routed()), samples(60)
     x[[0, 20, 40], 0] = 1.0  # the three that a survey begins with go the same way
-    with pytest.warns(UserWarning, match=re.escape("['experts.1.0'] mix or sort the samples")):
+    with pytest.warns(UserWarning, match=re.escape("['experts.0.0', 'experts.1.0'] mix or sort the samples")):
         assert list(local_fields(network, x)) == ["first"]
     with pytest.warns(UserWarning, match="mix or sort"):
         report = diagnose(network, x, torch.arange(60) % CLASSES, measure=["modes"])

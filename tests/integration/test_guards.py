@@ -579,7 +579,7 @@ OWN: dict[str, Any] = RAYS | {"criterion": fused_criterion}
 #: What is measured, and the functions that run when the fuse burns; in every one of them something else is open.
 MOMENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "first pass": ({}, ("prepare",)),
-    "search for layers": ({"measure": ["modes"]}, ("discover",)),
+    "search for layers": ({"measure": ["modes"]}, ("survey",)),
     "map": ({"measure": ["modes"]}, ("substitute",)),
     "reading": ({"measure": ["modes"]}, ("read",)),
     "sample ray": ({"measure": ["sample_basin"]}, ("measure_sample_basin",)),
@@ -679,7 +679,7 @@ def test_ctrl_c_during_an_evaluation_is_ctrl_c(strict, tmp_path, interruptible):
         without.fit()
     handler = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    Fuse.arm(KeyboardInterrupt(), "discover")
+    Fuse.arm(KeyboardInterrupt(), "survey")
     again = Run(tmp_path, {"strict": strict})
     with pytest.raises(SystemExit) as met:
         again.fit()

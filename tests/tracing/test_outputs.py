@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from netdyn.tracing.fields import discover
 from netdyn.tracing.outputs import Probabilities
-from netdyn.tracing.survey import discover
 from netdyn.tracing.tracer import run
 from networks import ENDS, Ending, fill, samples
 

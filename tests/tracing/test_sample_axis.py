@@ -6,7 +6,7 @@ from torch import nn
 
 from netdyn import diagnose
 from netdyn.functional import local_fields
-from netdyn.tracing.sample_axis import SampleAxis, axis_scores, candidate_axes, choose_axis, same_positions
+from netdyn.tracing.sample_axis import SampleAxis, candidate_axes, choose_axis
 from networks import CLASSES, Moved, fill, samples
 
 
@@ -39,7 +39,9 @@ def test_a_batch_cut_to_its_longest_sample_is_read():
     network = fill(Trimmed())
     with torch.no_grad():
         expected = network.fc(x).reshape(9, -1)
-    torch.testing.assert_close(local_fields(network, x)["fc"], expected)
+    # The mean over the steps of the longest sample depends on who is the longest.
+    with pytest.warns(UserWarning, match="outputs depend on the other samples"):
+        torch.testing.assert_close(local_fields(network, x)["fc"], expected)
     with pytest.raises(ValueError, match="Layer 'fc' has 25 units in one batch and 30 in another"):
         diagnose(network, x, torch.arange(9) % CLASSES, batch_size=4, measure=["modes"])
 
@@ -80,21 +82,17 @@ def test_shapes_that_allow_no_axis_are_an_error(two, three, text):
 def test_of_two_axes_the_one_on_which_samples_keep_their_values_is_chosen(true):
     windows = samples(3, shape=(4, 5))
     two, three = ((x.transpose(0, 1) if true.fastest else x).reshape(-1, 5) for x in (windows[:2], windows))
-    axes = candidate_axes(two, three)
-    scores = [axis_scores(axis, two, three).tolist() for axis in axes]
-    assert choose_axis(axes, scores) == true
+    assert choose_axis(candidate_axes(two, three), two, three) == true
 
 
-def test_no_axis_is_chosen_if_none_fits():
-    assert choose_axis([SampleAxis(), SampleAxis(1)], [(0.0, 0.0), (0.0, 1.0)]) is None
-    assert choose_axis([SampleAxis(), SampleAxis(1)], [(1.0, 2.0), (1.0, 1.0)]) == SampleAxis(1)
+def test_a_single_axis_is_taken_as_it_is_and_of_those_that_cannot_be_compared_the_first():
+    assert choose_axis([SampleAxis(1)], samples(2), samples(3)) == SampleAxis(1)
+    assert choose_axis([], samples(2), samples(3)) is None
+    axes = [SampleAxis(0, 4), SampleAxis(0, 4, fastest=True)]
+    assert choose_axis(axes, torch.zeros(8, 5), torch.zeros(12, 6)) == axes[0]
 
 
-def test_a_sample_is_displaced_only_if_it_stands_elsewhere():
-    rows = samples(6)
-    assert same_positions(rows[:3], rows)
-    assert not same_positions(rows[:3], rows[[1, 0, 2, 3, 4, 5]])
-    # Rounding moves no sample, and one that stands nowhere is a random network's.
-    assert same_positions(rows[:3], rows + 1e-6 * samples(6, seed=2))
-    assert same_positions(rows[:3], samples(6, seed=2))
-    assert same_positions(rows[:3], torch.cat([rows[:3], rows[:3]]))
+def test_an_axis_is_as_long_as_its_samples_make_it():
+    assert SampleAxis(1, 4).holds(torch.zeros(5, 12), 3)
+    assert not SampleAxis(1, 4).holds(torch.zeros(5, 11), 3)
+    assert not SampleAxis(1, 4).holds(torch.zeros(12), 3)

@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
 import networks
 from netdyn.functional import local_fields
+from netdyn.tracing.fields import discover
 from netdyn.tracing.sample_axis import SampleAxis
-from netdyn.tracing.survey import discover, survey
-from networks import CLASSES, ZOO, Moved, ResidualCNN, fill, samples
+from netdyn.tracing.survey import survey
+from networks import ZOO, Moved, ResidualCNN, fill, samples
 
 
 def test_layers_that_mix_the_samples_are_named_and_left_out():
@@ -20,8 +20,8 @@ def test_layers_that_mix_the_samples_are_named_and_left_out():
         pytest.raises(
             ValueError,
             match=re.escape(
-                "The samples cannot be told apart in the inputs of the activations of ['model'], and there are no "
-                "others, so there is no local field to read. Name modules in `layers=`, for instance ['fc']."
+                "The samples cannot be told apart in the inputs of the activations of ['model'], the only "
+                "ones, so there is no local field to read."
             ),
         ),
     ):
@@ -45,29 +45,7 @@ def test_a_survey_lists_local_fields_outputs_and_what_a_max_pooling_follows():
     assert found.pooled
     assert found.pooled < set(found.found)
     assert all(found.axes[key] == SampleAxis() for key in found.found.values())
-    assert (found.mixed, found.packed) == ((), frozenset())
-
-
-class Sorting(nn.Module):
-    """Sorts its batch by the first unit: three samples may be in order by chance."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc, self.out = nn.Linear(1, 3), nn.Linear(3, CLASSES)
-
-    def forward(self, x):
-        h = self.fc(x)
-        return self.out(torch.relu(h[x[:, 0].argsort()]))
-
-
-def test_a_batch_that_is_sorted_shows_only_in_the_check():
-    # The samples that the survey runs, at even distances, are in order; the others are not.
-    x = torch.arange(30.0)[:, None]
-    x[1:10] = x[1:10].flip(0) - 20
-    network = fill(Sorting()).eval()
-    with torch.no_grad():
-        assert survey(network, x, check=False).mixed == ()
-        assert survey(network, x).mixed == ("model",)
+    assert (found.mixed, found.packed) == (frozenset(), frozenset())
 
 
 def test_without_samples_there_is_nothing_to_survey():

@@ -30,8 +30,8 @@ from netdyn.probes.guessing import guessing, is_guessed
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
 from netdyn.report.results import Report
-from netdyn.tracing.fields import Choice, choose
-from netdyn.tracing.survey import discover
+from netdyn.tracing.fields import Choice, choose, discover
+from netdyn.tracing.rows import RowMemory
 
 T = TypeVar("T")
 OnFailure = Callable[[str, Exception], None]
@@ -67,12 +67,14 @@ def evaluate(
     distributions: bool = True,
     per_class: bool = True,
     on_smaller_batches: Callable[[int], object] = lambda size: None,
+    memory: RowMemory | None = None,
 ) -> Report:
     """The report on a network that is already isolated, see :func:`netdyn.diagnose`.
 
     ``on_failure`` gets the name of a measure that failed, and the error; the other measures still come. Where the probe
     does not fit into one batch, batch normalisation sees at least ``train_batch_size`` samples at once. Figures alone
     show ``distributions`` and ``per_class`` radii. ``on_smaller_batches`` gets the new batch size when memory ran out.
+    ``memory`` is what evaluations of the same network share.
     """
     processes = processes or Processes()
     found = _evaluator(network, probe, config, processes)
@@ -83,7 +85,16 @@ def evaluate(
     disable = None if progress is None else not progress
     with tqdm(total=ATTEMPTS, desc="netdyn", delay=2, leave=False, disable=disable) as bar:
         evaluation = _Evaluation(
-            found, probe, config, train_batch_size, distributions, per_class, on_failure, on_smaller_batches, bar.update
+            found,
+            probe,
+            config,
+            train_batch_size,
+            distributions,
+            per_class,
+            on_failure,
+            on_smaller_batches,
+            bar.update,
+            memory or RowMemory(),
         )
         return evaluation.report(val_probe)
 
@@ -107,6 +118,7 @@ class _Evaluation:
     on_failure: OnFailure
     on_smaller_batches: Callable[[int], object]
     step: Callable[[], object]
+    memory: RowMemory
     held_out: Evaluator | None = None
 
     def attempt(
@@ -163,7 +175,7 @@ class _Evaluation:
         layers = next((name for name in ("modes", "linear") if name in wanted), None)
         reading = attempt(
             layers or "",
-            lambda: read_layers(self._with_contents(), self.config, self.distributions),
+            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory),
             wanted=layers is not None,
             instead=self._reading_without_layers,
         )
@@ -289,7 +301,7 @@ class _Evaluation:
         model, inputs, classes = evaluator.model, evaluator.inputs, evaluator.num_classes
         if classes > self.config.max_classes or (classes == 1 and evaluator.numbers is None):
             return None
-        survey = reading.survey or discover(model, inputs)
+        survey = reading.survey or discover(model, inputs, batch_size=self.config.batch_size)
         maps = input_maps(model, inputs, Choice(axes=survey.axes)).cpu()
         if not survey.found or evaluator.processes.lockstep:
             # Sharded weights are gathered only for gradients that start at the output.

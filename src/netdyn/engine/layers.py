@@ -28,8 +28,9 @@ from netdyn.modes.transfer import kept_order
 from netdyn.probes.criteria import apply_criterion, as_logits, right_class
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
-from netdyn.tracing.fields import choose, read
-from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
+from netdyn.tracing.rows import RowMemory, Rows, Verdict
+from netdyn.tracing.survey import Survey, survey
 
 #: Bins of a layer's rank probability distribution.
 BINS = 20
@@ -45,19 +46,56 @@ class Reading:
     pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
-def read_layers(evaluator: Evaluator, config: Config, distributions: bool = True) -> Reading:
-    """Run the network once, and reduce what passes to numbers; several processes share the layers, and all get all."""
-    return _LayerReader(evaluator, config, distributions).read()
+def read_layers(
+    evaluator: Evaluator, config: Config, distributions: bool = True, memory: RowMemory | None = None
+) -> Reading:
+    """Run the network once, and reduce what passes to numbers; several processes share the layers, and all get all.
+
+    Local fields whose rows differ from those of another run, in another order and company, are left out, and the rest
+    is read anew. That other run is one of all samples where ``memory`` does not know the network, else of a few.
+    """
+    memory = memory or RowMemory()
+    model, inputs = evaluator.model, evaluator.inputs
+    found = survey(model, inputs)
+    known = memory.recall(found.signature)
+    verdict = known or Verdict()
+    unread, other = set(found.mixed), None
+    try:
+        while True:
+            checked = found.without(verdict.refused)
+            choice = choose(model, checked, config.layers)
+            reader = _LayerReader(evaluator, config, distributions, checked, choice)
+            if other is None:
+                other = OtherRun(model, inputs, reader.everything, evaluator.batch_size, few=known is not None)
+                evaluator.passed += len(other.rows.chosen)
+            reading = reader.read(rows := Rows(other.rows.chosen, other.rows.unread))
+            unread |= rows.unread.keys
+            # The first process decides, so that all go on alike.
+            differing = other.judge(rows, lambda work: evaluator.processes.gather(work)[0])
+            new = differing.refused - verdict.refused
+            if known is not None and not (new or differing.moved - known.moved):
+                break
+            verdict |= differing
+            if known is not None:
+                known, other = None, None  # a few samples do not show it all
+            elif not new:
+                break
+        memory.keep(found.signature, verdict)
+        warn_of_company(verdict)
+        return reading
+    finally:
+        warn_of_unread(model, found, unread | verdict.refused)
 
 
 class _LayerReader:
     """One reading. Of one batch, one layer's fields are kept at a time; of several, all layers' sampled units."""
 
-    def __init__(self, evaluator: Evaluator, config: Config, distributions: bool) -> None:
+    def __init__(
+        self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey, choice: Choice
+    ) -> None:
         self.evaluator, self.config, self.distributions = evaluator, config, distributions
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
-        self.survey = discover(evaluator.model, evaluator.inputs)
-        self.choice = choose(evaluator.model, self.survey, config.layers)
+        self.survey, self.choice = survey, choice
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
@@ -83,14 +121,15 @@ class _LayerReader:
         self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
         self.tail = TailReader(self.map)
 
-    def read(self) -> Reading:
-        """Run the network and reduce its layers."""
+    def read(self, rows: Rows) -> Reading:
+        """Run the network and reduce its layers; ``rows`` takes what is to be compared with another run."""
         evaluator = self.evaluator
         right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
         lost, logits = 0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
-            outputs, found = read(evaluator.model, inputs, self._add, self.everything)
+            samples = torch.arange(part.start, part.stop)
+            outputs, found = read(evaluator.model, inputs, self._add, self.everything, rows, samples)
             evaluator.passed += len(target)
             right[part] = apply_criterion(evaluator.criterion, outputs, target)
             lost += nonfinite(outputs)
@@ -181,7 +220,7 @@ class _LayerReader:
         tuning, constant, transfer = (torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True))
         # One copy to the host for each layer: everything from here on is small.
         together = torch.cat([tuning, wired, constant[None], transfer[None]]).cpu()
-        tuning, wired, constant, transfer = together.split([len(tuning), len(wired), 1, 1])
+        tuning, wired, constant, transfer = torch.split(together, [len(tuning), len(wired), 1, 1])
         wiring, constant = Wiring.of(tuning, wired, centred=classes), constant[0].bool()
         shares = shares_of(wiring, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1)
         return LayerReport(

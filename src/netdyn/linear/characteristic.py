@@ -14,9 +14,9 @@ from netdyn.isolation.adapter import isolated_network
 from netdyn.linear.substitution import MAP_SAMPLES, straight_run, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
-from netdyn.tracing.fields import Choice, choose, read
+from netdyn.tracing.fields import Choice, choose, discover, read
 from netdyn.tracing.site import Site
-from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.survey import Survey
 
 #: Number of samples for the shares of units in a logit's variance.
 SHARE_SAMPLES = 1024
@@ -54,7 +54,7 @@ def characteristic_maps(
         True
     """
     with isolated_network(model) as network:
-        survey = discover(network, inputs)
+        survey = discover(network, inputs, None if layer is None else [layer])
         if layer is None:
             if units is not None:
                 raise ValueError(f"`units` needs `layer`, the layer of the units, got {list(units)} alone.")
@@ -96,7 +96,7 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
     """
     checks.whole("most", most)
     with isolated_network(model) as network:
-        choice, pathway = _one_layer(network, inputs, discover(network, inputs), layer)
+        choice, pathway = _one_layer(network, inputs, discover(network, inputs, [layer]), layer)
         return largest_shares(network, inputs, choice, pathway, most)
 
 

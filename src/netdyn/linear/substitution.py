@@ -19,10 +19,9 @@ from netdyn._utils.trees import Inputs, copied, count, evenly_spaced, map_tensor
 from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
-from netdyn.tracing.fields import Choice, choose
+from netdyn.tracing.fields import Choice, choose, discover
 from netdyn.tracing.names import is_quantised
 from netdyn.tracing.site import Site
-from netdyn.tracing.survey import discover
 from netdyn.tracing.tracer import Tracer, traced
 
 #: Number of samples that a map is averaged over: more where the Jacobians of fewer disagree.
@@ -123,7 +122,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         True
     """
     with isolated_network(model) as network:
-        linear_map = substitute(network, inputs, choose(network, discover(network, inputs), layers))
+        linear_map = substitute(network, inputs, choose(network, discover(network, inputs, layers), layers))
     warn_of_defects(linear_map.affine_defect)
     return linear_map
 

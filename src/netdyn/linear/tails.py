@@ -16,9 +16,9 @@ from netdyn.isolation.adapter import isolated_network
 from netdyn.linear.substitution import LinearMap, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits, right_class
-from netdyn.tracing.fields import Choice, choose
+from netdyn.tracing.fields import Choice, choose, discover
 from netdyn.tracing.site import Site
-from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.survey import Survey
 from netdyn.tracing.tracer import run
 
 #: A tail is as good as the network if it loses no more accuracy than this.
@@ -186,7 +186,7 @@ def find_tails(
     """The logits of an isolated network, and those of the chosen layers' tails: from maps, or runs if ``exact``."""
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
-    survey = discover(model, inputs)
+    survey = discover(model, inputs, layers, batch_size)
     choice = choose(model, survey, layers)
     everything = all_layers(survey, choice)
     linear_map = substitute(model, inputs, everything, through=not exact)

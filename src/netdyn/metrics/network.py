@@ -22,8 +22,7 @@ from netdyn.probes.batchnorm import right_answers_gained
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.probe import Probe
 from netdyn.probes.tasks import prepare
-from netdyn.tracing.fields import choose
-from netdyn.tracing.survey import discover
+from netdyn.tracing.fields import choose, discover
 
 
 class BatchNormGap(StateMetric):
@@ -138,7 +137,7 @@ class LinearTail(StateMetric):
         """Update, and the accuracies of this batch alone."""
         # A model that does not fit must be refused before torchmetrics changes the states.
         with isolated_network(model) as network:
-            names = choose(network, discover(network, inputs), self.wanted).names
+            names = choose(network, discover(network, inputs, self.wanted), self.wanted).names
         self._refuse_others(names, self.layers)
         self._known = self.layers
         return super().forward(model, inputs, target)

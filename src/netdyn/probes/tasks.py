@@ -55,7 +55,7 @@ def prepare(
         target = numbers[:, 0].long()
     num_classes = max(logits.shape[1], 2)
     target = checks.class_labels(target, num_classes, samples)
-    probability = logits.shape[1] == 1 and survey(model, inputs, check=False).probabilities
+    probability = logits.shape[1] == 1 and survey(model, inputs).probabilities
     right = right_probability if probability else right_class
     return Evaluator(model, inputs, target.to(device), right, num_classes, batch_size)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
-from netdyn._utils.checks import nearest, split_patterns, without
-from netdyn._utils.trees import Inputs
+from netdyn._utils.checks import nearest, split_patterns, warn, without
+from netdyn._utils.trees import Inputs, count, samples_first, take
 from netdyn.isolation.adapter import isolated_network
-from netdyn.tracing.names import clean_name
-from netdyn.tracing.site import Axes, Site
-from netdyn.tracing.survey import Survey, discover
+from netdyn.tracing.names import clean_name, is_quantised
+from netdyn.tracing.rows import OUTPUTS, Rows, Verdict, coarsest_rounding, compare, other_parts
+from netdyn.tracing.site import Axes, Key, Site, Unread
+from netdyn.tracing.survey import Survey, survey
 from netdyn.tracing.tracer import run
 
 
@@ -47,9 +49,13 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     """
     fields: dict[str, Tensor] = {}
     with isolated_network(model) as network:
-        choice = choose(network, discover(network, inputs), layers)
+        choice = choose(network, discover(network, inputs, layers), layers)
         read(network, inputs, lambda name, field, _: fields.update({name: field.clone()}), choice)
     return fields
+
+
+#: Most samples per pass where no batch size is given and only rows are compared.
+MOST_SAMPLES = 1024
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
         raise TypeError(f"`layers` must be a list of names or globs, got {layers!r}. Write layers=[{layers!r}].")
     choosing, excluding = split_patterns(layers)
     if choosing is None and not found:
-        _refuse_nothing(modules, survey.mixed)
+        _refuse_nothing(modules, _names(survey.mixed))
     names, promoted = (found, []) if choosing is None else _matching(choosing, found, modules, survey.outputs)
     if excluding:
         left = without("layers", names + promoted, excluding, [*found, *promoted], "layer")
@@ -85,11 +91,11 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
     return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
 
 
-def _refuse_nothing(modules: list[str], mixed: Sequence[str]) -> NoReturn:
+def _refuse_nothing(modules: list[str], mixed: list[str]) -> NoReturn:
     """Raise the error for a network without any local field."""
     why = "No activation function was found"
     if mixed:
-        why = f"The samples cannot be told apart in the inputs of the activations of {list(mixed)}, the only ones"
+        why = f"The samples cannot be told apart in the inputs of the activations of {mixed}, the only ones"
     if not modules:
         raise ValueError(
             f"{why}, so there is no local field to read. The model is a single module: to read its output, wrap it in "
@@ -131,12 +137,111 @@ def _matching(
 
 
 def read(
-    model: nn.Module, inputs: Inputs, on_layer: Callable[[str, Tensor, Tensor], None], choice: Choice
+    model: nn.Module,
+    inputs: Inputs,
+    on_layer: Callable[[str, Tensor, Tensor], None],
+    choice: Choice,
+    rows: Rows | None = None,  # takes the rows of the fields and outputs
+    samples: Tensor | None = None,  # which samples of the probe these are, for ``rows``
 ) -> tuple[Any, Any]:
     """A run's output and logits; ``on_layer`` gets each chosen layer's name, field and output ``[samples, units]``."""
 
     def visit(site: Site) -> None:
         if choice.holds(site):
-            on_layer(site.name, site.axis.rows(site.field), site.axis.rows(site.output))
+            fields = site.axis.rows(site.field)
+            if rows is not None and samples is not None:
+                rows.add(site.key, fields, samples)
+            on_layer(site.name, fields, site.axis.rows(site.output))
 
-    return run(model, inputs, visit, promoted=choice.promoted, axes=choice.axes)
+    unread = None if rows is None else rows.unread
+    found = run(model, inputs, visit, promoted=choice.promoted, axes=choice.axes, unread=unread)
+    if rows is not None and samples is not None:
+        rows.add_outputs(found[0], samples)
+    return found
+
+
+class OtherRun:
+    """A run of all samples, or of a few, in another order and in other company than those of the reading."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, choice: Choice, batch_size: int | None = None, few: bool = False
+    ) -> None:
+        self.model, self.inputs, self.choice = model, inputs, choice
+        self.parts = other_parts(count(inputs), batch_size, few)
+        self.rows = rows_of(model, inputs, choice, self.parts)
+
+    def judge(self, whole: Rows, agree: Callable[[Callable[[], Verdict]], Verdict] = lambda work: work()) -> Verdict:
+        """How the rows of the reading differ from those here; ``agree`` gives several processes the same answer."""
+        coarsest = coarsest_rounding(self.model, self.inputs)
+        verdict = agree(lambda: compare(whole, self.rows, coarsest))
+        if verdict.moved:
+            # What differs between two runs of the same batch is random, and depends on no other sample.
+            again = rows_of(self.model, self.inputs, self.choice, self.parts[-1:])
+            verdict = verdict.without(agree(lambda: compare(self.rows, again, coarsest)))
+        return Verdict(verdict.refused | whole.seen_apart(self.rows), verdict.moved)
+
+
+def rows_of(
+    model: nn.Module, inputs: Inputs, choice: Choice, parts: Sequence[Tensor], unread: Unread | None = None
+) -> Rows:
+    """The rows of a run of some samples, batch by batch."""
+    rows = Rows(torch.cat(list(parts)).sort().values, unread)
+    by_sample = samples_first(inputs)
+    for part in parts:
+        read(model, take(inputs, part, by_sample), lambda *layer: None, choice, rows, part)
+    return rows
+
+
+def discover(
+    model: nn.Module, inputs: Inputs, layers: Sequence[str] | None = None, batch_size: int | None = None
+) -> Survey:
+    """Survey a network; leave out local fields whose rows are not their samples' own, and name all that is not read.
+
+    Two whole runs of the samples, in different orders and company, must agree row by row.
+    """
+    found = survey(model, inputs)
+    try:
+        choice = choose(model, found, layers)
+    except ValueError:
+        # Nothing can be chosen: that is for the caller to say, after this warning.
+        warn_of_unread(model, found, found.mixed)
+        return found
+    size = batch_size or MOST_SAMPLES
+    other = OtherRun(model, inputs, choice, size)
+    parts = torch.split(torch.arange(count(inputs)), size)
+    rows = rows_of(model, inputs, choice, parts, other.rows.unread)
+    verdict = other.judge(rows)
+    warn_of_unread(model, found, found.mixed | rows.unread.keys | verdict.refused)
+    warn_of_company(verdict)
+    return found.without(verdict.refused)
+
+
+def warn_of_unread(model: nn.Module, found: Survey, unread: Collection[Key]) -> None:
+    """Warn once, with the names of all that cannot be read."""
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    hidden = {
+        "are TorchScript": [n for n in scripted if n.rpartition(".")[0] not in scripted],
+        "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
+        "run on packed sequences": sorted(found.packed),
+        "mix or sort the samples of a batch, or see only some": _names(unread),
+    }
+    reasons = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
+    if reasons:
+        warn(
+            f"Not all of the network can be read: {reasons}. The local fields inside are left out, and so are layers "
+            "from which no gradient reaches the output."
+        )
+
+
+def _names(keys: Collection[Key]) -> list[str]:
+    return sorted({name for _, name, _ in keys})
+
+
+def warn_of_company(verdict: Verdict) -> None:
+    """Warn of a network whose outputs or local fields depend on the other samples of a batch."""
+    if moved := verdict.moved - verdict.refused:
+        first = "its outputs depend" if OUTPUTS in moved else "its local fields depend"
+        warn(
+            f"The network mixes the samples of a batch: {first} on the other samples that run with one. Every number "
+            "here is that of the probe in the batches in which it runs, and another `batch_size` gives other ones."
+        )

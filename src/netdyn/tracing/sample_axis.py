@@ -1,15 +1,13 @@
-"""The axis of the samples in a tensor: the one that grows from a run of two to one of three, and keeps their values."""
+"""The axis of the samples in a tensor: the one that grows from a run of two to one of three."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-#: Two samples are the same if they differ by less than this many square roots of the machine precision, relatively.
-ROUNDING = 3.0
+from netdyn._utils.trees import numbers
 
 
 @dataclass(frozen=True)
@@ -19,6 +17,10 @@ class SampleAxis:
     dim: int = 0
     folded: int = 1  #: number of entries that each sample has in the dimension
     fastest: bool = False  #: whether neighbours belong to different samples (``[windows·samples]``)
+
+    def holds(self, value: Tensor, samples: int) -> bool:
+        """Whether the axis is as long as so many samples make it."""
+        return value.ndim > self.dim and value.shape[self.dim] == samples * self.folded
 
     def rows(self, value: Tensor) -> Tensor:
         """The value as ``[samples, units]``: all entries that belong to a sample are its units."""
@@ -45,33 +47,16 @@ def candidate_axes(two: Tensor, three: Tensor) -> list[SampleAxis]:
     return [SampleAxis(dim, folded), SampleAxis(dim, folded, fastest=True)]
 
 
-def axis_scores(axis: SampleAxis, two: Tensor, three: Tensor) -> Tensor:
-    """How well an axis fits, ``[2]``: whether the samples keep their positions (0 or 1), and how far they differ."""
-    # Tensors cut to the longest sample of a batch cannot be compared, and fit.
-    if two.movedim(axis.dim, 0).shape[1:] != three.movedim(axis.dim, 0).shape[1:]:
-        return torch.ones(2, device=two.device)
-    rows, others = axis.rows(two), axis.rows(three)
-    return torch.stack([same_positions(rows, others).float(), _distances(rows, others).trace()])
+def choose_axis(axes: Sequence[SampleAxis], two: Tensor, three: Tensor) -> SampleAxis | None:
+    """The axis on which two samples keep their values best when a third one joins them; None if there is none.
 
-
-def choose_axis(axes: Sequence[SampleAxis], scores: Sequence[Sequence[float]]) -> SampleAxis | None:
-    """The axis that fits with the smallest difference, by :func:`axis_scores`; None if none fits."""
-    fitting = [(difference, i) for i, (fits, difference) in enumerate(scores) if fits]
-    return axes[min(fitting)[1]] if fitting else None
-
-
-def same_positions(rows: Tensor, others: Tensor) -> Tensor:
-    """Whether the first samples of two runs ``[samples, units]`` have the same positions in both: a bool scalar."""
-    # A sample is displaced if another position holds it, up to rounding, and its own does not. One that no position
-    # holds is not displaced: the network is random, or its outputs depend on the whole batch.
-    distances = _distances(rows, others)
-    own, nearest = distances.diagonal(), distances.min(dim=1).values
-    size = rows.float().nan_to_num(0.0, 0.0, 0.0).norm(dim=1)
-    same = ROUNDING * torch.finfo(rows.dtype).eps ** 0.5 * size
-    return ~((own > same) & (nearest <= same)).any()  # type: ignore[no-any-return]
-
-
-def _distances(rows: Tensor, others: Tensor) -> Tensor:
-    """Distances ``[samples, other samples]``; entries whose difference is not finite count as equal."""
-    difference = (rows[:, None].float() - others[None].float()).nan_to_num(0.0, 0.0, 0.0)
-    return difference.flatten(2).norm(dim=2)  # type: ignore[no-any-return]
+    Where shapes allow a single axis its values are not compared: whole runs show whether its rows are the samples' own.
+    """
+    if len(axes) < 2:
+        return axes[0] if axes else None
+    # Tensors cut to the longest sample of a batch cannot be compared.
+    if two.movedim(axes[0].dim, 0).shape[1:] != three.movedim(axes[0].dim, 0).shape[1:]:
+        return axes[0]
+    apart = [(axis.rows(two).float() - axis.rows(three)[:2].float()).nan_to_num(0.0, 0.0, 0.0).norm() for axis in axes]
+    found = [value for (value,) in numbers(apart)]
+    return axes[found.index(min(found))]

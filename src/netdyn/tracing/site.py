@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
@@ -15,6 +16,20 @@ Key = tuple[Literal["call", "module", "output"], str, int]
 """Identifies a tensor of a run: its kind, a module's name, and how many of this kind and name came before it."""
 Axes = Mapping[Key, SampleAxis | None]
 """The axis of the samples in each tensor of a run; None for tensors without samples."""
+
+
+class Unread:
+    """Inputs of activations without a row for each sample, over several runs; those that never change do not count."""
+
+    def __init__(self) -> None:
+        self.keys: set[Key] = set()
+        self._first: dict[Key, Tensor] = {}
+
+    def add(self, key: Key, value: Tensor) -> None:
+        """Take an input. One that no sample reaches, such as a weight, is the same in every run."""
+        first = self._first.setdefault(key, value.detach().clone())
+        if key not in self.keys and not (first.shape == value.shape and torch.equal(first, value)):
+            self.keys.add(key)
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,16 @@ from netdyn.tracing.elementwise import Candidate, acts_by_element, may_be_activa
 from netdyn.tracing.names import Origins, is_quantised, numbered
 from netdyn.tracing.outputs import COPIES, Probabilities
 from netdyn.tracing.sample_axis import SampleAxis
-from netdyn.tracing.site import Axes, Key, Site
+from netdyn.tracing.site import Axes, Key, Site, Unread
 
 
 class Tracer(TorchFunctionMode):
     """Sees the activations of one run, and passes each local field to ``on_site``.
 
     A sigmoid that may be the model's output, and an activation that may be a part of a parameter-free module's own, are
-    held until this is known. ``axes`` has the axis of the samples in each tensor, None for tensors without; others have
-    the samples first. If it is None (in a survey), every tensor is a local field, and ``seen`` collects them.
+    held until this is known. ``axes`` has the axis of the samples in each tensor that can be a local field; if it is
+    empty, all have the samples first. If it is None (in a survey), every tensor is a local field, and ``seen`` collects
+    them.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Tracer(TorchFunctionMode):
         promoted: Iterable[str] = (),  # names of modules whose outputs count as local fields
         axes: Axes | None,
         linear: Iterable[Key] = (),  # local fields whose activation is left out: the output is the field
+        unread: Unread | None = None,  # takes the inputs of activations that have no row for each sample
     ) -> None:
         super().__init__()
         self.origins = Origins(model)
         self.samples, self.on_site, self.straight = samples, on_site, straight
         self.promoted, self.axes, self.linear = frozenset(promoted), axes, frozenset(linear)
+        self.unread = unread
         self.calls: Counter[tuple[str, str]] = Counter()
         self.runs: Counter[str] = Counter()
         self.seen: dict[Key, Tensor] = {}
@@ -99,9 +102,12 @@ class Tracer(TorchFunctionMode):
         if self.axes is None:
             self.seen[key] = value.detach().clone()
             return SampleAxis()
-        if key in self.axes:
-            return self.axes[key]
-        return SampleAxis() if len(value) == self.samples else None
+        axis = self.axes.get(key) if self.axes else SampleAxis()
+        if axis is not None and axis.holds(value, self.samples):
+            return axis
+        if self.unread is not None and key[0] != "module":
+            self.unread.add(key, value)
+        return None
 
     def _activation(self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str | None = None) -> Tensor:
         name = name or self.origins.name_of(subject)
@@ -267,11 +273,13 @@ class Tracer(TorchFunctionMode):
     def _release(self) -> None:
         if self.candidates:
             return
-        for site in self.held:
-            # In a survey it is not known yet which sites count.
-            name = site.name if self.axes is None else numbered(site.name, self.runs[site.name])
-            self.runs[site.name] += 1
-            self.on_site(replace(site, name=name))
+        # What is computed from the fields is not the network's.
+        with patch.object(self, "_paused", True):
+            for site in self.held:
+                # In a survey it is not known yet which sites count.
+                name = site.name if self.axes is None else numbered(site.name, self.runs[site.name])
+                self.runs[site.name] += 1
+                self.on_site(replace(site, name=name))
         self.held.clear()
 
     def finish(self, output: Any) -> Any:
