@@ -74,7 +74,7 @@ class Mean(nn.Module):
         return self.head(x.mean(dim=1))
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 150])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 150])
 def test_neither_batches_nor_order_change_it(batch_size):
     network, ids, target = reading()
     options = {"noise_at": ["embedding"], "rays": 2, "per_ray": True}

@@ -349,7 +349,7 @@ def test_another_batch_size_gives_exactly_the_same_noise_and_numbers(batch_size)
     assert largest <= max(batch_size, 3)
 
 
-@pytest.mark.parametrize("batch_size", [1, 100, 511])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 100, 511])
 def test_another_batch_size_moves_a_network_by_what_is_rounded(clear, batch_size):
     options = {"rays": 2, "per_ray": True, "per_class": True}
     expected, basin = sample_basin(*clear[0], **options), sample_basin(*clear[0], **options, batch_size=batch_size)

@@ -114,6 +114,7 @@ def lost_below(sigma, deviation=1.0):
     return 0.5 * math.erfc(1 / (sigma * deviation))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 4.0])
 def test_radii_are_distributed_as_the_oracle_says(balanced_radii, sigma):
     # n = 2000 rays, seed 0: the bound is 4 standard errors. Three levels that begin at the median, 2.1, do not locate

@@ -269,7 +269,7 @@ def _plain(layer):
     return {name: value for name, value in layer.items() if name != "affine_defect"}
 
 
-@pytest.mark.parametrize("batch_size", [1, 33, 199, 1000])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 33, 199, 1000])
 def test_another_batch_size_changes_no_mode_and_hardly_a_radius(batch_size):
     x, target = probe()
     net = rounded(trained(network(), x, target))

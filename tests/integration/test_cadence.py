@@ -290,6 +290,7 @@ def from_the_middle(folder: Path, batch: int, loading: dict[str, Any], **options
     assert set(second.monitor.axis) <= second.axis("train_loss_step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cadence", [EPOCHS, STEPS, THIRD], ids=repr)
 @pytest.mark.parametrize(
     ("accumulated", "batch"),
@@ -333,6 +334,7 @@ def same_curve(folder: Path, loading: dict[str, Any], **options: Any) -> tuple[R
 
 
 @LOADING
+@pytest.mark.slow
 def test_resumed_at_the_end_of_an_epoch(tmp_path, loading):
     same_curve(tmp_path, loading, cadence=EPOCHS, monitor={"on_fit_ends": True})
 
@@ -346,6 +348,7 @@ def test_resumed_at_the_end_of_an_epoch_by(tmp_path, trainer):
     same_curve(tmp_path, {}, cadence=EPOCHS, trainer=trainer, samples=64, monitor={"prefix": "mine"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cadence", [THIRD, {"every_n_train_steps": 5}], ids=repr)
 def test_resumed_at_the_end_of_an_epoch_by_steps(tmp_path, cadence):
     first, second = same_curve(tmp_path, {}, cadence=cadence)

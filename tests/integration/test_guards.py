@@ -376,6 +376,7 @@ def touched(build: Callable[[], Training], tmp_path: Any, take_away: Callable[[p
             return [repr(error)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("take_away", "build", "where"), GUARDS, ids=[f"{guard.__name__}-{i}" for i, (guard, *_) in enumerate(GUARDS)]
 )
@@ -634,6 +635,7 @@ def test_an_evaluation_that_fails_is_said_once_and_training_goes_on(error, momen
 
 
 # Lightning looks for a checkpoint to go on from whenever it finds an OnExceptionCheckpoint, and says so twice.
+@pytest.mark.slow
 @pytest.mark.filterwarnings(r"ignore:`\.fit\(ckpt_path=None\)` was called without a model:UserWarning")
 @pytest.mark.filterwarnings(r"ignore:\.fit\(ckpt_path=\"last\"\) is set, but there is no last checkpoint:UserWarning")
 @pytest.mark.parametrize("checkpoint", ["model checkpoint", "exception checkpoint"])

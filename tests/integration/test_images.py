@@ -57,6 +57,7 @@ def test_figures_are_drawn_at_both_ends(tmp_path):
     assert images(tmp_path) == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in MAPS}
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_always(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"))
     every = [FIRST, SECOND, 5, LAST]
@@ -188,6 +189,7 @@ def heat_map(monitor: DynamicsMonitor) -> list[Any]:
     return list(zip(history["steps"], history["rows"], strict=True))
 
 
+@pytest.mark.slow
 def test_heat_maps_go_on_in_a_resumed_run(tmp_path):
     whole = DynamicsMonitor(**QUICK)
     fit(tmp_path / "whole", whole)
@@ -207,6 +209,7 @@ def test_heat_maps_go_on_in_a_resumed_run(tmp_path):
     assert images(tmp_path / "resumed") == {tag: [LAST] for tag in ONCE | MAPS}
 
 
+@pytest.mark.slow
 def test_a_second_fit_begins_its_heat_maps_anew(tmp_path):
     monitor = DynamicsMonitor(**QUICK)
     for name in "ab":
@@ -214,6 +217,7 @@ def test_a_second_fit_begins_its_heat_maps_anew(tmp_path):
         assert [step for step, _ in heat_map(monitor)] == [FIRST, SECOND, 5, LAST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [True, False])
 def test_a_layout_can_be_had_or_left(layout, tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, layout=layout), max_epochs=1)

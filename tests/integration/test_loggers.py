@@ -169,6 +169,7 @@ def test_several_loggers_get_the_same(expected, tmp_path):
     assert_same(in_csv(tmp_path / "csv"), expected)
 
 
+@pytest.mark.slow
 def test_two_tensorboards_get_histograms_both(tmp_path):
     fit([TensorBoardLogger(tmp_path / name, "", "") for name in "ab"])
     found = []
@@ -269,6 +270,7 @@ def test_strict_raises_what_a_logger_refuses():
 # Both packages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [L, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
 def test_both_packages_log_the_same(package, expected, tmp_path):
     logger = package.pytorch.loggers.TensorBoardLogger if package is L else pytorch_lightning.loggers.TensorBoardLogger
@@ -405,6 +407,7 @@ def test_a_printed_configuration_runs_and_gives_the_same_numbers(cli, tmp_path):
     assert again == pytest.approx(monitor.report.scalars(), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "shown"),
     [

@@ -61,6 +61,7 @@ def test_an_error_on_one_process_is_told_on_all_and_training_goes_on(pair: Pair,
     assert any("RuntimeError: out of paper" in text for text in records[1]["told"])
 
 
+@pytest.mark.slow
 def test_an_error_on_one_process_ends_both_where_asked_for(pair: Pair, tmp_path: Path):
     with pytest.raises(JobFailed) as failed:
         train(pair, tmp_path / "run", strategy="ddp", fails_on=1, monitor={"strict": True})
@@ -124,6 +125,7 @@ def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_a
     assert ["ProcessError" in text for text in said] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_measure_that_fails_on_one_process_ends_both_at_once_where_asked_for(pair: Pair, tmp_path: Path):
     with pytest.raises(JobFailed) as failed:
         train(pair, tmp_path / "run", strategy="ddp", fails_on=1, fails_in="maps", monitor={"strict": True})
@@ -166,6 +168,7 @@ def test_every_job_finds_the_generators_in_the_same_state(pair: Pair):
     assert all(torch.equal(first[0], other) for other in (first[1], *second))
 
 
+@pytest.mark.slow
 def test_an_error_comes_with_the_tracebacks_of_both_and_the_next_job_has_a_fresh_pair(pair: Pair):
     before = pair.run(os.getpid)
     with pytest.raises(JobFailed) as failed:
@@ -176,6 +179,7 @@ def test_an_error_comes_with_the_tracebacks_of_both_and_the_next_job_has_a_fresh
     assert not set(before) & set(pair.run(os.getpid))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_told_with_its_exit_code(pair: Pair):
     with pytest.raises(JobFailed) as failed:
         pair.run(os._exit, 3)

@@ -25,6 +25,8 @@ from netdyn.basins.weight_basin import FIRST, LEVELS
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.tracing.survey import CHECKED
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 16
 IMAGE = (2, 8, 8)
 
