@@ -12,7 +12,11 @@ from torch.distributions import Normal
 import reference
 from netdyn._utils.random import Contents
 from netdyn.basins.input_noise import Noise
+from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.functional import sample_basin
+from netdyn.probes.criteria import right_class
+from netdyn.probes.evaluator import Evaluator
+from netdyn.report.basin_findings import _classes_apart
 
 CELL = math.log(1e4) / 128  # width in log sigma of the cells to which rays are bisected by default
 SETTING_OUT = 9  # rows asked before a search with a single logit, to see what comes out and where it comes from
@@ -840,3 +844,39 @@ def test_several_rays_share_forward_passes():
     # of 50.
     assert seen.count(100) >= 14
     assert seen.count(50) < 7
+
+
+# Narrow and wide classes ----------------------------------------------------------------------------------------------
+
+
+def named_classes(scale, probes, size=20):
+    """Classes called narrow or wide on probes of 10 classes, by the findings and by their radii alone.
+
+    The logit of its own class is |N(0, 1)| + 0.2 above the others in each sample, times the class's scale.
+    """
+    draw, target = generator(0), torch.arange(10 * size) % 10
+    by_test, by_radius = [], []
+    for seed in range(probes):
+        margin = (torch.randn(len(target), generator=draw).abs() + 0.2) * torch.tensor(scale)[target]
+        evaluator = Evaluator(nn.Identity(), nn.functional.one_hot(target) * margin[:, None], target, right_class, 10)
+        with torch.inference_mode():
+            found = measure_sample_basin(evaluator, 1e-3, 1e1, per_class=True, seed=seed, quiet=True)
+        told = [text.split("interval): ")[1] for text in _classes_apart(found)]
+        by_test.append([int(k) for text in told for k in re.findall(r"(\d+) \(", text)])
+        ratio = found.per_class / found.radius
+        by_radius.append(bool(((ratio < 0.5) | (ratio > 2)).any()))
+    return by_test, by_radius
+
+
+@pytest.mark.parametrize("probes", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_classes_that_are_alike_are_never_called_narrow_or_wide(probes):
+    """Of 20 samples per class; their radii alone would name classes on 35 of the 200 probes."""
+    by_test, by_radius = named_classes([1.0] * 10, probes)
+    assert not any(by_test)
+    assert sum(by_radius) > 0.05 * probes
+
+
+def test_a_class_that_is_really_narrow_is_found():
+    """10 probes of 100 samples per class; the first class's margins are a tenth of the others'."""
+    by_test, _ = named_classes([0.1, *[1.0] * 9], 10, size=100)
+    assert by_test == [[0]] * 10

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import scipy.stats
 import torch
 
 from netdyn.basins.curve import falling_curve
@@ -48,10 +49,29 @@ def layer(name="fc1", opt=NAN, constant=0.0, tail=NAN, defect=0.0, transfer=0.7,
     )
 
 
-def basin(radius=1.0, per_class=(1.0, 1.0, 1.0), **changes):
+def class_curve(radius):
+    """Accuracy falls from 1 to 0 at the radius."""
+    if not 0 < radius < 9:
+        return level(float(radius > 0))
+    return falling_curve(1.0, [radius - TINY, radius + TINY], [1.0, 0.0])
+
+
+def level(share):
+    return falling_curve(1.0, [1e-3, 10.0], [share, share])
+
+
+def basin(radius=1.0, per_class=(1.0, 1.0, 1.0), size=100, curves=None, **changes):
+    """Classes of `size` samples, whose accuracy falls at once at their radius, or by curves of their own."""
     plain = dict.fromkeys((field.name for field in dataclasses.fields(BasinResult)), 0.5)
-    plain |= {"radius": radius, "per_class": torch.tensor(per_class, dtype=torch.float64), "clean": 0.9, "high": 10.0}
-    plain |= {"noise_classes": None, "per_sample": None, "per_layer": None, "curve": falling_curve(0.9, [1.0], [0.5])}
+    radii = torch.tensor(per_class, dtype=torch.float64)
+    plain |= {"radius": radius, "per_class": radii, "clean": 0.9, "high": 10.0, "level": 0.95}
+    plain |= {"noise_classes": None, "per_sample": None, "per_layer": None}
+    plain |= {
+        "class_sizes": torch.full((len(radii),), size),
+        "class_intervals": radii[:, None] * torch.tensor([0.9, 1.2]),
+    }
+    curves = curves or [None if math.isnan(r) else class_curve(r) for r in per_class]
+    plain |= {"curve": dataclasses.replace(falling_curve(0.9, [1.0], [0.5]), classes=tuple(curves))}
     return BasinResult(**plain | changes)
 
 
@@ -458,9 +478,26 @@ def test_basins_without_classes_count_answers():
 def test_narrow_and_wide_classes_are_named():
     radii = (NARROW - 0.01, 1.0, math.inf, 1 / NARROW + 0.1, 0.0, NAN)
     assert sample(per_class=radii)[1:] == [
-        "Sample basins less than half as wide as over all samples: classes 0, 4.",
-        "Sample basins more than twice as wide as over all samples: classes 2, 3.",
+        "Sample basins less than half as wide as over all samples (radius, 95 % interval): classes 0 (0.49, 0.44 to "
+        "0.59), 4 (0, 0 to 0).",
+        "Sample basins more than twice as wide as over all samples (radius, 95 % interval): classes 2 (above 10, above "
+        "10 to above 10), 3 (2.1, 1.9 to 2.5).",
     ]
+
+
+@pytest.mark.parametrize(("size", "right"), [(20, 3), (20, 4), (200, 80), (200, 81)])
+@pytest.mark.parametrize("accuracy", [0.5, 0.75])
+def test_a_class_is_narrow_or_wide_if_its_answers_are_improbable(size, right, accuracy):
+    """Of three classes one: P(Bin(n, a) <= right) < 0.025 / 3, and likewise for the wrong answers of a wide class."""
+    improbable = bool(scipy.stats.binom.cdf(right, size, accuracy) < 0.025 / 3)
+    share = level(right / size)
+    curves = [share, class_curve(1.0), class_curve(1.0)]
+    told = sample(per_class=(0.1, 1.0, 1.0), size=size, curves=curves, accuracy=accuracy)[1:]
+    assert [text.split()[2] for text in told] == ["less"] * improbable
+    curves[0] = level(1 - right / size)
+    improbable = bool(scipy.stats.binom.cdf(right, size, 1 - accuracy) < 0.025 / 3)
+    told = sample(per_class=(5.0, 1.0, 1.0), size=size, curves=curves, accuracy=accuracy)[1:]
+    assert [text.split()[2] for text in told] == ["more"] * improbable
 
 
 def test_classes_within_a_factor_of_two_and_absent_ones_are_not():
@@ -469,9 +506,10 @@ def test_classes_within_a_factor_of_two_and_absent_ones_are_not():
 
 
 def test_one_class_is_named_in_the_singular_and_of_many_the_first_ten():
-    assert sample(per_class=(1.0, 0.1))[1] == "Sample basins less than half as wide as over all samples: class 1."
+    start = "Sample basins less than half as wide as over all samples (radius, 95 % interval): "
+    assert sample(per_class=(1.0, 0.1))[1] == f"{start}class 1 (0.1, 0.09 to 0.12)."
     many = sample(per_class=(0.1,) * 30)[1]
-    assert many == "Sample basins less than half as wide as over all samples: classes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …."
+    assert many == start + "classes " + ", ".join(f"{k} (0.1, 0.09 to 0.12)" for k in range(10)) + ", …."
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])

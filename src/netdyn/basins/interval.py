@@ -34,6 +34,21 @@ def student_quantile(p: float, degrees: int) -> float:
     return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
 
 
+def binomial_tail(count: int, number: int, share: float) -> float:
+    """P(Bin(number, share) ≤ count), summed from logarithms.
+
+    >>> round(binomial_tail(1, 3, 0.5), 6)
+    0.5
+    """
+    if count >= number:
+        return 1.0
+    own, other, whole = math.log(share), math.log1p(-share), math.lgamma(number + 1)
+    return math.fsum(
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(number - k + 1) + k * own + (number - k) * other)
+        for k in range(count + 1)
+    )
+
+
 def median_interval(values: Tensor, level: float = LEVEL) -> tuple[float, float, float]:
     """Median's confidence interval from order statistics (Hettmansperger and Sheather), and its level.
 

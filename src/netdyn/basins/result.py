@@ -31,7 +31,8 @@ class BasinResult:
         radii: The σ at which each ray is first lost: ``[rays, samples]`` (sample basin with ``per_ray``, else None) or
             ``[rays]`` (weight basin). 0 where wrong without noise, inf where still right at ``high``.
         per_class: Radius of each class ``[classes]``, NaN where the class is absent; None if not asked for.
-        class_intervals: Interval of each class's radius ``[classes, 2]``, likewise.
+        class_intervals: Interval of each class's radius ``[classes, 2]``, likewise (sample basin only).
+        class_sizes: Number of different samples of each class ``[classes]``, likewise; copies of a sample count as one.
         per_sample: Radius of each sample ``[samples]`` (sample basin with ``per_ray`` and at least 8 rays).
         per_layer: Radius of each weight tensor, disturbed alone (weight basin with ``layers="each"``).
         noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
@@ -53,6 +54,7 @@ class BasinResult:
     radii: Tensor | None = field(default=None, repr=False)
     per_class: Tensor | None = None
     class_intervals: Tensor | None = None
+    class_sizes: Tensor | None = None
     per_sample: Tensor | None = None
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None

@@ -241,6 +241,7 @@ def measure_sample_basin(
     curves = [None if c is None else ladder.curve(of, c) for of, c in zip(members, classes, strict=True)]
     class_radii = [math.nan if c is None else c.radius for c in classes]
     intervals = [(math.nan, math.nan) if c is None else c.interval for c in classes]
+    sizes = torch.tensor([len(torch.unique(cluster[of])) for of in members])
     radius, interval = whole.radius, whole.interval
     if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
         warn_of_floor(absolute, floor)
@@ -264,6 +265,7 @@ def measure_sample_basin(
         censored=at_high,
         per_class=torch.tensor(class_radii, dtype=torch.float64) if per_class else None,
         class_intervals=torch.tensor(intervals, dtype=torch.float64) if per_class else None,
+        class_sizes=sizes if per_class else None,
         per_sample=per_sample,
         noise_classes=votes,
         high=high,

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from netdyn.basins.interval import binomial_tail
 from netdyn.basins.result import BasinResult
 from netdyn.report.results import Report
 
 #: A class is narrow if its radius is below this share of the radius over all samples, and wide above its inverse.
 NARROW = 0.5
+#: Largest chance that any class is called narrow, or any wide, if that were none of them.
+FALSE_ALARMS = 0.025
 #: The class predicted most under the strongest noise is reported above this share of the way from 1/K to 1.
 FALLBACK = 0.5
 #: A weight tensor is fragile if its own radius is below this share of the median of the others.
@@ -57,14 +60,33 @@ def _radius(basin: BasinResult, unit: str, where: str, classes: bool) -> str:
 
 
 def _classes_apart(basin: BasinResult) -> list[str]:
-    """Classes whose radius is below half or above twice the radius over all samples, if that is finite."""
-    if math.isinf(basin.radius) or basin.per_class is None:
+    """Classes whose radius is below half or above twice the radius over all samples, if that is finite, by a test.
+
+    Were a class's radius half that of all samples, the number of its samples right at that noise level would be
+    binomial. It is narrow where so few are improbable, with K classes below 0.025/K, and wide where so many are.
+    """
+    if math.isinf(basin.radius) or basin.per_class is None or basin.class_sizes is None:
         return []
-    radii = list(enumerate(basin.per_class.tolist()))
-    narrow = [k for k, radius in radii if radius < NARROW * basin.radius]
-    wide = [k for k, radius in radii if radius > basin.radius / NARROW]
-    kinds = (("less than half", narrow), ("more than twice", wide))
-    return [f"Sample basins {how} as wide as over all samples: {_classes(some)}." for how, some in kinds if some]
+    found: dict[str, list[int]] = {"less than half": [], "more than twice": []}
+    improbable = FALSE_ALARMS / len(basin.per_class)
+    for k, curve in enumerate(basin.class_curves):
+        if curve is None:
+            continue
+        size, radius = int(basin.class_sizes[k]), float(basin.per_class[k])
+        narrow, wide = NARROW * basin.radius, basin.radius / NARROW
+        # The curve gives shares, not counts: rounded away from what would be improbable.
+        few, many = math.ceil(size * float(curve.at(narrow))), math.floor(size * float(curve.at(wide)))
+        if radius < narrow and binomial_tail(few, size, basin.accuracy) < improbable:
+            found["less than half"].append(k)
+        # As many right or more are as many wrong or fewer.
+        elif radius > wide and binomial_tail(size - many, size, 1 - basin.accuracy) < improbable:
+            found["more than twice"].append(k)
+    return [
+        f"Sample basins {how} as wide as over all samples (radius, {percent(basin.level)} interval): "
+        f"{_classes(some, basin)}."
+        for how, some in found.items()
+        if some
+    ]
 
 
 def _fallback(basin: BasinResult) -> list[str]:
@@ -93,9 +115,19 @@ def _fragile(basin: BasinResult) -> list[str]:
     ]
 
 
-def _classes(classes: Sequence[int]) -> str:
-    shown = ", ".join(map(str, classes[:MOST_CLASSES])) + (", …" if len(classes) > MOST_CLASSES else "")
+def _classes(classes: Sequence[int], basin: BasinResult) -> str:
+    shown = ", ".join(f"{k} ({class_radius(basin, k)})" for k in classes[:MOST_CLASSES])
+    shown += ", …" if len(classes) > MOST_CLASSES else ""
     return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
+
+
+def class_radius(basin: BasinResult, k: int) -> str:
+    """A class's radius with its interval: "0.31, 0.25 to 0.4"."""
+    assert basin.per_class is not None
+    ends = [math.nan, math.nan] if basin.class_intervals is None else basin.class_intervals[k].tolist()
+    values = (float(basin.per_class[k]), *ends)
+    radius, low, high = (f"above {basin.high:.3g}" if math.isinf(value) else f"{value:.2g}" for value in values)
+    return f"{radius}, {low} to {high}"
 
 
 def percent(share: float) -> str:

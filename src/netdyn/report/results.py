@@ -234,13 +234,15 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
 
 def _curves(basin: BasinResult) -> Figure:
     """Accuracy against noise, over all samples and per class."""
+    from netdyn.report.basin_findings import class_radius
     from netdyn.report.figures import curves
 
     sigma = basin.curve.sigma
     none = torch.full_like(sigma, math.nan)
     found = [none if curve is None else curve.at(sigma) for curve in basin.class_curves]
     classes, whole = torch.stack(found) if found else None, basin.curve.at(sigma)
-    return curves.basin_curves(sigma, whole, classes, basin.accuracy, basin.radius, basin.interval)
+    radii = [f"class {k}: {class_radius(basin, k)}" for k in range(len(found))]
+    return curves.basin_curves(sigma, whole, classes, basin.accuracy, basin.radius, basin.interval, names=radii)
 
 
 def _plain(value: Any) -> Any:

@@ -100,6 +100,11 @@ def test_classes_have_looks_of_their_own():
     assert len(looks) == 12
 
 
+def test_classes_are_named_with_their_radii():
+    figure = basin(2, names=["class 0: 0.1, 0.08 to 0.2", "class 1: above 10, 2 to above 10"])
+    assert legend_of(figure)[:2] == ["class 0: 0.1, 0.08 to 0.2", "class 1: above 10, 2 to above 10"]
+
+
 def test_absent_classes_are_not_drawn():
     per_class = torch.stack([curve(0.1), torch.full_like(SIGMA, NAN), curve(0.2)])
     figure = basin_curves(SIGMA, curve(0.3), per_class, 0.5, 0.3, (0.2, 0.4))

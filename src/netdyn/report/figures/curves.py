@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,8 +84,12 @@ def basin_curves(
     radius: float,
     interval: tuple[float, float],
     unit: str = "σ per input component",
+    names: Sequence[str] | None = None,
 ) -> Figure:
-    """Accuracy against noise, per class (thin; absent: NaN) and overall; the radius is marked with its interval."""
+    """Accuracy against noise, per class (thin; absent: NaN) and overall; the radius is marked with its interval.
+
+    ``names`` are the classes', with their radii.
+    """
     figure, axes = with_axes(f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
     axes.set_xscale("log")
@@ -94,7 +98,8 @@ def basin_curves(
     axes.set_xlim(levels.min(), levels.max())
     axes.set_ylim(-0.03, 1.03)
     if per_class is not None:
-        _class_curves(axes, levels, as_array(per_class))
+        names = names or [f"class {k}" for k in range(len(per_class))]
+        _class_curves(axes, levels, as_array(per_class), names)
     axes.plot(levels, as_array(overall), color="black", linewidth=2.2, label="all samples")
     axes.axhline(accuracy, color=GREY, linestyle="--", linewidth=1)
     _mark(axes, accuracy, radius, interval)
@@ -102,7 +107,7 @@ def basin_curves(
     return figure
 
 
-def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray) -> None:
+def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray, names: Sequence[str]) -> None:
     """Draw few classes in different colours, many in the same one."""
     from matplotlib.collections import LineCollection
 
@@ -110,7 +115,7 @@ def _class_curves(axes: Axes, levels: np.ndarray, curves: np.ndarray) -> None:
     if len(present) <= 2 * len(PALETTE):
         looks = itertools.product(("-", "--"), PALETTE)
         for (line, colour), k in zip(looks, present, strict=False):
-            axes.plot(levels, curves[k], line, color=colour, linewidth=0.9, label=f"class {k}")
+            axes.plot(levels, curves[k], line, color=colour, linewidth=0.9, label=names[k])
         return
     lines = [np.column_stack([levels, curves[k]]) for k in present]
     alpha = max(0.1, min(0.6, 8 / len(present)))
