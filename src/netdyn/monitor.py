@@ -18,9 +18,10 @@ from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes
 from netdyn._utils.options import takes_options_of
+from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.budget import Budget
 from netdyn.engine.config import MEASURES, Config
-from netdyn.engine.evaluate import evaluate, is_out_of_memory, raise_it
+from netdyn.engine.evaluate import evaluate, raise_it
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
@@ -299,7 +300,7 @@ class Monitor:
         """Warn that a measure failed, after the evaluation; the other measures are still made."""
         instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
         checks.warn(
-            f"netdyn could not measure {name!r}, and goes on without it: {_reason(error)} {_advice(error)}{instead}, "
+            f"netdyn could not measure {name!r}, and goes on without it: {reason(error)} {_advice(error)}{instead}, "
             "or pass strict=True to have this raised."
         )
 
@@ -338,7 +339,7 @@ class Monitor:
                     raise
                 # An error's text may name a tag, and another one each time.
                 key = f"{receiver.name}, {what}, {type(error).__name__}"
-                self.say_once(f"netdyn: {receiver.name} refused the {what}: {_reason(error)}", key=key)
+                self.say_once(f"netdyn: {receiver.name} refused the {what}: {reason(error)}", key=key)
 
     def _show(self, report: Report, step: int, draw: bool) -> None:
         """Send histograms and figures."""
@@ -432,7 +433,7 @@ class Monitor:
             if self.strict:
                 raise
             self.say_once(
-                f"netdyn: measurement failed and was skipped; training continues: {_reason(error)} {_advice(error)}"
+                f"netdyn: measurement failed and was skipped; training continues: {reason(error)} {_advice(error)}"
                 "Pass strict=True to have this raised.",
                 key=f"{type(error).__name__}: {error}",
             )
@@ -467,12 +468,6 @@ class Monitor:
         self.history.load(state_dict["history"])
         self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
-
-
-def _reason(error: Exception) -> str:
-    """An error's type and text, as the end of a sentence."""
-    text = f"{type(error).__name__}: {error}".rstrip()
-    return text if text[-1] in ".!?" else f"{text}."
 
 
 def _advice(error: Exception) -> str:

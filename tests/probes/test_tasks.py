@@ -79,7 +79,11 @@ REFUSED = {
     "other shape": (samples(80, shape=(2,)), TypeError, ONE_HOT),
     "not finite": (samples(80, shape=(CLASSES,)) / 0, ValueError, "`target` must hold finite numbers, got NaN or inf."),
     "too large": (labels(classes=5), ValueError, "`target` must lie in [0, num_classes) = [0, 4), got the label 4."),
-    "too few": (labels(79), ValueError, "`target` must have one label for each of the 80 samples, got 79."),
+    "too few": (
+        labels(79),
+        ValueError,
+        "`target` must have one entry for each of the 80 samples, got shape [79] for float32 [80, 6].",
+    ),
     "list": ([0] * 80, TypeError, "`target` must be a tensor with one entry per sample, got list."),
 }
 
@@ -91,7 +95,8 @@ def test_targets_that_fit_no_task_are_refused(target, kind, text):
 
 
 def test_a_criterion_needs_one_target_per_sample():
-    with pytest.raises(ValueError, match=r"^`target` must have one entry for each of the 80 samples, got 3\.$"):
+    text = "`target` must have one entry for each of the 80 samples, got shape [3] for float32 [80, 6]."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         prepared(bn_mlp(), torch.zeros(3), samples(), criterion=any_sample)
 
 

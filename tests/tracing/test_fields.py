@@ -126,6 +126,11 @@ def test_a_name_that_is_both_means_the_local_field():
     [
         ("bn9", "`layers` names 'bn9', which matches nothing. The nearest are 'bn3', 'bn2', 'bn1'."),
         ("x*", "`layers` names 'x*', which matches nothing. The nearest are 'bn1', 'bn2', 'bn3', 'fc1', 'act1'."),
+        (
+            "act2",
+            "`layers` names 'act2', which is an activation: a layer has the name of the module whose output the "
+            "activation reads. The layers here are ['bn1', 'bn2', 'bn3'].",
+        ),
         ("!fc1", "`layers` excludes 'fc1', which matches no layer. The nearest are 'bn1', 'bn2', 'bn3'."),
         ("!*", "`layers` must leave a layer, but ['!*'] exclude all of them."),
     ],

@@ -20,8 +20,8 @@ def test_layers_that_mix_the_samples_are_named_and_left_out():
         pytest.raises(
             ValueError,
             match=re.escape(
-                "The samples cannot be told apart in the inputs of the activations of ['model'], the only "
-                "ones, so there is no local field to read."
+                "The samples cannot be told apart in the inputs of the activations of ['model'], and there are no "
+                "others, so there is no local field to read. Name modules in `layers=`, for instance ['fc']."
             ),
         ),
     ):

@@ -7,12 +7,35 @@ import inspect
 import itertools
 import re
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from netdyn._utils.checks import nearest
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+_offered: ContextVar[frozenset[str]] = ContextVar("offered", default=frozenset())
+
+
+@contextmanager
+def offering(source: Callable[..., Any]) -> Iterator[None]:
+    """Inside, what the user called takes the options of ``source``, so that messages may recommend them."""
+    token = _offered.set(frozenset(inspect.signature(source).parameters))
+    try:
+        yield
+    finally:
+        _offered.reset(token)
+
+
+def instead(option: str, where_offered: str, else_: str) -> str:
+    """The part of a message that recommends an option, or what replaces it in a function without the option.
+
+    >>> instead("forward", "Pass `forward=`.", "Wrap the model.")
+    'Wrap the model.'
+    """
+    return where_offered if option in _offered.get() else else_
 
 
 def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) -> Callable[[T], T]:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
+from netdyn._utils.inputs import shown
+from netdyn._utils.options import instead
 from netdyn._utils.random import keys, normals
 from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, take, tensors
 
@@ -147,12 +149,13 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
 def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -> tuple[NoisyOutput, ...]:
     """The outputs of the embedding that runs first: it turns whole numbers into floating ones for each sample."""
     found: list[str] = []
+    others: list[str] = []
 
     def note(name: str, args: Any, kwargs: Any, output: Any) -> None:
         given = tensors([list(args), kwargs])
-        whole = bool(given) and not any(tensor.is_floating_point() for tensor in given)
-        if whole and any(tensor.is_floating_point() for tensor in tensors(output)):
-            found.append(name)
+        whole = bool(given) and not any(t.is_floating_point() or t.is_complex() for t in given)
+        if any(tensor.is_floating_point() for tensor in tensors(output)):
+            (found if whole else others).append(name)
 
     with ExitStack() as undo:
         for name, module in named_modules(model).items():
@@ -166,9 +169,15 @@ def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -
         # The embedding of positions is the same for all samples.
         with suppress(ValueError):
             return _sites(model, inputs, by_sample, [name])
+    names = list(dict.fromkeys(found + others))[:3]
+    if any(tensor.is_complex() for tensor in tensors(inputs)):
+        back = instead("forward", "`forward=`", "the model")
+        how = f"Pass `torch.view_as_real(inputs)`, and turn it back with `torch.view_as_complex` in {back}"
+    else:
+        how = "Pass floating numbers, as the model computes them from these (`inputs.float()`)"
     raise TypeError(
-        "`inputs` holds no floating tensor that noise could disturb, and no embedding has run. Name the modules whose "
-        "output it is to disturb instead, for instance noise_at=['embedding']."
+        f"`inputs` ({shown(inputs)}) holds no floating tensor that noise could disturb, and no embedding has run. "
+        f"{how}; or name modules whose output it is to disturb, for instance noise_at={names}."
     )
 
 

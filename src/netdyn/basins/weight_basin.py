@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
+from netdyn._utils.options import instead
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
@@ -261,9 +262,10 @@ def measure_weight_basin(
                 per_layer[name] = median(_radii(alone, low, high))
     radius = median(radii)
     if unmoved := noise.unmoved:
+        argument = instead("weight_layers", "weight_layers", "layers")
         checks.warn(
             f"The weights {unmoved} are constant: noise in units of their standard deviation, 0, does not move them. "
-            "Leave them out with `layers=`, or use normalization='global'."
+            f"Leave them out with `{argument}=`, or use normalization='global'."
         )
     if not relative:
         # What is left at the top is no floor where weights that were not moved decide.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.distributed import full_tensor, is_shard, local_part, local_tensor, reshard
+from netdyn._utils.options import instead
 from netdyn._utils.random import seeded
 from netdyn._utils.trees import Inputs, numbers
 from netdyn.modes.ranks import statistic_dtype
@@ -22,20 +23,22 @@ def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, 
     weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
     if not weights:
         raise ValueError(
-            f"The model has no floating parameter with two or more dimensions, got {type(model).__name__}."
+            "The model has no floating parameter with two or more dimensions, so that none can be disturbed."
         )
     if layers is None:
         return weights
+    argument = instead("weight_layers", "weight_layers", "layers")
     if isinstance(layers, str):
-        raise TypeError(f"`layers` must be a list of parameter names or globs, or 'each', got the string {layers!r}.")
+        raise TypeError(f"`{argument}` must be a list of parameter names or globs, or 'each', got {layers!r}.")
     if not layers:
-        raise ValueError("`layers` must name at least one weight, got []. Leave it None to disturb all.")
+        raise ValueError(f"`{argument}` must name at least one weight, got []. Leave it None to disturb all.")
     choosing, excluding = checks.split_patterns(layers)
     for pattern in choosing or ():
         if not fnmatch.filter(weights, pattern):
-            raise ValueError(f"`layers` names {pattern!r}, which matches no weight. {checks.nearest(pattern, weights)}")
+            near = checks.nearest(pattern, weights)
+            raise ValueError(f"`{argument}` names {pattern!r}, which matches no weight. {near}")
     chosen = [n for n in weights if choosing is None or any(fnmatch.fnmatch(n, pattern) for pattern in choosing)]
-    chosen = checks.without("layers", chosen, excluding, weights, "weight")
+    chosen = checks.without(argument, chosen, excluding, weights, "weight")
     return {name: weights[name] for name in chosen}
 
 

@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from netdyn._utils import checks
 from netdyn._utils.distributed import Processes
+from netdyn._utils.options import offering
 from netdyn._utils.trees import blocks, has_floating
+from netdyn._utils.user_code import is_out_of_memory
 from netdyn.basins.coverage import Covered, measure_coverage
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
@@ -49,11 +51,7 @@ def raise_it(name: str, error: Exception) -> None:
     raise error
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means that a device or the host has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in str(error).lower()
-
-
+@offering(Config)
 def evaluate(
     network: nn.Module,
     probe: Probe,
@@ -221,7 +219,10 @@ class _Evaluation:
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
         """The validation probe, and which of its samples are right, on every process."""
         assert probe is not None
-        self.held_out = _evaluator(self.evaluator.model, probe, self.config, Processes())
+        try:
+            self.held_out = _evaluator(self.evaluator.model, probe, self.config, Processes())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"In the held-out probe: {error}") from error
         return self.held_out, self.held_out.all_right()
 
     def _reading_without_layers(self) -> Reading:

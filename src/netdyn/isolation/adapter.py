@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from netdyn._utils.trees import Inputs
+from netdyn.isolation.call_errors import call_explained
 from netdyn.isolation.isolated import isolated
 
 #: Kinds of parameters that take an argument by position.
@@ -45,7 +46,7 @@ class Adapter(nn.Module):
 
     def forward(self, inputs: Inputs, /) -> Any:
         """The logits."""
-        with self._context():
+        with self._context(), call_explained(self._module, self._call, inputs, own=self._call is not call):
             return opened(self._call(self._module, inputs))
 
 

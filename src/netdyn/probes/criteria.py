@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from netdyn._utils.inputs import shown
+from netdyn._utils.user_code import explained
+
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -61,7 +64,13 @@ class Within:
 
 def apply_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
     """The criterion's result, checked to be bool ``[samples]``, on the device of the target."""
-    right = criterion(outputs, target)
+
+    def message(reason: str) -> str:
+        given = f"outputs ({shown(outputs)}) and target ({shown(target)})"
+        return f"`criterion`, called with {given}, raised {reason} It must return a boolean tensor [samples]."
+
+    with explained(message):
+        right = criterion(outputs, target)
     if not isinstance(right, Tensor) or right.dtype != torch.bool:
         what = right.dtype if isinstance(right, Tensor) else type(right).__name__
         raise TypeError(f"`criterion` must return a boolean tensor [samples], got {what}.")

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, copied, count, finite, samples_first, take, tensors
+from netdyn._utils.inputs import check_inputs
+from netdyn._utils.trees import Inputs, blocks, copied, finite, samples_first, take, tensors
+from netdyn.isolation.call_errors import trying
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion, Within, as_logits, right_class, right_probability
 from netdyn.probes.evaluator import Evaluator
@@ -27,13 +29,14 @@ def prepare(
     """Check the probe of an isolated network, and find the criterion that fits its outputs."""
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
-    samples = count(inputs)
+    samples = check_inputs(inputs, target)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
     if not isinstance(target, Tensor):
         raise TypeError(f"`target` must be a tensor with one entry per sample, got {type(target).__name__}.")
     two = take(inputs, slice(0, 2))
-    outputs, again = model(copied(two)), model(copied(two))
+    with trying(inputs, target):
+        outputs, again = model(copied(two)), model(copied(two))
     _warn_of_problems(bool(finite(inputs)), _same(outputs, again))
     weight = next(model.parameters(), None)
     device = target.device if weight is None else weight.device

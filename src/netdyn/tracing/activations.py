@@ -102,6 +102,13 @@ def register_activation(activation: T) -> T:
     return activation
 
 
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is one of torch's element-wise activations, or a registered one."""
+    torchs = type(module).__module__ == nn.ReLU.__module__
+    others = nn.MultiheadAttention | nn.Softmax | nn.Softmax2d | nn.LogSoftmax | nn.Softmin
+    return (torchs and not isinstance(module, others)) or isinstance(module, tuple(REGISTERED.modules))
+
+
 @contextmanager
 def own_functions(see: See, straight: bool) -> Iterator[None]:
     """Inside, ``see`` replaces registered autograd functions' forward; with ``straight`` they pass gradients on."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from netdyn._utils.checks import nearest, split_patterns, warn, without
 from netdyn._utils.trees import Inputs, count, samples_first, take
 from netdyn.isolation.adapter import isolated_network
+from netdyn.tracing.activations import is_activation
 from netdyn.tracing.names import clean_name, is_quantised
 from netdyn.tracing.rows import OUTPUTS, Rows, Verdict, coarsest_rounding, compare, other_parts
 from netdyn.tracing.site import Axes, Key, Site, Unread
@@ -84,7 +85,10 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
     choosing, excluding = split_patterns(layers)
     if choosing is None and not found:
         _refuse_nothing(modules, _names(survey.mixed))
-    names, promoted = (found, []) if choosing is None else _matching(choosing, found, modules, survey.outputs)
+    activations = {clean_name(name) for name, module in model.named_modules() if is_activation(module)}
+    names, promoted = found, list[str]()
+    if choosing is not None:
+        names, promoted = _matching(choosing, found, modules, activations, survey.outputs)
     if excluding:
         left = without("layers", names + promoted, excluding, [*found, *promoted], "layer")
         names, promoted = [each for each in names if each in left], [each for each in promoted if each in left]
@@ -93,22 +97,25 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
 
 def _refuse_nothing(modules: list[str], mixed: list[str]) -> NoReturn:
     """Raise the error for a network without any local field."""
-    why = "No activation function was found"
     if mixed:
-        why = f"The samples cannot be told apart in the inputs of the activations of {mixed}, the only ones"
+        others = f" Name modules in `layers=`, for instance {modules[:3]}." if modules else ""
+        raise ValueError(
+            f"The samples cannot be told apart in the inputs of the activations of {mixed}, and there are no others, "
+            f"so there is no local field to read.{others}"
+        )
     if not modules:
         raise ValueError(
-            f"{why}, so there is no local field to read. The model is a single module: to read its output, wrap it in "
-            "`nn.Sequential` and pass `layers=['0']`."
+            "No activation function was found, so there is no local field to read. The model is a single module: to "
+            "read its output, wrap it in `nn.Sequential` and pass `layers=['0']`."
         )
     raise ValueError(
-        f"{why}, so there is no local field to read. For a linear network, name in `layers=` the modules whose outputs "
-        f"are to count as local fields, for instance {modules[:3]}."
+        "No activation function was found, so there is no local field to read. For a linear network, name in `layers=` "
+        f"the modules whose outputs are to count as local fields, for instance {modules[:3]}."
     )
 
 
 def _matching(
-    patterns: Sequence[str], found: list[str], modules: list[str], outputs: frozenset[str]
+    patterns: Sequence[str], found: list[str], modules: list[str], activations: set[str], outputs: frozenset[str]
 ) -> tuple[list[str], list[str]]:
     """The local fields that patterns choose, and the modules whose outputs are to count as local fields."""
     names: list[str] = []
@@ -121,6 +128,11 @@ def _matching(
             names += matches
             continue
         matches = [pattern] if pattern in modules else fnmatch.filter(modules, pattern)
+        if pattern in activations:
+            raise ValueError(
+                f"`layers` names {pattern!r}, which is an activation: a layer has the name of the module whose output "
+                f"the activation reads. The layers here are {found[:5]}{', …' * (len(found) > 5)}."
+            )
         if not matches:
             raise ValueError(
                 f"`layers` names {pattern!r}, which matches nothing. {nearest(pattern, [*found, *modules])}"

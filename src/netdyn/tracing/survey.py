@@ -10,7 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from netdyn._utils.trees import Inputs, count, evenly_spaced, take
+from netdyn._utils.inputs import check_inputs
+from netdyn._utils.trees import Inputs, evenly_spaced, take
+from netdyn.isolation.call_errors import trying
 from netdyn.tracing.names import numbered
 from netdyn.tracing.sample_axis import SampleAxis, candidate_axes, choose_axis
 from netdyn.tracing.site import Axes, Key, Site
@@ -62,13 +64,13 @@ class Survey:
 
 def survey(model: nn.Module, inputs: Inputs) -> Survey:
     """Find a network's local fields in runs of two samples and of three."""
-    samples = count(inputs)
+    samples = check_inputs(inputs)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
     chosen = evenly_spaced(samples, 3) if samples > 2 else torch.arange(3).clamp(max=samples - 1)
     sites: list[Site] = []
     two = Tracer(model, 2, lambda site: None, axes=None)
-    with traced(two, model, take(inputs, chosen[:2])):
+    with trying(inputs), traced(two, model, take(inputs, chosen[:2])):
         pass
     three = Tracer(model, 3, sites.append, axes=None)
     with traced(three, model, take(inputs, chosen)) as (output, logits):

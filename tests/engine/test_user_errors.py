@@ -1,0 +1,296 @@
+"""What is said, word for word, when the user's model, data or arguments do not fit."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+from netdyn import diagnose
+from netdyn.functional import linear_substitution_map, local_fields, sample_basin, weight_basin
+from networks import fill, samples
+
+
+def mlp(inputs=6, outputs=3):
+    return fill(nn.Sequential(nn.Linear(inputs, 9), nn.ReLU(), nn.Linear(9, outputs)))
+
+
+class Around(nn.Module):
+    """A small classifier, reached by a ``forward`` of its own."""
+
+    def __init__(self, inputs=6):
+        super().__init__()
+        self.net = mlp(inputs)
+
+
+class Masked(Around):
+    def forward(self, x, mask, *, scale=1.0):
+        return self.net(x * mask * scale)
+
+
+class FixedBatch(Around):
+    def forward(self, x):
+        return self.net(x.view(20, 6))
+
+
+class OfBytes(Around):
+    def forward(self, x):
+        return self.net(x.float() / 255)
+
+
+class OfComplex(Around):
+    def forward(self, x):
+        return self.net(torch.view_as_real(x).flatten(1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.GRU(6, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.out(self.cell(x)[0][-1])
+
+
+X, Y = samples(20), torch.arange(20) % 3
+CALLED = "The model, called with 2 of the 20 samples of `inputs` ({}), raised "
+INSTEAD = (
+    "Pass inputs that fit (several as a sequence or a mapping), or `forward=`, a function of the model and the inputs "
+    "that returns the logits."
+)
+NO_NOISE = "holds no floating tensor that noise could disturb, and no embedding has run. "
+OTHER_MODULES = "or name modules whose output it is to disturb, for instance noise_at="
+
+#: Model, inputs and target, or a function that makes the call; and the whole text.
+CASES = {
+    "a forward with a second argument": (
+        lambda: diagnose(Masked(), X, Y),
+        TypeError,
+        CALLED.format("float32 [20, 6]")
+        + "TypeError: Masked.forward() missing 1 required positional argument: 'mask'. "
+        "`Masked.forward` takes (x, mask, scale=…). " + INSTEAD,
+    ),
+    "names that forward does not take": (
+        lambda: diagnose(mlp(), {"a": X, "b": X}, Y),
+        TypeError,
+        CALLED.format("{'a': float32 [20, 6], 'b': float32 [20, 6]}")
+        + "TypeError: linear(): argument 'input' (position 1) must be Tensor, not dict. `Sequential.forward` takes "
+        "(input). " + INSTEAD,
+    ),
+    "inputs of the wrong width": (
+        lambda: diagnose(mlp(5), X, Y),
+        RuntimeError,
+        CALLED.format("float32 [20, 6]")
+        + "RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x6 and 5x9). `Sequential.forward` takes (input). "
+        + INSTEAD,
+    ),
+    "a batch size fixed in the model": (
+        lambda: diagnose(FixedBatch(), X, Y),
+        RuntimeError,
+        CALLED.format("float32 [20, 6]")
+        + "RuntimeError: shape '[20, 6]' is invalid for input of size 12. It runs on all 20 at once: this model "
+        "cannot be run on a part of its samples. Where its `forward` or its state fixes their number, take it from "
+        "the input (`len(x)`).",
+    ),
+    "bytes that the model does not convert": (
+        lambda: diagnose(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)), IMAGES, Y),
+        RuntimeError,
+        CALLED.format("uint8 [20, 1, 3, 3]")
+        + "RuntimeError: Input type (unsigned char) and bias type (float) should be the "
+        "same. Convert uint8 inputs as training does, for instance with `inputs.float() / 255`.",
+    ),
+    "inputs and target swapped": (
+        lambda: diagnose(mlp(), Y, X),
+        RuntimeError,
+        CALLED.format("int64 [20]")
+        + "RuntimeError: mat1 and mat2 must have the same dtype, but got Long and Float. Are "
+        "`inputs` and `target` swapped? The order is (model, inputs, target).",
+    ),
+    "model and inputs swapped": (
+        lambda: diagnose(X, mlp(), Y),
+        TypeError,
+        "`model` must be a torch.nn.Module, got Tensor. It is the first argument.",
+    ),
+    "a forward of the user's that raises": (
+        lambda: diagnose(mlp(), X, Y, forward=lambda model, x: model(x)["logits"]),
+        RuntimeError,
+        "`forward`, called with 2 of the 20 samples of `inputs` (float32 [20, 6]), raised IndexError: too many "
+        "indices for tensor of dimension 2. It is called as `forward(model, inputs)`, and must return the logits "
+        "[samples, classes].",
+    ),
+    "a criterion that raises": (
+        lambda: diagnose(mlp(), X, Y, criterion=lambda outputs, target: outputs > margin),  # noqa: F821
+        RuntimeError,
+        "`criterion`, called with outputs (float32 [20, 3]) and target (int64 [20]), raised NameError: name "
+        "'margin' is not defined. It must return a boolean tensor [samples].",
+    ),
+    "a packed sequence": (
+        lambda: diagnose(Recurrent(), pack_sequence([samples(5, shape=(6,))] * 20), Y),
+        TypeError,
+        "`inputs` holds a PackedSequence, in which steps come before samples. Pass padded sequences [samples, steps, "
+        "…] and their lengths, and pack them in `forward=`.",
+    ),
+    "a list of waveforms": (
+        lambda: diagnose(mlp(), [torch.zeros(100 + i) for i in range(20)], Y),
+        ValueError,
+        "`inputs` must be one tensor with samples first, got a list of 20 tensors (float32 [100], float32 [101], …). "
+        "Make it with `torch.nn.utils.rnn.pad_sequence(…, batch_first=True)`.",
+    ),
+    "a list of samples": (
+        lambda: diagnose(mlp(), list(X), Y),
+        ValueError,
+        "`inputs` must be one tensor with samples first, got a list of 20 tensors (float32 [6], float32 [6], …). Make "
+        "it with `torch.stack`.",
+    ),
+    "steps first": (
+        lambda: diagnose(Recurrent(), samples(7, shape=(20, 6)), Y),
+        ValueError,
+        "`inputs` must have samples first, and `target` has 20 entries, got float32 [7, 20, 6]. Pass "
+        "`inputs.transpose(0, 1)`, and turn it back in `forward=`.",
+    ),
+    "another number of labels": (
+        lambda: diagnose(mlp(), X, Y[:7]),
+        ValueError,
+        "`target` must have one entry for each of the 20 samples, got shape [7] for float32 [20, 6].",
+    ),
+    "sparse inputs": (
+        lambda: diagnose(mlp(), X.to_sparse(), Y),
+        TypeError,
+        "`inputs` holds a sparse tensor (torch.sparse_coo), of which no part can be taken. Pass `to_dense()` of it; "
+        "if the model needs it sparse, make it so in `forward=`.",
+    ),
+    "texts": (
+        lambda: diagnose(mlp(), ["a text", "another"] * 10, Y),
+        TypeError,
+        "`inputs` must hold tensors with samples first, got a list of 20 str. Pass token ids in place of texts.",
+    ),
+    "an array": (
+        lambda: diagnose(mlp(), X.numpy(), Y),
+        TypeError,
+        "`inputs` must hold tensors with samples first, got ndarray. Convert with `torch.as_tensor`.",
+    ),
+    "bytes that the model converts": (
+        lambda: diagnose(OfBytes(), torch.zeros(20, 6, dtype=torch.uint8), Y, measure=["sample_basin"]),
+        TypeError,
+        f"`inputs` (uint8 [20, 6]) {NO_NOISE}Pass floating numbers, as the model computes them from these "
+        f"(`inputs.float()`); {OTHER_MODULES}['net.0', 'net.1', 'net.2'].",
+    ),
+    "complex inputs": (
+        lambda: diagnose(OfComplex(), torch.complex(X[:, :3], X[:, 3:]), Y, measure=["sample_basin"]),
+        TypeError,
+        f"`inputs` (complex64 [20, 3]) {NO_NOISE}Pass `torch.view_as_real(inputs)`, and turn it back with "
+        f"`torch.view_as_complex` in `forward=`; {OTHER_MODULES}['net.0', 'net.1', 'net.2'].",
+    ),
+    "an activation as a layer": (
+        lambda: diagnose(nn.Sequential(mlp()), X, Y, layers=["0.1"]),
+        ValueError,
+        "`layers` names '0.1', which is an activation: a layer has the name of the module whose output the activation "
+        "reads. The layers here are ['0.0'].",
+    ),
+    "a single linear module": (
+        lambda: diagnose(nn.Linear(6, 3), X, Y),
+        ValueError,
+        "No activation function was found, so there is no local field to read. The model is a single module: to read "
+        "its output, wrap it in `nn.Sequential` and pass `layers=['0']`.",
+    ),
+    "weights of another name": (
+        lambda: diagnose(mlp(), X, Y, weight_layers=["1.weight"]),
+        ValueError,
+        "`weight_layers` names '1.weight', which matches no weight. The nearest are '2.weight', '0.weight'.",
+    ),
+    "labels of the held-out probe": (
+        lambda: diagnose(mlp(), X, Y, val_inputs=X, val_target=Y + 1),
+        ValueError,
+        "In the held-out probe: `target` must lie in [0, num_classes) = [0, 3), got the label 3.",
+    ),
+}
+IMAGES = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("call", "kind", "text"), CASES.values(), ids=CASES)
+def test_what_does_not_fit_is_answered_with_what_fits(call, kind, text):
+    with pytest.raises(kind, match=f"^{re.escape(text)}$"):
+        call()
+
+
+# What the called function takes ---------------------------------------------------------------------------------------
+
+
+WRAPPED = "Pass inputs that fit (several as a sequence or a mapping), or wrap the model in a module that takes them."
+FUNCTIONS = {
+    "local_fields": lambda *inputs: local_fields(*inputs),
+    "linear_substitution_map": lambda *inputs: linear_substitution_map(*inputs),
+    "sample_basin": lambda *inputs: sample_basin(*inputs, Y),
+    "weight_basin": lambda *inputs: weight_basin(*inputs, Y),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions_without_forward_do_not_recommend_it(function):
+    with pytest.raises(TypeError, match=f"{re.escape(WRAPPED)}$") as error:
+        function(Masked(), X)
+    assert "forward=" not in str(error.value)
+    with pytest.raises(TypeError, match=r"make it so in the model's `forward`\.$"):
+        function(mlp(), X.to_sparse())
+
+
+def test_functions_name_the_argument_that_they_take_for_weights():
+    with pytest.raises(ValueError, match=r"^`layers` names '1\.weight', which matches no weight"):
+        weight_basin(mlp(), X, Y, layers=["1.weight"])
+
+
+# The original error ---------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    """An error that the user knows."""
+
+
+class Raising(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        raise self.error
+
+
+def test_the_users_own_error_is_the_cause():
+    broken = Broken("a valve")
+    with pytest.raises(RuntimeError, match=r"raised Broken: a valve\. `Raising") as error:
+        diagnose(Raising(broken), X, Y)
+    assert error.value.__cause__ is broken
+
+
+def test_a_long_text_is_cut_and_an_empty_one_is_none():
+    with pytest.raises(NotImplementedError) as error:
+        diagnose(Raising(NotImplementedError("no kernel " * 200)), X, Y)
+    assert re.search(r"raised NotImplementedError: (no kernel )+no …\. `Raising", str(error.value))
+    assert len(str(error.value)) < 800
+    with pytest.raises(ValueError, match=r"raised ValueError\. `Raising"):
+        diagnose(Raising(ValueError()), X, Y)
+
+
+def test_an_error_that_netdyn_raised_passes_through():
+    refusal = None
+
+    class Inner(nn.Module):
+        def forward(self, x):
+            nonlocal refusal
+            try:
+                return local_fields(mlp(), x, layers=["nothing"])
+            except ValueError as error:
+                refusal = error
+                raise
+
+    with pytest.raises(ValueError, match=r"^`layers` names 'nothing', which matches nothing\.") as error:
+        diagnose(Inner(), X, Y)
+    assert error.value is refusal
+
+
+def test_a_lack_of_memory_keeps_its_type():
+    full = torch.OutOfMemoryError("out of memory")
+    with pytest.raises(torch.OutOfMemoryError) as error:
+        diagnose(Raising(full), X, Y)
+    assert error.value is full
