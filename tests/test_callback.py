@@ -28,7 +28,7 @@ from netdyn import DynamicsMonitor, diagnose
 from netdyn.callback import DynamicsMonitor as Home
 from netdyn.engine.config import MEASURES
 from netdyn.probes.criteria import right_class
-from netdyn.probes.loaders import input_and_target
+from netdyn.probes.unpacking import input_and_target
 
 PARAMETERS = dict(inspect.signature(DynamicsMonitor).parameters)
 
@@ -371,7 +371,7 @@ def test_a_file_builds_the_monitor_that_the_call_builds(cadence):
 
 def test_a_file_can_name_functions():
     monitor = built(
-        {"unpack": "netdyn.probes.loaders.input_and_target", "criterion": "netdyn.probes.criteria.right_class"}
+        {"unpack": "netdyn.probes.unpacking.input_and_target", "criterion": "netdyn.probes.criteria.right_class"}
     )
     assert same_state(monitor, DynamicsMonitor(unpack=input_and_target, criterion=right_class))
 

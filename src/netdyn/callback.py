@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from netdyn.loggers.find import destination
 from netdyn.monitor import Monitor
 from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
 from netdyn.probes.probe import Probe
+from netdyn.probes.unpacking import first_of, input_and_target
 from netdyn.report.results import Report
 
 #: An evaluation that takes more than this share of an epoch is reported.
@@ -102,15 +104,18 @@ class DynamicsMonitor(Callback):
 
     # --- when ---
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew, before a checkpoint is loaded: nothing of an earlier run is left."""
+        if stage == "fit" and trainer.global_step == 0:
+            self._begin_anew()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probe, and measure the untrained network."""
         monitor = self.monitor
         lockstep = any(is_sharded(module) for module in pl_module.modules())
         monitor.processes = Processes.world(lockstep) if trainer.world_size > 1 else Processes()
-        if trainer.global_step == 0:
-            self._begin_anew()
         self._forget_probe()
-        size = getattr(_only_loader(trainer.train_dataloader), "batch_size", None)
+        size = getattr(first_of(trainer.train_dataloader)[0], "batch_size", None)
         monitor.train_batch_size = size if isinstance(size, int) else None
         monitor.destinations = [destination(logger) for logger in trainer.loggers]
         monitor.start()
@@ -124,7 +129,8 @@ class DynamicsMonitor(Callback):
         if self._collector is not None:
             collector = self._collector
             with restored(pl_module, trainer.datamodule, self.monitor.unpack):  # type: ignore[attr-defined]
-                self._guarded(lambda: self._collect(collector, batch, pl_module))
+                if not self._guarded(lambda: self._collect(collector, batch, pl_module)):
+                    self._collector, self._unusable = None, True
             first = self.monitor.probe is not None and not self.monitor.evaluations
             if first and self._on_fit_ends and not _is_dev_run(trainer):
                 self._measure(trainer, pl_module, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
@@ -227,7 +233,9 @@ class DynamicsMonitor(Callback):
         given = monitor.given_probe
         monitor.probe = self._shared(lambda: self._read(given, trainer.train_dataloader, trainer, pl_module), pl_module)
         if monitor.probe is None:
-            self._collector = Collector(monitor.probe_size, monitor.unpack)
+            # A function of the user's takes the batch as training does.
+            _, path, _ = first_of(trainer.train_dataloader)
+            self._collector = Collector(monitor.probe_size, monitor.unpack, path if self._unpacks() else ())
             rank_zero_info(
                 "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
                 f"{monitor.probe_size} samples that training sees, and the first point is taken when it is full."
@@ -250,12 +258,21 @@ class DynamicsMonitor(Callback):
         def transfer(batch: Any) -> Any:
             return _transfer(trainer, pl_module, batch)
 
-        monitor, loader = self.monitor, _only_loader(loaders)
+        monitor = self.monitor
+        loader, _, others = first_of(loaders)
         options = (monitor.probe_size, monitor.config.seed, transfer, monitor.unpack)
         with restored(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
             if given is not None:
                 return given_probe(given, *options)
-            return read_probe(loader, *options) if can_read(loader) else None
+            together = loaders is trainer.train_dataloader and (others or isinstance(loaders, Mapping))
+            if not can_read(loader) or (together and not self._unpacks()):
+                return None
+            probe = read_probe(loader, *options)
+        return replace(probe, taken=", ".join(filter(None, ("the first loader" * others, probe.taken))))
+
+    def _unpacks(self) -> bool:
+        """Whether batches are unpacked here, and not by a function of the user's, which takes those of all loaders."""
+        return self.monitor.unpack is input_and_target
 
     def _shared(self, get: Callable[[], Probe | None], pl_module: LightningModule) -> Probe | None:
         """The first process's probe, on this process's device."""
@@ -277,10 +294,11 @@ class DynamicsMonitor(Callback):
             self._guarded(lambda: setattr(self.monitor, "probe", self._shared(collector.probe, pl_module)))
             self._unusable = self.monitor.probe is None
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _guarded(self, work: Callable[[], None]) -> bool:
         """Read or collect a probe; a failure is reported once. Without any probe, nothing can be measured."""
         done, *_ = self.monitor.guarded(work)
         self._unusable |= not done and self.monitor.probe is None and self._collector is None
+        return done
 
     # --- checkpoints ---
 
@@ -309,13 +327,6 @@ def _is_dev_run(trainer: Trainer) -> bool:
 def _last_step(trainer: Trainer) -> int:
     """The step at which Lightning logs an epoch's values: that of its last batch."""
     return max(trainer.fit_loop.epoch_loop._batches_that_stepped - 1, 0)
-
-
-def _only_loader(loaders: Any) -> Any:
-    """The loader, if there is exactly one."""
-    if isinstance(loaders, list | tuple):
-        return loaders[0] if len(loaders) == 1 else None
-    return loaders
 
 
 def _only_child(pl_module: LightningModule) -> nn.Module:

@@ -16,18 +16,19 @@ from torch.nn.parameter import is_lazy
 
 from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
-from netdyn._utils.distributed import Processes
+from netdyn._utils.distributed import Processes, local_tensor
 from netdyn._utils.options import takes_options_of
 from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.budget import Budget
-from netdyn.engine.config import MEASURES, Config
+from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate, raise_it
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import isolated, restored
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
-from netdyn.probes.loaders import check_given, given_probe, input_and_target, on_device_of
+from netdyn.probes.loaders import check_given, given_probe, on_device_of
 from netdyn.probes.probe import Probe
+from netdyn.probes.unpacking import input_and_target
 from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
 from netdyn.report.results import Report
@@ -136,11 +137,13 @@ class Monitor:
         self.train_batch_size: int | None = None
         self.probe: Probe | None = None
         self.val_probe: Probe | None = None
-        self._said: set[str] = set()
+        self._asked = self.config
         self.reset()
 
     def reset(self) -> None:
-        """Begin a new run: no evaluations, no history, nothing spent."""
+        """Begin a new run: no evaluations, no history, nothing spent, nothing said."""
+        self.config = self._asked
+        self._said: set[str] = set()
         self.budget = Budget(self.max_overhead)
         self.report: Report | None = None
         self.history = History()
@@ -148,7 +151,9 @@ class Monitor:
         self.scalars: dict[str, float] = {}
         self.evaluations = self.skipped = 0
         self._too_expensive = 0
-        self._seen_step = self._last_step = self._drawn_step = -1
+        self._seen_step = self._last_step = -1
+        # Whether the figures of the last report have been drawn, and the network that it is of.
+        self._drawn, self._measured = True, ""
         self._started = self._unreadable = False
 
     # --- when ---
@@ -212,7 +217,8 @@ class Monitor:
         if report is not None:
             if self.report is None:
                 self._introduce(report)
-            self.report, self._last_step = report, step
+            self.report, self._last_step, self._drawn = report, step, False
+            self._measured = _sums(model)
             self.history.add(step, report.layers)
             self._show(report, step, draw)
         # Sending and drawing take time too, which the next evaluation logs.
@@ -222,17 +228,16 @@ class Monitor:
     def close(
         self, model: nn.Module | None = None, step: int | None = None, *, network: Callable[[], nn.Module] | None = None
     ) -> None:
-        """End of training: draw the last report, and close the files that were opened here.
+        """End of training: draw the last report, at its own step, and close the files that were opened here.
 
         Args:
             model: The trained network, which characteristic maps and the curves of the classes need. None: without
                 these.
-            step: The step to log the figures at. None: that of the last report.
+            step: The step to log these at, if the network has been trained since the last report. None: without these.
             network: As in :meth:`measure`.
         """
-        step = self._last_step if step is None else step
-        if self._figures == "ends" and self.report is not None and self._drawn_step != step:
-            self._draw_last(self.report, model, network, step)
+        if self._figures == "ends" and self.report is not None:
+            self._draw_last(self.report, model, self._last_step if step is None else step, network)
         self._arrange()
         if self._too_expensive:
             self.inform(
@@ -298,10 +303,12 @@ class Monitor:
 
     def _warn_of_failure(self, name: str, error: Exception) -> None:
         """Warn that a measure failed, after the evaluation; the other measures are still made."""
-        instead = f"Leave {name!r} out of `measure`" if name in MEASURES else "Pass another `val_probe`"
+        named = " and ".join(map(repr, name.split(", ")))
+        instead = f"Leave {named} out of `measure`" if name != "val_probe" else "Pass another `val_probe`"
         checks.warn(
-            f"netdyn could not measure {name!r}, and goes on without it: {reason(error)} {_advice(error)}{instead}, "
-            "or pass strict=True to have this raised."
+            f"netdyn could not measure {named}, and goes on without it: {reason(error)} {_advice(error)}{instead}, "
+            "or pass strict=True to have this raised.",
+            kind=f"{name}: {_kind(error)}",
         )
 
     def _without_maps(self) -> Config:
@@ -310,13 +317,17 @@ class Monitor:
 
     def _introduce(self, report: Report) -> None:
         """Report once what is measured, on what, and how long it took."""
-        held_out = "" if self.val_probe is None else f" and {len(self.val_probe.target)} held-out ones"
-        layers = f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
+        layers = [f"{len(report.layers)} layer{'s' * (len(report.layers) != 1)}"] * bool(report.layers)
+        basins = {"the sample basin": report.sample_basin, "the weight basin": report.weight_basin}
+        basins = {} if layers else {name: basin for name, basin in basins.items() if basin is not None}
+        what = " and ".join([*layers, *basins]) or "the accuracy"
+        assert self.probe is not None
+        held_out = "" if self.val_probe is None else f" and {_counted(self.val_probe, 'held-out ones')}"
         basin = report.sample_basin
         noise = f" (noise on the output of {', '.join(basin.noise_at)})" if basin is not None and basin.noise_at else ""
         self.inform(
-            f"netdyn measures {layers} on {report.samples} samples{held_out}{noise}, {self.cadence}; the first "
-            f"evaluation took {self.budget.last:.2g} s."
+            f"netdyn measures {what} on {_counted(self.probe, 'samples')}{held_out}{noise}, {self.cadence}; the first "
+            f"evaluation took {_seconds(self.budget.last)}."
         )
 
     # --- where to ---
@@ -337,9 +348,8 @@ class Monitor:
             except Exception as error:
                 if self.strict:
                     raise
-                # An error's text may name a tag, and another one each time.
-                key = f"{receiver.name}, {what}, {type(error).__name__}"
-                self.say_once(f"netdyn: {receiver.name} refused the {what}: {reason(error)}", key=key)
+                kind = f"{receiver.name}, {what}, {type(error).__name__}"
+                self.say_once(f"netdyn: {receiver.name} refused the {what}: {reason(error)}", kind)
 
     def _show(self, report: Report, step: int, draw: bool) -> None:
         """Send histograms and figures."""
@@ -348,7 +358,7 @@ class Monitor:
             self._send("histograms", lambda receiver: receiver.histograms(named, step))
         if draw:
             begin = time.monotonic()
-            self._draw(report, step)
+            self._draw_report(report)
             self.budget.drawing = time.monotonic() - begin
 
     def _arrange(self) -> None:
@@ -360,9 +370,7 @@ class Monitor:
         """Whether this process has a logger that shows figures."""
         return self.processes.rank == 0 and any(receiver.shows_figures for receiver in self.destinations)
 
-    def _draw(self, report: Report, step: int) -> None:
-        # Only the first process draws, but all keep the same state.
-        self._drawn_step = step
+    def _draw(self, figures: Callable[[], dict[str, Any]], step: int) -> None:
         if not self._draws():
             return
         if not available():
@@ -373,20 +381,32 @@ class Monitor:
 
         def send(receiver: Destination) -> None:
             if receiver.shows_figures:
-                drawn = report.figures() | self.history.figures()
-                receiver.figures({self._tag(tag): figure for tag, figure in drawn.items()}, step)
+                receiver.figures({self._tag(tag): figure for tag, figure in figures().items()}, step)
 
         self._send("figures", send)
 
+    def _draw_report(self, report: Report) -> None:
+        # Only the first process draws, but all keep the same state.
+        self._drawn = True
+        self._draw(lambda: report.figures() | self.history.figures(), self._last_step)
+
     def _draw_last(
-        self, report: Report, model: nn.Module | None, network: Callable[[], nn.Module] | None, step: int
+        self, report: Report, model: nn.Module | None, step: int, network: Callable[[], nn.Module] | None
     ) -> None:
-        """Draw the trained network, if the time that the first drawing took fits into the budget."""
+        """Draw the last report and the trained network, if the time that the first drawing took fits into the budget.
+
+        Each is drawn at the step that it belongs to.
+        """
         only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
-        again = model is not None and self.probe is not None and only and report.characteristic_maps is None
+        again = model is not None and self.probe is not None and bool(only)
+        # The network of the last report, or a later one?
+        same = all(self.processes.gather(lambda: model is not None and _sums(model) == self._measured))
+        again = again and (not self._drawn if same else step > self._last_step)
+        if self._drawn and not again:
+            return
         # Maps and the basins of the classes take less time than a whole evaluation. Without drawing there is nothing to
         # leave out.
-        cost = self.budget.drawing + self.budget.last * bool(again)
+        cost = self.budget.drawing + self.budget.last * again
         drawn = self._draws() and available()
         if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
             self.inform(
@@ -394,20 +414,24 @@ class Monitor:
                 f"max_overhead={self.max_overhead}; `report.figures()` draws those of the last report."
             )
             return
+        found = None
         if again and model is not None:
             found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
-            if found is not None:
-                report = replace(report, characteristic_maps=found.characteristic_maps, subnetwork=found.subnetwork)
-                basins = found.sample_basin, report.sample_basin
-                if basins[0] is not None and basins[1] is not None and basins[0].radius == basins[1].radius:
-                    # The network has not changed since the last report: the radii of the classes belong to it.
-                    before, sent = report.scalars(), self.scalars
-                    report = replace(report, sample_basin=basins[0])
-                    if new := {tag: value for tag, value in report.scalars().items() if tag not in before}:
-                        self._send_scalars(new, step)
-                        self.scalars = sent | self.scalars
-        self.report = report
-        self._draw(report, step)
+        if found is not None and same:
+            before, sent = report.scalars(), self.scalars
+            self.report = report = replace(
+                report,
+                characteristic_maps=found.characteristic_maps,
+                subnetwork=found.subnetwork,
+                sample_basin=found.sample_basin or report.sample_basin,
+            )
+            if new := {tag: value for tag, value in report.scalars().items() if tag not in before}:
+                self._send_scalars(new, self._last_step)
+                self.scalars = sent | self.scalars
+        if not self._drawn:
+            self._draw_report(report)
+        if found is not None and not same:
+            self._draw(found.figures, step)
 
     # --- never in the way ---
 
@@ -435,21 +459,27 @@ class Monitor:
             self.say_once(
                 f"netdyn: measurement failed and was skipped; training continues: {reason(error)} {_advice(error)}"
                 "Pass strict=True to have this raised.",
-                key=f"{type(error).__name__}: {error}",
+                _kind(error),
             )
             return False, *seconds()
         finally:
-            for warning in (entry for entry in caught if issubclass(entry.category, DynamicsWarning)):
-                self.say_once(str(warning.message), warning.category)
+            found = [entry.message for entry in caught if isinstance(entry.message, DynamicsWarning)]
+            said = set(self._said)  # one evaluation may say the same of several layers
+            for warning in {str(warning): warning for warning in found}.values():
+                if warning.kind not in said:
+                    self._said.add(warning.kind)
+                    self._warn(warning)
 
-    def say_once(self, text: str, category: type[Warning] = UserWarning, key: str | None = None) -> None:
-        """Warn, unless this warning has been issued before; only on the first process."""
-        # The numbers in a warning change from one evaluation to the next.
-        key = "".join(character for character in key or text if not character.isdigit())
-        if key not in self._said:
-            self._said.add(key)
-            if self.processes.rank == 0:
-                warnings.warn(text, category, stacklevel=2)
+    def say_once(self, text: str, kind: str) -> None:
+        """Warn, unless a warning of this kind has been issued before."""
+        if kind not in self._said:
+            self._said.add(kind)
+            self._warn(UserWarning(text))
+
+    def _warn(self, warning: Warning) -> None:
+        """Issue a warning, on the first process."""
+        if self.processes.rank == 0:
+            warnings.warn(warning, stacklevel=3)
 
     # --- checkpoints ---
 
@@ -468,6 +498,39 @@ class Monitor:
         self.history.load(state_dict["history"])
         self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
+
+
+def _kind(error: Exception) -> str:
+    """The kind of an error: its type, and the line that raised it. Its text may name another layer each time."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = "" if place is None else f" at {place.tb_frame.f_code.co_filename}:{place.tb_lineno}"
+    return f"{type(error).__name__}{where}"
+
+
+def _sums(model: nn.Module) -> str:
+    """What the weights add up to on this process: with a step of training it is another."""
+    weights = [local_tensor(weight.detach()) for weight in model.parameters() if weight.is_floating_point()]
+    return repr([float(weight.float().abs().sum()) for weight in weights])
+
+
+def _counted(probe: Probe, what: str) -> str:
+    """The number of a probe's samples, and from which part of the data they are."""
+    return f"{len(probe.target)} {what}" + f" ({probe.taken})" * bool(probe.taken)
+
+
+def _seconds(seconds: float) -> str:
+    """Seconds in two or three digits, never with an exponent.
+
+    >>> [_seconds(value) for value in (0.004, 0.25, 3.21, 123.4)]
+    ['less than 0.01 s', '0.25 s', '3.2 s', '123 s']
+    """
+    if seconds < 0.01:
+        return "less than 0.01 s"
+    return f"{seconds:.{2 if seconds < 1 else 1 if seconds < 10 else 0}f} s"
 
 
 def _advice(error: Exception) -> str:

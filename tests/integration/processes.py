@@ -29,7 +29,8 @@ from integration.untouched import OURS, Recorder, differences, digest, generator
 from netdyn import DynamicsMonitor, diagnose
 from netdyn.basins import coverage
 from netdyn.engine import evaluate
-from netdyn.probes.loaders import input_and_target, read_probe
+from netdyn.probes.loaders import read_probe
+from netdyn.probes.unpacking import input_and_target
 
 #: What monitors measure here, if nothing else is said, and what a single process measures.
 SETTINGS: dict[str, Any] = {"weight_rays": 3, "sample_rays": 2}

@@ -28,7 +28,8 @@ from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, Monitor, budget, diagnose
 from netdyn import monitor as monitoring
 from netdyn.functional import sample_basin
-from netdyn.probes.loaders import input_and_target, read_probe
+from netdyn.probes.loaders import read_probe
+from netdyn.probes.unpacking import input_and_target
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.

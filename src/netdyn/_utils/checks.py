@@ -16,16 +16,26 @@ from torch import Tensor
 
 
 class DynamicsWarning(UserWarning):
-    """Something in the input or the result that the user should know about."""
+    """Something in the input or the result that the user should know about.
+
+    Warnings of one ``kind`` say the same of other layers, samples or numbers; a monitor gives one kind once.
+    """
+
+    kind: str = ""
 
 
-def warn(text: str) -> None:
-    """Raise a :class:`DynamicsWarning` that points to the line outside of netdyn that called it."""
+def warn(text: str, kind: str | None = None) -> None:
+    """Raise a :class:`DynamicsWarning` that points to the line outside of netdyn that called it.
+
+    The warnings of one line of netdyn's code are of one ``kind``, if none is given.
+    """
     package = os.path.dirname(os.path.dirname(__file__))
     frame, level = sys._getframe(1), 2
+    warning = DynamicsWarning(text)
+    warning.kind = kind or f"{frame.f_code.co_filename}:{frame.f_lineno}"
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, DynamicsWarning, stacklevel=level)
+    warnings.warn(warning, stacklevel=level)
 
 
 def whole(name: str, value: object, minimum: int = 1) -> int:

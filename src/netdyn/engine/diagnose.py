@@ -15,8 +15,9 @@ from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
 from netdyn.isolation.adapter import isolated_network
 from netdyn.isolation.isolated import restored
-from netdyn.probes.loaders import first_loader, given_probe, input_and_target, on_device_of
+from netdyn.probes.loaders import first_loader, given_probe, on_device_of
 from netdyn.probes.probe import Probe
+from netdyn.probes.unpacking import input_and_target
 from netdyn.report.results import Report
 
 

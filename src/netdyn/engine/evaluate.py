@@ -170,11 +170,11 @@ class _Evaluation:
         # A single input, of which there is a map; tokens and several inputs have none.
         image = isinstance(inputs, Tensor) and inputs.is_floating_point()
         held_out = attempt("val_probe", lambda: self._held_out(val_probe), wanted=val_probe is not None)
-        layers = next((name for name in ("modes", "linear") if name in wanted), None)
+        layers = [name for name in ("modes", "linear") if name in wanted]
         reading = attempt(
-            layers or "",
+            ", ".join(layers),
             lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory),
-            wanted=layers is not None,
+            wanted=bool(layers),
             instead=self._reading_without_layers,
         )
         reading = reading or self._repeated(self._reading_without_layers)

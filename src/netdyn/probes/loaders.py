@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensors
-from netdyn.isolation.isolated import restored
+from netdyn._utils.user_code import explained
+from netdyn.isolation.isolated import rng_restored
+from netdyn.probes.choice import MOST, draw, labels_of, pick, stratified
 from netdyn.probes.probe import Probe
+from netdyn.probes.reading import read
+from netdyn.probes.unpacking import detached_copy, input_and_target, what_is_taken
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
 
 #: If the labels are not known, a random pool of this many times the probe's size is read and stratified.
 POOL = 4
-
-
-def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
-    """The default ``unpack``: a batch that is a pair (input, target)."""
-    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
-        return batch[0], batch[1]
-    what = f"a {type(batch).__name__}"
-    if isinstance(batch, Mapping):
-        what = f"a mapping with the keys {sorted(map(str, batch))}"
-    elif isinstance(batch, list | tuple):
-        what += f" of {len(batch)} items"
-    raise TypeError(
-        f"A batch must be a pair (input, target), got {what}. Pass `unpack=`, a function of the batch that returns the "
-        "model's input and the class labels."
-    )
-
-
-def labels_of(dataset: Any) -> Tensor | None:
-    """The class labels of a data set, int64 ``[samples]``; None if samples would have to be read to find them."""
-    if isinstance(dataset, Subset):
-        labels = labels_of(dataset.dataset)
-        return None if labels is None else labels[torch.as_tensor(list(dataset.indices))]
-    if isinstance(dataset, ConcatDataset):
-        parts = [labels_of(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
-    if isinstance(dataset, TensorDataset):
-        return _as_labels(dataset.tensors[-1], len(dataset))
-    values = (getattr(dataset, name, None) for name in ("targets", "labels"))
-    found = (_as_labels(value, len(dataset)) for value in values if value is not None and not callable(value))
-    return next((labels for labels in found if labels is not None), None)
-
-
-def _as_labels(value: Any, samples: int) -> Tensor | None:
-    try:
-        labels = torch.as_tensor(value).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    whole = labels.ndim == 1 and len(labels) == samples and not labels.is_floating_point() and not labels.is_complex()
-    return labels.long() if whole else None
-
-
-def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each."""
-    if size >= len(labels):
-        return torch.arange(len(labels))
-    classes, sizes = torch.unique(labels, return_counts=True)
-    # Largest remainders, after one place for each class (each of the largest, if there are more classes than places).
-    share = sizes.double() * size / len(labels)
-    quota = share.floor().long().clamp(min=1)
-    order = (share - quota).argsort(descending=True, stable=True)
-    while int(quota.sum()) < size:
-        for i in order[: size - int(quota.sum())].tolist():
-            quota[i] += int(quota[i] < sizes[i])
-    while int(quota.sum()) > size:
-        # A class loses its last place only if none has more than one; the smallest class loses it first.
-        spare = quota > 1
-        excess = (quota - share) if bool(spare.any()) else -sizes.double()
-        quota[int(excess.masked_fill(~spare if bool(spare.any()) else quota == 0, -torch.inf).argmax())] -= 1
-    chosen = []
-    for label, wanted in zip(classes, quota.tolist(), strict=True):
-        members = (labels == label).nonzero()[:, 0]
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:wanted]])
-    return torch.cat(chosen).sort().values
 
 
 def can_read(loader: Any) -> bool:
@@ -94,80 +31,89 @@ def can_read(loader: Any) -> bool:
 
 
 def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
-    """Read a stratified probe of ``size`` samples from a loader's data set.
+    """Read a stratified probe of ``size`` samples from a loader's data set, see :func:`netdyn.probes.reading.read`.
 
-    The loader is not iterated: this would draw random numbers, advance its generator and might reset its workers.
-    ``seed`` seeds the choice, and the global generators while samples are read (for random transforms). ``transfer``
-    moves a batch to the device, and into the form, that the model expects.
+    ``seed`` seeds the choice, and the random numbers that reading draws. ``transfer`` moves a batch to the device, and
+    into the form, that the model expects.
     """
     dataset: Any = loader.dataset
     # The sampler may draw from some of the samples only; the others may be held-out data.
     sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    pool = torch.as_tensor(list(getattr(sampler, "indices", range(len(dataset)))))
-    if len(pool) == 0:
+    some = getattr(sampler, "indices", None)
+    total = len(dataset) if some is None else len(some)
+    if total == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
-    with restored(dataset, loader.collate_fn):
-        # Only the CPU's: not all generators of other devices are put back.
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        random.seed(seed)
-        labels = labels_of(dataset)
-        if labels is not None:
-            index = pool[stratified(labels[pool], size, generator)].tolist()
-        else:
-            index = pool[torch.randperm(len(pool), generator=generator)[: POOL * size].sort().values].tolist()
-        # PyTorch's method to read several samples at once.
-        fetch = getattr(dataset, "__getitems__", None)
-        samples = fetch(index) if callable(fetch) else [dataset[i] for i in index]
-        inputs, target = unpack(transfer(loader.collate_fn(samples)))
-        target = copied(target)
-        if labels is None:
-            # Targets that are not class labels are a single stratum.
-            whole = target.ndim == 1 and not target.is_floating_point()
-            strata = target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
-            chosen = stratified(strata, size, generator).to(target.device)
-            inputs, target = take(inputs, chosen), target[chosen]
-    return Probe(copied(inputs), target)
+
+    def drawn(wanted: int) -> Tensor:
+        places = draw(total, wanted, generator)
+        return places if some is None else pick(some, places)
+
+    with rng_restored():  # labels may be a property, with code of the user's
+        first = torch.zeros(1, dtype=torch.int64) if some is None else pick(some, torch.zeros(1, dtype=torch.int64))
+        index = drawn(POOL * size if labels_of(dataset, first) is None else MOST)
+        labels = labels_of(dataset, index)
+    if labels is not None:
+        index = index[stratified(labels, size, generator)]
+    batch = read(loader, [index.tolist()], seed, next)
+    inputs, target = unpacked(unpack, transfer(batch))
+    target = copied(target)
+    if labels is None:
+        # Targets that are not class labels are a single stratum.
+        whole = target.ndim == 1 and not target.is_floating_point()
+        strata = target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
+        chosen = stratified(strata, size, generator).to(target.device)
+        inputs, target = take(inputs, chosen), target[chosen]
+    return Probe(copied(inputs), target, _taken(batch, unpack))
 
 
-def _copied(batch: Any) -> Any:
-    """A copy of a batch that ``unpack`` may change; dataclasses, also frozen ones, are rebuilt."""
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        twin = copy.copy(batch)
-        for field in dataclasses.fields(batch):
-            object.__setattr__(twin, field.name, _copied(getattr(batch, field.name)))
-        return twin
-    if isinstance(batch, Mapping | list | tuple):
-        return map_tensors(lambda tensor: tensor.detach().clone(), batch, on_other=_copied)
-    return batch.detach().clone() if isinstance(batch, Tensor) else batch
+def unpacked(unpack: Unpack, batch: Any) -> tuple[Inputs, Tensor]:
+    """What ``unpack`` makes of a batch, if it can be measured at all."""
+    with explained(lambda reason: f"`unpack` raised {reason} It must return a pair (inputs, target) for each batch."):
+        found = unpack(batch)
+    if not isinstance(found, list | tuple) or len(found) != 2 or not isinstance(found[1], Tensor):
+        pair = isinstance(found, list | tuple) and len(found) == 2
+        what = f"a pair with a target of type {type(found[1]).__name__}" if pair else f"{type(found).__name__}"
+        raise TypeError(f"`unpack` must return a pair (inputs, target) with a tensor as target, got {what}.")
+    count(found[0])  # an error if there are no samples
+    return found[0], found[1]
+
+
+def _taken(batch: Any, unpack: Unpack) -> str:
+    return what_is_taken(batch) if unpack is input_and_target else ""
 
 
 class Collector:
-    """Collects a probe of ``size`` samples from the training batches, if the data set cannot be read."""
+    """Collects a probe of ``size`` samples from the training batches, if the data set cannot be read.
 
-    def __init__(self, size: int, unpack: Unpack) -> None:
-        self.size, self.unpack = size, unpack
+    ``path`` leads to the part of a batch that counts, if it is made of the batches of several loaders.
+    """
+
+    def __init__(self, size: int, unpack: Unpack, path: tuple[Any, ...] = ()) -> None:
+        self.size, self.unpack, self.path = size, unpack, path
         self.parts: list[Probe] = []
 
     def add(self, batch: Any) -> Probe | None:
         """Copy the samples of a batch that are still missing; returns the probe once it is complete."""
-        inputs, target = self.unpack(_copied(batch))
+        for key in self.path:
+            batch = batch[key]
+        inputs, target = unpacked(self.unpack, detached_copy(batch))
         missing = self.size - sum(len(part.target) for part in self.parts)
-        self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing]))
+        self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing], _taken(batch, self.unpack)))
         return self.probe() if len(target) >= missing else None
 
     def probe(self) -> Probe | None:
         """The probe of all samples so far; None if there are none."""
         if not self.parts:
             return None
-        samples = count(self.parts[0].inputs)
+        first, *others = self.parts
+        samples = count(first.inputs)
 
-        def join(first: Tensor, *others: Tensor) -> Tensor:
-            return torch.cat([first, *others]) if first.ndim and len(first) == samples else first
+        def join(tensor: Tensor, *more: Tensor) -> Tensor:
+            return torch.cat([tensor, *more]) if tensor.ndim and len(tensor) == samples else tensor
 
-        inputs = map_tensors(join, self.parts[0].inputs, *(part.inputs for part in self.parts[1:]))
-        return Probe(inputs, torch.cat([part.target for part in self.parts]))
+        inputs = map_tensors(join, first.inputs, *(part.inputs for part in others))
+        return Probe(inputs, torch.cat([part.target for part in self.parts]), first.taken)
 
 
 def check_given(name: str, given: Any) -> None:
@@ -185,19 +131,27 @@ def _is_pair(given: Any) -> bool:
 def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
     """The user's own probe: a pair (inputs, target), which is not unpacked, a batch, a data set or a loader."""
     check_given("probe", given)
-    if _is_pair(given) or isinstance(given, Mapping):
-        batch = transfer(copied(given))
-        inputs, target = unpack(batch) if isinstance(given, Mapping) else batch
+    if _is_pair(given):
+        inputs, target = transfer(copied(given))
         return Probe(copied(inputs), target.detach().clone())
+    if isinstance(given, Mapping):
+        inputs, target = unpacked(unpack, transfer(copied(given)))
+        return Probe(copied(inputs), target.detach().clone(), _taken(given, unpack))
     loader = given if isinstance(given, DataLoader) else DataLoader(given)
     if can_read(loader):
         return read_probe(loader, size, seed, transfer, unpack)
     collector = Collector(size, unpack)
-    with restored(loader.dataset, loader.collate_fn, loader.generator):
-        for batch in loader:
-            if (probe := collector.add(transfer(batch))) is not None:
-                return probe
-    if (probe := collector.probe()) is None:
+
+    def collected(batches: Iterator[Any]) -> Probe | None:
+        full = (probe for batch in batches if (probe := collector.add(transfer(batch))) is not None)
+        return next(full, None) or collector.probe()
+
+    indices = None
+    if not isinstance(loader.dataset, IterableDataset):
+        # A data set that hands out whole batches: each has a sample at least.
+        batches: Any = loader.dataset
+        indices = draw(len(batches), size, torch.Generator().manual_seed(seed)).tolist()
+    if (probe := read(loader, indices, seed, collected)) is None:
         raise ValueError("`probe` must hold samples, got an empty loader.")
     return probe
 

@@ -18,6 +18,7 @@ class Probe:
 
     inputs: Inputs
     target: Tensor
+    taken: str = ""  # from which parts of the data, for a person, where this is no matter of course
 
     @cached_property
     def contents(self) -> Contents:
@@ -26,4 +27,4 @@ class Probe:
 
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""
-        return Probe(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.target.to(device))
+        return Probe(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.target.to(device), self.taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,8 +35,12 @@ class History:
     rows: list[dict[str, list[float]]] = field(default_factory=list)
 
     def add(self, step: int, layers: Sequence[LayerReport]) -> None:
-        """Add the layers' numbers at a step; drop this and later steps first, if a run has started again."""
-        while self.steps and self.steps[-1] >= step:
+        """Add the layers' numbers at a step; drop this and later steps first, if a run has started again.
+
+        The untrained network and the network after the first step may both be logged at step 0: a step may come twice.
+        """
+        again = bool(self.steps) and (self.steps[-1] > step or self.steps[-2:] == [step, step])
+        while again and self.steps and self.steps[-1] >= step:
             del self.steps[-1], self.rows[-1]
         self.steps.append(step)
         self.rows.append({layer.name: [getattr(layer, name) for name, _ in MAPS.values()] for layer in layers})
@@ -47,6 +52,9 @@ class History:
         from netdyn.report.figures import maps
 
         drawn: dict[str, Figure] = {}
+        # Of two networks at one step the first is drawn before it.
+        twice = [step == after for step, after in itertools.pairwise([*self.steps, math.inf])]
+        steps = [step - 0.5 * early for step, early in zip(self.steps, twice, strict=True)]
         layers = list(self.rows[-1]) if self.rows else []
         for place, (tag, (_, label)) in enumerate(MAPS.items()):
             values = torch.tensor(
@@ -56,7 +64,7 @@ class History:
             if len(self.steps) > 1 and len(known):
                 most = float(known.abs().max()) or 1.0
                 limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
-                drawn[tag] = maps.heat_map(values, layers, self.steps, label, limits)
+                drawn[tag] = maps.heat_map(values, layers, steps, label, limits)
         return drawn
 
     def state(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
 def heat_map(
     values: Tensor,
     layers: Sequence[str],
-    steps: Sequence[int],
+    steps: Sequence[float],
     label: str,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
@@ -94,7 +94,7 @@ def heat_map(
     return figure
 
 
-def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
+def _step_axis(axes: Axes, steps: Sequence[float]) -> None:
     """Label up to three steps one by one; put very uneven steps on a logarithmic axis, linear near zero."""
     from matplotlib.ticker import MaxNLocator
 
@@ -108,7 +108,7 @@ def _step_axis(axes: Axes, steps: Sequence[int]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _edges(steps: Sequence[int]) -> np.ndarray:
+def _edges(steps: Sequence[float]) -> np.ndarray:
     """Edges of the columns: halfway between neighbours, and as far beyond the first and the last."""
     at = np.asarray(steps, dtype=float)
     if len(at) == 1:
