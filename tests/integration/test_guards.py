@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import multiprocessing
 import pickle
 import re
 import signal
@@ -32,7 +33,7 @@ from netdyn.engine import evaluate
 from netdyn.isolation import isolated as isolation
 from netdyn.isolation import snapshot
 from netdyn.linear import substitution
-from netdyn.probes import loaders
+from netdyn.probes import loaders, reading
 from netdyn.probes.probe import Probe
 from netdyn.report import history
 from netdyn.tracing import tracer
@@ -268,7 +269,8 @@ def loader_iterated(patch: pytest.MonkeyPatch) -> None:
 
 
 def data_set_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loaders, "restored", no_context)
+    patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])  # it is read in this process
+    patch.setattr(reading, "restored", no_context)
 
 
 def hooks_for_batches_not_kept(patch: pytest.MonkeyPatch) -> None:
@@ -281,7 +283,7 @@ def criterion_not_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def batches_not_copied(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loaders, "_copied", lambda batch: batch)
+    patch.setattr(loaders, "detached_copy", lambda batch: batch)
 
 
 def weights_shaken_in_place(patch: pytest.MonkeyPatch) -> None:

@@ -792,7 +792,7 @@ def other_loss(module: Digits) -> Digits:
 
 class Dicts(Digits):
     def loss(self, batch: Any) -> Tensor:
-        return super().loss((batch["image"], batch["label"]))
+        return super().loss((batch["pixels"], batch["digit"]))
 
 
 class Pair(nn.Module):
@@ -832,7 +832,7 @@ class OnlyTraining(nn.Module):
 
 def rows() -> DataLoader[Any]:
     x, y = data().tensors
-    return DataLoader([{"image": a, "label": b} for a, b in zip(x, y, strict=True)], batch_size=16)
+    return DataLoader([{"pixels": a, "digit": b} for a, b in zip(x, y, strict=True)], batch_size=16)
 
 
 def of_classes(*classes: int, samples: int = 64) -> DataLoader[Any]:
@@ -889,7 +889,7 @@ FAULTS = {
             {"training_step": lambda self, batch, _: (batch[0] @ self.weight).square().mean()},
         )(),
     ),
-    "batches that are mappings": Fault(r"keys \['image', 'label'\].*`unpack=`", TypeError, Dicts, rows),
+    "batches that are mappings": Fault(r"keys \['digit', 'pixels'\].*`unpack=`", TypeError, Dicts, rows),
     "outputs of three dimensions": Fault(
         r"\[samples, classes\].*got shape \[2, 5, 2\]",
         ValueError,
@@ -1063,7 +1063,7 @@ def test_validation_data_that_cannot_be_read_cost_only_their_own_number(train):
 
     class Both(Digits):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("val_loss", super().loss((batch["image"], batch["label"])))
+            self.log("val_loss", super().loss((batch["pixels"], batch["digit"])))
 
     arguments = MODES | {"probe_size": 16}
     messages = said(lambda: runs.append(fit(DynamicsMonitor(**arguments), module=Both(), train=train(), val=rows())))
@@ -1085,14 +1085,17 @@ def test_validation_accuracy_is_measured_as_soon_as_lightning_has_loaded_the_dat
 
 
 @pytest.mark.parametrize("loaders", [1, 2])
-def test_only_a_single_validation_loader_gives_a_validation_probe(loaders):
+def test_the_first_validation_loader_gives_the_validation_probe(info, loaders):
     class Several(Digits):
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             self.loss(batch)
 
-    run = fit(DynamicsMonitor(**MODES), module=Several(), val=[held_out() for _ in range(loaders)])
-    assert run.steps("probe/accuracy") == [0, 3, 7, 11]
-    assert run.steps("probe/val_accuracy") == ([0, 3, 7, 11] if loaders == 1 else [])
+    run = fit(DynamicsMonitor(**MODES), module=Several(), val=[held_out(), held_out(0, 16)][:loaders])
+    x, y = data(64, 96).tensors
+    assert run.steps("probe/val_accuracy") == [0, 3, 7, 11]
+    assert run.values("probe/val_accuracy")[-1] == float((run.module.eval()(x).argmax(1) == y).float().mean())
+    told = [line for line in info if line.startswith("netdyn measures")]
+    assert ("32 held-out ones (the first loader)" in told[0]) == (loaders == 2)
 
 
 def test_several_training_loaders_at_once_are_probed_from_the_batches():
@@ -1316,7 +1319,7 @@ def test_a_stream_of_mappings_that_is_not_unpacked_is_said_once():
 
     class Mappings(IterableDataset):
         def __iter__(self) -> Any:
-            return iter([{"image": a, "label": b} for a, b in zip(x, y, strict=True)])
+            return iter([{"pixels": a, "digit": b} for a, b in zip(x, y, strict=True)])
 
     runs = []
     messages = said(
