@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import reference
+from netdyn._utils.inputs import shown
 from netdyn._utils.random import Contents
 from netdyn.basins.input_noise import Noise
 from netdyn.basins.sample_basin import measure_sample_basin
@@ -707,8 +708,9 @@ class Rounded(nn.Module):
 
 def test_whole_number_inputs_without_an_embedding_are_refused():
     text = (
-        "`inputs` holds no floating tensor that noise could disturb, and no embedding has run. "
-        "Name the modules whose output it is to disturb instead, for instance noise_at=['embedding']."
+        "`inputs` (int64 [10, 2]) holds no floating tensor that noise could disturb, and no embedding has run. Pass "
+        "floating numbers, as the model computes them from these (`inputs.float()`); or name modules whose output it "
+        "is to disturb, for instance noise_at=['out']."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         sample_basin(Rounded(), torch.arange(20).reshape(10, 2) % 10, torch.arange(10) % 2)
@@ -722,7 +724,7 @@ def test_no_samples_are_refused(inputs):
 
 @pytest.mark.parametrize("inputs", [[], {}, "text", [1.0, 2.0], None])
 def test_inputs_without_tensors_are_refused_with_their_type(inputs):
-    with pytest.raises(TypeError, match=f"with samples first; got {type(inputs).__name__}"):
+    with pytest.raises(TypeError, match=f"with samples first, got {re.escape(shown(inputs))}"):
         sample_basin(First(), inputs, torch.zeros(2, dtype=torch.int64))
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from netdyn import diagnose
+from netdyn._utils.user_code import reason
 from netdyn.functional import linear_substitution_map, local_fields, sample_basin, weight_basin
 from networks import fill, samples
 
@@ -256,11 +257,23 @@ class Raising(nn.Module):
         raise self.error
 
 
-def test_the_users_own_error_is_the_cause():
-    broken = Broken("a valve")
-    with pytest.raises(RuntimeError, match=r"raised Broken: a valve\. `Raising") as error:
-        diagnose(Raising(broken), X, Y)
-    assert error.value.__cause__ is broken
+def test_an_error_of_pythons_is_the_cause():
+    missing = KeyError("image")
+    with pytest.raises(RuntimeError, match=r"raised KeyError: 'image'\. `Raising") as error:
+        diagnose(Raising(missing), X, Y)
+    assert error.value.__cause__ is missing
+
+
+def test_an_error_of_the_users_own_type_keeps_it_and_gets_a_note():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            raise Broken("a valve")
+
+    with pytest.raises(Broken, match="^a valve") as error:
+        diagnose(Breaks(), X, Y)
+    (note,) = error.value.__notes__
+    assert note == f"{CALLED.format('float32 [20, 6]')}Broken: a valve. `Breaks.forward` takes (x). {INSTEAD}"
+    assert reason(error.value) == note
 
 
 def test_a_long_text_is_cut_and_an_empty_one_is_none():

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-#: Errors that keep their type; others become a RuntimeError that names it.
+#: Errors of Python's own that keep their type; others (a KeyError shows its text in quotes) become a RuntimeError.
 KEPT = (TypeError, ValueError, RuntimeError, NotImplementedError)
 #: Most characters of an error's own text: some of torch's list all its back ends.
 LONGEST = 400
@@ -22,8 +22,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 def explained(message: Callable[[str], str]) -> Iterator[None]:
     """Inside, the user's code runs; ``message`` makes the text of an error from the reason that the code gives.
 
-    The code's own error is the cause of the new one. An error that netdyn raised says already what to do, and passes
-    through, as does one for a lack of memory, after which netdyn tries smaller batches.
+    The code's own error is the cause of the new one. One of a type that Python does not have, which somebody may wait
+    for, gets the text as a note. An error that netdyn raised says already what to do, and passes through, as does one
+    for a lack of memory, after which netdyn tries smaller batches.
 
     >>> with explained(lambda reason: f"`unpack` raised {reason} It must return (inputs, target)."):
     ...     inputs, target = 3
@@ -33,14 +34,20 @@ def explained(message: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error) or _is_own(error):
+        if is_out_of_memory(error) or _is_own(error) or hasattr(error, "__notes__"):
+            raise
+        text = message(reason(error))
+        if type(error).__module__ != "builtins":
+            error.add_note(text)
             raise
         kind = type(error) if type(error) in KEPT else RuntimeError
-        raise kind(message(reason(error))) from error
+        raise kind(text) from error
 
 
 def reason(error: Exception) -> str:
-    """An error's type and the beginning of its text, as the end of a sentence."""
+    """An error's type and the beginning of its text, as the end of a sentence; instead its note, if it has one."""
+    if notes := getattr(error, "__notes__", ()):
+        return str(notes[-1])
     text = f"{type(error).__name__}: {error}".rstrip(" :\n")
     if len(text) > LONGEST:
         text = f"{text[:LONGEST].rsplit(' ', 1)[0]} …"

@@ -51,7 +51,6 @@ def raise_it(name: str, error: Exception) -> None:
     raise error
 
 
-@offering(Config)
 def evaluate(
     network: nn.Module,
     probe: Probe,
@@ -75,26 +74,27 @@ def evaluate(
     ``memory`` is what evaluations of the same network share.
     """
     processes = processes or Processes()
-    found = _evaluator(network, probe, config, processes)
-    _check_classes(found, config)
-    # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
-    processes.gather(lambda: None)
-    # Where `disable` is None, tqdm leaves the bar out if the output is no terminal.
-    disable = None if progress is None else not progress
-    with tqdm(total=ATTEMPTS, desc="netdyn", delay=2, leave=False, disable=disable) as bar:
-        evaluation = _Evaluation(
-            found,
-            probe,
-            config,
-            train_batch_size,
-            distributions,
-            per_class,
-            on_failure,
-            on_smaller_batches,
-            bar.update,
-            memory or RowMemory(),
-        )
-        return evaluation.report(val_probe)
+    with offering(Config):
+        found = _evaluator(network, probe, config, processes)
+        _check_classes(found, config)
+        # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
+        processes.gather(lambda: None)
+        # Where `disable` is None, tqdm leaves the bar out if the output is no terminal.
+        disable = None if progress is None else not progress
+        with tqdm(total=ATTEMPTS, desc="netdyn", delay=2, leave=False, disable=disable) as bar:
+            evaluation = _Evaluation(
+                found,
+                probe,
+                config,
+                train_batch_size,
+                distributions,
+                per_class,
+                on_failure,
+                on_smaller_batches,
+                bar.update,
+                memory or RowMemory(),
+            )
+            return evaluation.report(val_probe)
 
 
 def _evaluator(network: nn.Module, probe: Probe, config: Config, processes: Processes) -> Evaluator:
