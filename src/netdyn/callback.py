@@ -15,7 +15,7 @@ from torch import nn
 
 from netdyn._utils import checks
 from netdyn._utils.distributed import Processes, is_sharded
-from netdyn._utils.options import takes_options_of
+from netdyn._utils.options import offering, takes_options_of
 from netdyn.isolation.adapter import Adapter
 from netdyn.isolation.isolated import restored
 from netdyn.loggers.find import destination
@@ -261,7 +261,8 @@ class DynamicsMonitor(Callback):
         monitor = self.monitor
         loader, _, others = first_of(loaders)
         options = (monitor.probe_size, monitor.config.seed, transfer, monitor.unpack)
-        with restored(pl_module, trainer.datamodule), torch.no_grad():  # type: ignore[attr-defined]
+        restoring = restored(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        with offering(Monitor), restoring, torch.no_grad():
             if given is not None:
                 return given_probe(given, *options)
             together = loaders is trainer.train_dataloader and (others or isinstance(loaders, Mapping))

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes, local_tensor
-from netdyn._utils.options import takes_options_of
+from netdyn._utils.options import offering, takes_options_of
 from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.budget import Budget
 from netdyn.engine.config import Config
@@ -255,7 +255,7 @@ class Monitor:
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
         options = (self.probe_size, self.config.seed, on_device_of(model), self.unpack)
-        with restored(model), torch.no_grad():
+        with offering(Monitor), restored(model), torch.no_grad():
             self.probe = given_probe(self.given_probe, *options)
             if self.given_val_probe is not None:
                 self.val_probe = given_probe(self.given_val_probe, *options)

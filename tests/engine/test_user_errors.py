@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import DataLoader, Dataset
 
-from netdyn import diagnose
+from netdyn import Monitor, diagnose
 from netdyn._utils.user_code import reason
 from netdyn.functional import linear_substitution_map, local_fields, sample_basin, weight_basin
 from networks import fill, samples
@@ -135,13 +136,13 @@ CASES = {
     "a list of waveforms": (
         lambda: diagnose(mlp(), [torch.zeros(100 + i) for i in range(20)], Y),
         ValueError,
-        "`inputs` must be one tensor with samples first, got a list of 20 tensors (float32 [100], float32 [101], …). "
+        "`inputs` must be one tensor with samples first, got [float32 [100], float32 [101], … 20 in all]. "
         "Make it with `torch.nn.utils.rnn.pad_sequence(…, batch_first=True)`.",
     ),
     "a list of samples": (
         lambda: diagnose(mlp(), list(X), Y),
         ValueError,
-        "`inputs` must be one tensor with samples first, got a list of 20 tensors (float32 [6], float32 [6], …). Make "
+        "`inputs` must be one tensor with samples first, got [float32 [6], float32 [6], … 20 in all]. Make "
         "it with `torch.stack`.",
     ),
     "steps first": (
@@ -164,7 +165,7 @@ CASES = {
     "texts": (
         lambda: diagnose(mlp(), ["a text", "another"] * 10, Y),
         TypeError,
-        "`inputs` must hold tensors with samples first, got a list of 20 str. Pass token ids in place of texts.",
+        "`inputs` must hold tensors with samples first, got [str, str, … 20 in all]. Pass token ids in place of texts.",
     ),
     "an array": (
         lambda: diagnose(mlp(), X.numpy(), Y),
@@ -207,6 +208,76 @@ CASES = {
     ),
 }
 IMAGES = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)
+
+
+class Samples(Dataset):
+    """Samples of a form of their own."""
+
+    def __init__(self, sample):
+        self.sample = sample
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return self.sample(index)
+
+
+def measured(sample, **options):
+    collate = options.pop("collate_fn", None)
+    loader = DataLoader(Samples(sample), 20, collate_fn=collate)
+    return Monitor(loader, strict=True, measure=["modes"], **options).measure(mlp(), 0)
+
+
+NO_PAIR = "A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got "
+UNPACK = ". Pass `unpack=`, a function of the batch that returns the model's input and the target, a tensor."
+PROBE = ". Pass `probe=`, the samples to measure on, as a pair of tensors (inputs, target)."
+CASES |= {
+    "a batch with weights": (
+        lambda: measured(lambda i: (X[i], (Y[i], X[i, 0]))),
+        TypeError,
+        f"{NO_PAIR}[float32 [20, 6], [int64 [20], float32 [20]]]{UNPACK}",
+    ),
+    "a batch of boxes": (
+        lambda: measured(
+            lambda i: (X[i], {"boxes": torch.zeros(i, 4)}), collate_fn=lambda batch: list(zip(*batch, strict=True))
+        ),
+        TypeError,
+        f"{NO_PAIR}[(float32 [6], float32 [6], … 20 in all), ({{'boxes': float32 [0, 4]}}, {{'boxes': float32 [1, "
+        f"4]}}, … 20 in all)]{UNPACK}",
+    ),
+    "an unpack that raises": (
+        lambda: measured(lambda i: X[i, 0], unpack=lambda batch: sum(*batch.shape)),
+        TypeError,
+        "`unpack`, called with the batch float32 [20], raised TypeError: 'int' object is not iterable. It must return "
+        "a pair (inputs, target).",
+    ),
+    "an unpack that returns something else": (
+        lambda: measured(lambda i: X[i], unpack=lambda batch: batch),
+        TypeError,
+        "`unpack` must return a pair (inputs, target) with a tensor as target, got Tensor.",
+    ),
+    "a data set that raises": (
+        lambda: measured(lambda i: {}["image"]),
+        RuntimeError,
+        f"The data set raised KeyError: 'image'{PROBE}",
+    ),
+    "a data set that raises, of a report": (
+        lambda: diagnose(mlp(), Samples(lambda i: {}["image"])),
+        RuntimeError,
+        "The data set raised KeyError: 'image'. Pass tensors, `inputs` and `target`.",
+    ),
+    "a share over one": (
+        lambda: measured(lambda i: (X[i], Y[i]), max_overhead=5),
+        ValueError,
+        "`max_overhead` must be a share of the training time, above 0 and at most 1 (0.05 is 5 %), got 5.",
+    ),
+    "a measure instead of a list": (
+        lambda: measured(lambda i: (X[i], Y[i]), layers="0"),
+        TypeError,
+        "`layers` must be a list of names or globs, got '0'. Write layers=['0'].",
+    ),
+}
 
 
 @pytest.mark.parametrize(("call", "kind", "text"), CASES.values(), ids=CASES)
@@ -269,7 +340,7 @@ def test_an_error_of_the_users_own_type_keeps_it_and_gets_a_note():
         def forward(self, x):
             raise Broken("a valve")
 
-    with pytest.raises(Broken, match="^a valve") as error:
+    with pytest.raises(Broken, match=r"^a valve") as error:
         diagnose(Breaks(), X, Y)
     (note,) = error.value.__notes__
     assert note == f"{CALLED.format('float32 [20, 6]')}Broken: a valve. `Breaks.forward` takes (x). {INSTEAD}"

@@ -670,20 +670,20 @@ class Batch:
 
 
 EXPECTED = "A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got"
-ADVICE = "Pass `unpack=`, a function of the batch that returns the model's input and the class labels."
+ADVICE = "Pass `unpack=`, a function of the batch that returns the model's input and the target, a tensor."
 
 
 @pytest.mark.parametrize(
     ("batch", "what"),
     [
-        ({"label": torch.zeros(2), "pixels": torch.zeros(2)}, "a mapping with the keys ['label', 'pixels']"),
-        ({"image": torch.zeros(2), "label": ["cat", "dog"]}, "a mapping with the keys ['image', 'label']"),
-        ({1: torch.zeros(2), "a": 0}, "a mapping with the keys ['1', 'a']"),
-        ([torch.zeros(2)] * 3, "a list of 3 items"),
-        ((torch.zeros(2),), "a tuple of 1 items"),
-        ((torch.zeros(2), {"label": torch.zeros(2)}), "a tuple of 2 items"),
-        (torch.zeros(2, 2), "a Tensor"),
-        (Batch(torch.zeros(2), torch.zeros(2)), "a Batch"),
+        ({"label": torch.zeros(2), "pixels": torch.zeros(2)}, "{'label': float32 [2], 'pixels': float32 [2]}"),
+        ({"image": torch.zeros(2), "label": ["cat", "dog"]}, "{'image': float32 [2], 'label': [str, str]}"),
+        ({1: torch.zeros(2), "a": 0}, "{1: float32 [2], 'a': int}"),
+        ([torch.zeros(2)] * 3, "[float32 [2], float32 [2], float32 [2]]"),
+        ((torch.zeros(2),), "(float32 [2])"),
+        ((torch.zeros(2), {"label": torch.zeros(2)}), "(float32 [2], {'label': float32 [2]})"),
+        (torch.zeros(2, 2), "float32 [2, 2]"),
+        (Batch(torch.zeros(2), torch.zeros(2)), "Batch"),
     ],
     ids=["dict", "words", "mixed keys", "three", "one", "target no tensor", "tensor", "dataclass"],
 )

@@ -33,7 +33,8 @@ def check_inputs(inputs: Inputs, target: Any = None) -> int:
             )
     found = tensors(inputs)
     if not found:
-        how = "Pass token ids in place of texts." if "str" in shown(inputs) else "Convert with `torch.as_tensor`."
+        texts = any(isinstance(part, str) for part in _parts(inputs))
+        how = "Pass token ids in place of texts." if texts else "Convert with `torch.as_tensor`."
         raise TypeError(f"`inputs` must hold tensors with samples first, got {shown(inputs)}. {how}")
     samples = count(inputs)
     if not isinstance(target, Tensor) or not target.ndim or len(target) == samples:
@@ -55,23 +56,25 @@ def check_inputs(inputs: Inputs, target: Any = None) -> int:
 
 
 def shown(inputs: Inputs) -> str:
-    """Inputs in words: shapes and types of tensors, and what else there is.
+    """Inputs, or a batch, in short: the shapes and types of tensors in their places, and the types of all else.
 
     >>> shown(torch.zeros(3, 2)), shown({"ids": torch.zeros(3, 5, dtype=torch.int64), "kind": "a"})
     ('float32 [3, 2]', "{'ids': int64 [3, 5], 'kind': str}")
-    >>> shown([torch.zeros(n) for n in range(5, 25)])
-    'a list of 20 tensors (float32 [5], float32 [6], …)'
+    >>> shown([torch.zeros(n) for n in range(5, 25)]), shown((torch.zeros(2), ()))
+    ('[float32 [5], float32 [6], … 20 in all]', '(float32 [2], ())')
     """
     if isinstance(inputs, Tensor):
         return f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
     if isinstance(inputs, Mapping):
-        return "{" + ", ".join(f"{key!r}: {shown(value)}" for key, value in inputs.items()) + "}"
-    if isinstance(inputs, list | tuple):
-        kinds = {type(item).__name__ for item in inputs}
-        what = "tensors" if kinds == {"Tensor"} else " and ".join(sorted(kinds)) or "no items"
-        some = ", ".join(map(shown, inputs[:2])) + ", …" * (len(inputs) > 2)
-        return f"a {type(inputs).__name__} of {len(inputs)} {what}" + f" ({some})" * ("Tensor" in kinds)
+        return "{" + _first([f"{key!r}: {shown(value)}" for key, value in inputs.items()], 6) + "}"
+    if type(inputs) in (list, tuple):
+        items = _first([shown(item) for item in inputs], 3)
+        return f"[{items}]" if isinstance(inputs, list) else f"({items})"
     return type(inputs).__name__
+
+
+def _first(items: list[str], most: int) -> str:
+    return ", ".join(items if len(items) <= most else [*items[: most - 1], f"… {len(items)} in all"])
 
 
 def _parts(inputs: Inputs) -> Iterator[Any]:

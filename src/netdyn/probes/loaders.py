@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from netdyn._utils.inputs import shown
 from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensors
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import rng_restored
 from netdyn.probes.choice import MOST, draw, labels_of, pick, stratified
 from netdyn.probes.probe import Probe
 from netdyn.probes.reading import read
-from netdyn.probes.unpacking import detached_copy, input_and_target, what_is_taken
+from netdyn.probes.unpacking import detached_copy, first_of, input_and_target, what_is_taken
 
 Unpack = Callable[[Any], tuple[Inputs, Tensor]]
 
@@ -69,7 +70,13 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
 
 def unpacked(unpack: Unpack, batch: Any) -> tuple[Inputs, Tensor]:
     """What ``unpack`` makes of a batch, if it can be measured at all."""
-    with explained(lambda reason: f"`unpack` raised {reason} It must return a pair (inputs, target) for each batch."):
+
+    def message(reason: str) -> str:
+        return (
+            f"`unpack`, called with the batch {shown(batch)}, raised {reason} It must return a pair (inputs, target)."
+        )
+
+    with explained(message):
         found = unpack(batch)
     if not isinstance(found, list | tuple) or len(found) != 2 or not isinstance(found[1], Tensor):
         pair = isinstance(found, list | tuple) and len(found) == 2
@@ -157,11 +164,9 @@ def given_probe(given: Any, size: int, seed: int, transfer: Callable[[Any], Any]
 
 
 def first_loader(given: Any) -> Any:
-    """The first of several loaders or data sets, in a list or a mapping; anything else as it is."""
-    several = list(given.values()) if isinstance(given, Mapping) else given
-    if isinstance(several, list | tuple) and several and all(isinstance(one, DataLoader | Dataset) for one in several):
-        return several[0]
-    return given
+    """The first of several loaders or data sets, in lists and mappings; anything else as it is."""
+    first, *_ = first_of(given)
+    return first if isinstance(first, DataLoader | Dataset) else given
 
 
 def on_device_of(model: nn.Module) -> Callable[[Any], Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
+from netdyn._utils.options import instead
 from netdyn._utils.trees import tensors
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import restored, rng_restored
@@ -26,9 +27,13 @@ T = TypeVar("T")
 
 #: Seconds after which a worker that training itself would not use counts as stuck: a fork can inherit a held lock.
 PATIENCE = 60
-#: What to write where reading fails.
-INSTEAD = "Pass `probe=`, the samples to measure on, as a pair of tensors (inputs, target)."
 _END = object()
+
+
+def _instead() -> str:
+    """What to write where reading fails."""
+    probe = "Pass `probe=`, the samples to measure on, as a pair of tensors (inputs, target)."
+    return instead("probe", probe, "Pass tensors, `inputs` and `target`.")
 
 
 class WorkerError(RuntimeError):
@@ -110,10 +115,10 @@ def _own_loader(loader: DataLoader[Any], chosen: Sequence[Any] | None, **options
 
 def _here(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches, read in this process."""
-    with explained(lambda reason: f"The data set raised {reason} {INSTEAD}"):
+    with explained(lambda reason: f"The data set raised {reason} {_instead()}"):
         batches = iter(loader)
     while True:
-        with explained(lambda reason: f"The data set raised {reason} {INSTEAD}"):
+        with explained(lambda reason: f"The data set raised {reason} {_instead()}"):
             batch = next(batches, _END)
         if batch is _END:
             return
@@ -136,7 +141,7 @@ def _from_worker(loader: DataLoader[Any]) -> Generator[Any, None, None]:
                 return
             except Exception as error:
                 text = f"{type(error).__name__}: {error}".strip().splitlines()[-1].rstrip(".")
-                raise WorkerError(f"The data set raised {text} (in a worker process). {INSTEAD}") from error
+                raise WorkerError(f"The data set raised {text} (in a worker process). {_instead()}") from error
             yield batch
     finally:
         if paths is not None:

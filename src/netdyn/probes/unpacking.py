@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from netdyn._utils.inputs import shown
 from netdyn._utils.trees import Inputs, map_tensors
 
 #: The keys of a mapping that are understood, the first one present counts.
@@ -37,14 +38,9 @@ def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
         if isinstance(inputs, str):
             return batch[inputs], batch[target]
         return {key: batch[key] for key in inputs}, batch[target]
-    what = f"a {type(batch).__name__}"
-    if isinstance(batch, Mapping):
-        what = f"a mapping with the keys {sorted(map(str, batch))}"
-    elif isinstance(batch, list | tuple):
-        what += f" of {len(batch)} items"
     raise TypeError(
-        f"A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got {what}. Pass "
-        "`unpack=`, a function of the batch that returns the model's input and the class labels."
+        f"A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got {shown(batch)}. Pass "
+        "`unpack=`, a function of the batch that returns the model's input and the target, a tensor."
     )
 
 
