@@ -323,11 +323,11 @@ class Monitor:
         what = " and ".join([*layers, *basins]) or "the accuracy"
         assert self.probe is not None
         held_out = "" if self.val_probe is None else f" and {_counted(self.val_probe, 'held-out ones')}"
-        basin = report.sample_basin
+        basin, notes = report.sample_basin, "".join(f" Note: {note}." for note in report.notes)
         noise = f" (noise on the output of {', '.join(basin.noise_at)})" if basin is not None and basin.noise_at else ""
         self.inform(
             f"netdyn measures {what} on {_counted(self.probe, 'samples')}{held_out}{noise}, {self.cadence}; the first "
-            f"evaluation took {_seconds(self.budget.last)}."
+            f"evaluation took {_seconds(self.budget.last)}.{notes}"
         )
 
     # --- where to ---

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from clouds import CLASSES, FEATURES, SAMPLES, network, probe, trained
-from netdyn import diagnose
+from netdyn import DynamicsWarning, diagnose
 from netdyn.basins.result import BasinResult
 from netdyn.engine import evaluate
 from netdyn.engine.config import MEASURES
@@ -596,10 +596,18 @@ def test_regression_has_basins_under_a_criterion_of_its_own(learned):
 
 @pytest.mark.filterwarnings("ignore:`accuracy` is:UserWarning")
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_modes_of_a_regression_are_refused_with_the_way_out(outputs):
+def test_with_a_criterion_alone_the_basins_come_and_modes_say_why_not(outputs):
     net, (x, _) = network(classes=outputs), probe()
-    with pytest.raises(ValueError, match=r"class labels.*`measure`|`measure`.*class labels"):
-        diagnose(net, x, net(x).detach(), criterion=close)
+    with pytest.warns(DynamicsWarning, match="'modes' and 'linear' need class labels .* a `criterion` alone") as caught:
+        found = diagnose(net, x, net(x).detach(), criterion=close)
+    assert len(caught) == 1
+    basins = ["sample_basin", "weight_basin"]
+    expected = diagnose(net, x, net(x).detach(), criterion=close, measure=basins)
+    assert found.layers == ()
+    for name in basins:
+        same_basins(getattr(found, name), getattr(expected, name))
+    with pytest.raises(ValueError, match=r"^`measure` asks for \['modes'\]\. .*need class labels"):
+        diagnose(net, x, net(x).detach(), criterion=close, measure=["modes"])
 
 
 def test_criterion_on_class_labels_keeps_modes_and_classes(learned):

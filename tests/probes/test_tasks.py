@@ -72,11 +72,16 @@ def test_a_criterion_takes_any_target(target, classes):
     assert torch.equal(found.target, target)
 
 
-ONE_HOT = "`target` must hold whole class labels (an integer dtype), got dtype torch.float32. "
+ONE_HOT = "`target` must hold whole class labels (an integer dtype), got rows that sum to 1, of shape [80, 4]. Convert "
 REFUSED = {
-    "one-hot": (torch.eye(CLASSES)[labels()], TypeError, ONE_HOT + "Convert one-hot or probability targets with "),
+    "one-hot": (torch.eye(CLASSES)[labels()], TypeError, ONE_HOT + "one-hot or probability targets with "),
     "probabilities": (samples(80, shape=(CLASSES,)).softmax(1), TypeError, ONE_HOT),
-    "other shape": (samples(80, shape=(2,)), TypeError, ONE_HOT),
+    "other shape": (
+        samples(80, shape=(2,)),
+        TypeError,
+        "`target` must hold whole class labels, or one number for each output, got numbers that are not whole, of "
+        "dtype torch.float32 and shape [80, 2], for 4 outputs per sample.",
+    ),
     "not finite": (samples(80, shape=(CLASSES,)) / 0, ValueError, "`target` must hold finite numbers, got NaN or inf."),
     "too large": (labels(classes=5), ValueError, "`target` must lie in [0, num_classes) = [0, 4), got the label 4."),
     "too few": (

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from netdyn.basins.interval import LEVEL, clustered_error, student_quantile
+from netdyn.basins.interval import LEVEL, clustered_error, mean_of, student_quantile
 
 #: The first two levels lie this far, in log σ, to both sides of the guess; a radius or an end of its interval that is
 #: farther than this from every level asked is asked itself.
@@ -37,17 +37,18 @@ class Crossing:
     """
 
     target: float
-    clean: Tensor  # which samples are right without noise, bool `[samples]`
+    clean: Tensor  # which samples are right without noise, bool `[samples]`, or the share of each that is
     cluster: Tensor  # samples of equal content have the same number, int64 `[samples]`
     low: float
     high: float
+    weight: Tensor | None = None  # of each sample in the accuracy, `[samples]` with the mean 1; None: all the same
     guess: float = 1.0  # of the σ at which accuracy crosses `aim`
     right: dict[float, Tensor] = field(default_factory=dict)  # log σ → share of right rays, float64 `[samples]`
 
     @cached_property
     def clean_accuracy(self) -> float:
         """Accuracy without noise."""
-        return float(self.clean.double().mean())
+        return mean_of(self.clean, self.weight)
 
     @cached_property
     def aim(self) -> float:
@@ -91,7 +92,7 @@ class Crossing:
 
     def _margin(self) -> float:
         """t·se of the accuracy at the radius."""
-        error, clusters = clustered_error(self._outcomes(), self.cluster)
+        error, clusters = clustered_error(self._outcomes(), self.cluster, self.weight)
         return student_quantile((1 + LEVEL) / 2, clusters - 1) * error if error > 0 else 0.0
 
     def _outcomes(self) -> Tensor:
@@ -109,7 +110,7 @@ class Crossing:
         Accuracy is made to fall: it is nowhere larger than at a smaller level.
         """
         levels = sorted(self.right)
-        shares = list(itertools.accumulate((float(self.right[level].mean()) for level in levels), min))
+        shares = list(itertools.accumulate((mean_of(self.right[level], self.weight) for level in levels), min))
         last = next((i for i, found in enumerate(shares) if found <= share), len(levels) - 1)
         return list(zip(levels, shares, strict=True))[max(last - 1, 0) :][:2]
 

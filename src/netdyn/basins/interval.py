@@ -93,15 +93,22 @@ def median(values: Tensor) -> float:
     return float((x[(len(x) - 1) // 2] + x[len(x) // 2]) / 2)
 
 
-def clustered_error(values: Tensor, cluster: Tensor) -> tuple[float, int]:
+def mean_of(values: Tensor, weight: Tensor | None = None) -> float:
+    """The mean of ``values [n]``, weighted by ``weight [n]`` if that is given."""
+    wide = values.double()
+    return float(wide.mean() if weight is None else (wide * weight).sum() / weight.sum())
+
+
+def clustered_error(values: Tensor, cluster: Tensor, weight: Tensor | None = None) -> tuple[float, int]:
     """Standard error of a mean whose values come in clusters, and the number of clusters C.
 
     With G_c the sum of the deviations from the mean in cluster c, se² = C/(C − 1)·ΣG_c²/n². Where every value is a
-    cluster of its own this is the usual error.
+    cluster of its own this is the usual error. Weighted deviations give the linearised error of a ratio.
 
     Args:
         values: ``[n]``.
         cluster: Number of each value's cluster, int64 ``[n]``.
+        weight: Weight of each value in the mean, ``[n]`` with the mean 1; None: all the same.
 
     >>> clustered_error(torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0, 1, 0, 1]))
     (0.5, 2)
@@ -109,12 +116,13 @@ def clustered_error(values: Tensor, cluster: Tensor) -> tuple[float, int]:
     clusters = len(torch.unique(cluster))
     if clusters < 2:
         return math.inf, clusters
-    apart = (values - values.mean()).double()
+    apart = values.double() - mean_of(values, weight)
+    apart = apart if weight is None else apart * weight
     sums = torch.zeros(int(cluster.max()) + 1, dtype=torch.float64).index_add_(0, cluster, apart)
     return math.sqrt(clusters / (clusters - 1) * float(sums.square().sum())) / len(values), clusters
 
 
-def shared_error(right: Tensor, cluster: Tensor) -> float:
+def shared_error(right: Tensor, cluster: Tensor, weight: Tensor | None = None) -> float:
     """Standard error that the choice of the probe's samples adds to an accuracy on every ray alike.
 
     Of a sample's outcomes on several rays the part that they share is its own: Var_s(E_ray f_rs), found without bias
@@ -124,12 +132,15 @@ def shared_error(right: Tensor, cluster: Tensor) -> float:
     Args:
         right: Outcomes ``[rays, samples]`` in [0, 1], NaN where a ray did not ask a sample.
         cluster: Number of each sample's content, int64 ``[samples]``.
+        weight: Weight of each sample in the accuracy, ``[samples]`` with the mean 1; None: all the same.
 
     Source:
         netdyn's convention.
     """
     asked = ~right.isnan()
-    apart = (right - right.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
+    each = torch.ones(right.shape[1], dtype=torch.float64) if weight is None else weight
+    mean = (right.nan_to_num(0.0) * each).sum(dim=1, keepdim=True) / (asked * each).sum(dim=1, keepdim=True)
+    apart = ((right - mean) * each).nan_to_num(0.0)
     times = asked.sum(dim=0).double()
     pairs = float((times * (times - 1)).sum())
     if not pairs:

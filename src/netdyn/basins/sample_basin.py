@@ -18,13 +18,14 @@ from netdyn._utils.trees import Inputs, as_slice, blocks, take
 from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
-from netdyn.basins.interval import LEVEL
+from netdyn.basins.interval import LEVEL, mean_of
 from netdyn.basins.ladder import ABOUT, NEAR, WIDE, latin_levels, portions
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_range
 from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion, apply_criterion, predictions, right_probability
 from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.targets import AccuracyOf, TargetOptions, Task
 from netdyn.probes.tasks import TOLERANCE, prepare
 
 #: Rays from which on a radius of its own is given for every sample.
@@ -51,6 +52,9 @@ def sample_basin(
     criterion: Criterion | None = None,
     tolerance: float = TOLERANCE,
     noise_at: Sequence[str] | None = None,
+    task: Task = "auto",
+    ignore_index: int = -100,
+    accuracy_of: AccuracyOf = "samples",
 ) -> BasinResult:
     """How much noise the inputs tolerate before the network's predictions stop being right.
 
@@ -62,7 +66,9 @@ def sample_basin(
     Args:
         model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode.
         inputs: A tensor, or a sequence or mapping of tensors, samples first; noise falls on the floating ones.
-        target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
+        target: Class labels ``[samples]``, or one per position ``[samples, …]`` of logits ``[samples, classes, …]`` or
+            ``[samples, positions, classes]``; zeros and ones ``[samples, labels]``; numbers to be predicted; or what
+            ``criterion`` takes. Positions are the units of accuracy, samples those of the interval.
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
         relative: Count ``accuracy`` from the floor that noise leaves (0) to the accuracy without noise (1).
         rays: Rays per sample.
@@ -80,6 +86,10 @@ def sample_basin(
         noise_at: Where noise falls: names of modules, whose outputs are disturbed (``["embedding"]`` for token ids), or
             of parts of the inputs by key or position (``["image"]``, ``["0"]``), which win over a module of the same
             name. None: all floating inputs; where there are none, the output of the embedding that runs first.
+        task: What the targets are, as in :class:`netdyn.Config`.
+        ignore_index: Label that marks what has none: samples, positions or labels that are left out.
+        accuracy_of: What counts with several labels per sample: ``"samples"`` whose labels are all right, or
+            ``"labels"``.
 
     Returns:
         The radius with its interval, and what stands behind it.
@@ -107,9 +117,10 @@ def sample_basin(
     check_basin(accuracy, rays, low, high, seed)
     checks.positive("rel_tol", rel_tol)
     checks.positive("tolerance", tolerance)
+    targets = TargetOptions(task, ignore_index, accuracy_of)
     with isolated_network(model) as network:
         return measure_sample_basin(
-            prepare(network, inputs, target, criterion, batch_size, tolerance),
+            prepare(network, inputs, target, criterion, batch_size, tolerance, targets),
             low,
             high,
             accuracy=accuracy,
@@ -135,11 +146,11 @@ class Rays:
         self._kept: dict[int, Rows] = {}
 
     def right(self, levels: Tensor) -> Tensor:
-        """Which rays are right at ``levels [rays, samples]``, bool likewise; False where not asked."""
-        return self.outcomes(levels)[0] > 0
+        """Which rays are right at ``levels [rays, samples]``, 1, 0 or a share, likewise; 0 where not asked."""
+        return self.outcomes(levels)[0]
 
     def outcomes(self, levels: Tensor) -> Tensor:
-        """Right (1) or not (0), and the class predicted (−1 for none): int64 ``[2, rays, samples]``."""
+        """Right (1), not (0) or a share, and the class predicted (−1 for none): float64 ``[2, rays, samples]``."""
         processes = self.evaluator.processes
         if processes.lockstep:
             # All processes must run the network equally often: every ray is asked, somewhere.
@@ -162,16 +173,16 @@ class Rays:
 
     def _asked(self, levels: Tensor) -> Tensor:
         own = self._own
-        found = torch.zeros(2, *levels.shape, dtype=torch.int64)
+        found = torch.zeros(2, *levels.shape, dtype=torch.float64)
         found[1] = -1
         asked = (~levels.isnan()).nonzero()
         for part in blocks(len(asked), own.batch_size or own.samples):
             rays, index = asked[part].t()
             outputs, target = self._outputs(rays, index, levels[rays, index].exp())
-            found[0][rays, index] = apply_criterion(own.criterion, outputs, target).long().cpu()
+            found[0][rays, index] = apply_criterion(own.criterion, outputs, target).double().cpu()
             if own.num_classes > 1:
                 logits = outputs - 0.5 if own.criterion is right_probability else outputs
-                found[1][rays, index] = predictions(logits[:, None] if logits.ndim == 1 else logits).cpu()
+                found[1][rays, index] = predictions(logits[:, None] if logits.ndim == 1 else logits).double().cpu()
         return found
 
     def _outputs(self, rays: Tensor, index: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,15 +225,15 @@ def measure_sample_basin(
     """
     own = replace(evaluator, passed=0)
     clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
-    clean_accuracy = float(clean.double().mean())
+    clean_accuracy = mean_of(clean, own.weight)
     ask = Rays(own, Noise.at(own.model, own.inputs, own.by_sample, noise_at, seed))
     at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
-    floor = max(chance(own.num_classes), at_high)
-    absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)
+    floor = max(chance(own.answers), at_high)
+    absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)
     labels, cluster = own.labels.cpu(), own.contents.clusters
     everyone = torch.ones(own.samples, dtype=torch.bool)
     ladder = _Ladder(ask, labels, low, high, seed)
-    whole = Crossing(absolute, clean, cluster, low, high)
+    whole = Crossing(absolute, clean, cluster, low, high, own.weight)
     if whole.reachable:
         ladder.climb(everyone, whole)
         whole.guess = ladder.curve(everyone, whole).crossing(whole.aim)
@@ -247,6 +258,8 @@ def measure_sample_basin(
         warn_of_floor(absolute, floor)
     radii: Tensor | None = None
     per_sample: Tensor | None = None
+    if cells is not None and own.weight is not None:
+        raise ValueError("`per_ray` needs one answer per sample, right or wrong, got a share of right ones per sample.")
     if cells is not None:
         lost = _bisected(ask, clean, cells, rays)
         radii = cells.radii(lost)
@@ -285,8 +298,10 @@ def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]
     levels = torch.full((1, own.samples), math.nan, dtype=torch.float64)
     levels[:, some] = math.log(high)
     right, classes = ask.outcomes(levels)[:, 0, some]
-    votes = torch.bincount(classes, minlength=own.num_classes).double() / len(some) if own.num_classes > 1 else None
-    return float(right.double().mean()), votes
+    votes = (
+        torch.bincount(classes.long(), minlength=own.num_classes).double() / len(some) if own.num_classes > 1 else None
+    )
+    return mean_of(right, None if own.weight is None else own.weight[some]), votes
 
 
 def _search(ask: Rays, rays: int, searches: Sequence[tuple[Tensor, Crossing]]) -> None:
@@ -295,7 +310,7 @@ def _search(ask: Rays, rays: int, searches: Sequence[tuple[Tensor, Crossing]]) -
         levels = torch.full((rays, ask.evaluator.samples), math.nan, dtype=torch.float64)
         for of, _, level in wanted:
             levels[:, of] = level
-        right = ask.right(levels).double().mean(dim=0)
+        right = ask.right(levels).mean(dim=0)
         for of, search, level in wanted:
             search.right[level] = right[of]
 
@@ -311,7 +326,9 @@ class _Ladder:
         self.chance = torch.cat([uniforms(keys(digests, seed, ray, "ladder")) for ray in range(rays)])
         portion = torch.cat([uniforms(keys(digests, seed, ray, "portion")) for ray in range(rays)])[:, 0]
         self.levels = torch.full((rays, len(labels)), math.nan, dtype=torch.float64)
-        self.right = torch.zeros(rays, len(labels), dtype=torch.bool)
+        self.right = torch.zeros(rays, len(labels), dtype=torch.float64)
+        weight = ask.evaluator.weight
+        self.weight = torch.ones(len(labels), dtype=torch.float64) if weight is None else weight
         self.portions = portions(portion, self.labels)
 
     def climb(self, everyone: Tensor, search: Crossing) -> None:
@@ -332,10 +349,11 @@ class _Ladder:
         """Accuracy against σ over some samples, bool ``[samples]``: through the answers here, and those of a search."""
         asked = ~self.levels[:, of].isnan()
         sigma = self.levels[:, of][asked].exp().tolist()
-        share, weights = self.right[:, of][asked].double().tolist(), [1.0] * len(sigma)
+        share = self.right[:, of][asked].tolist()
+        weights = self.weight.expand(len(self.levels), -1)[:, of][asked].tolist()
         for level, found in search.right.items():
             sigma.append(math.exp(level))
-            share.append(float(found.mean()))
+            share.append(mean_of(found, self.weight[of]))
             weights.append(float(len(found)))
         return falling_curve(search.clean_accuracy, sigma, share, weights)
 
@@ -354,6 +372,6 @@ def _bisected(ask: Rays, clean: Tensor, grid: Grid, rays: int) -> Tensor:
     high = torch.full_like(low, grid.cells)
     for _ in range(grid.levels):
         middle = (low + high) // 2
-        right = ask.right(edges[middle].masked_fill(~clean, math.nan))
+        right = ask.right(edges[middle].masked_fill(~clean, math.nan)) > 0
         low, high = torch.where(right, middle, low), torch.where(right, high, middle)
     return low.masked_fill(~clean, LOST_CLEAN)

@@ -18,7 +18,7 @@ from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
 from netdyn.basins.curve import Curve, falling_curve, mean_curve
-from netdyn.basins.interval import median, median_interval, shared_error, widened
+from netdyn.basins.interval import mean_of, median, median_interval, shared_error, widened
 from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
@@ -26,6 +26,7 @@ from netdyn.basins.weight_noise import WeightNoise, realised_noise
 from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.targets import AccuracyOf, TargetOptions, Task
 from netdyn.probes.tasks import TOLERANCE, prepare
 
 #: Noise levels asked on each ray, and further ones on the first.
@@ -58,6 +59,9 @@ def weight_basin(
     batch_size: int | None = None,
     criterion: Criterion | None = None,
     tolerance: float = TOLERANCE,
+    task: Task = "auto",
+    ignore_index: int = -100,
+    accuracy_of: AccuracyOf = "samples",
 ) -> BasinResult:
     """How much noise the weights tolerate before the network's predictions stop being right.
 
@@ -70,7 +74,7 @@ def weight_basin(
         model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode. Its
             weights are not written to.
         inputs: A tensor, or a sequence or mapping of tensors, samples first.
-        target: Class labels ``[samples]``, or numbers to be predicted (or what ``criterion`` takes).
+        target: As in :func:`netdyn.functional.sample_basin`.
         accuracy: The accuracy that defines the radius, in (0, 1). None: 0.5 as in P1, and 0.75 for two classes.
         relative: Count ``accuracy`` from chance (0) to the accuracy without noise (1).
         rays: Number of rays.
@@ -87,6 +91,10 @@ def weight_basin(
         batch_size: Samples per forward pass; None: all at once. Changes nothing but rounding.
         criterion: As in :func:`netdyn.functional.sample_basin`.
         tolerance: Likewise.
+        task: What the targets are, likewise.
+        ignore_index: Label that marks what has none: samples, positions or labels that are left out.
+        accuracy_of: What counts with several labels per sample: ``"samples"`` whose labels are all right, or
+            ``"labels"``.
 
     Returns:
         The radius with its interval, and what stands behind it.
@@ -114,9 +122,10 @@ def weight_basin(
     checks.whole("samples", samples)
     checks.choice("normalization", normalization, ("layer", "global"))
     checks.positive("tolerance", tolerance)
+    targets = TargetOptions(task, ignore_index, accuracy_of)
     with isolated_network(model) as network:
         return measure_weight_basin(
-            prepare(network, inputs, target, criterion, batch_size, tolerance),
+            prepare(network, inputs, target, criterion, batch_size, tolerance, targets),
             low,
             high,
             accuracy=accuracy,
@@ -135,13 +144,14 @@ class Ray:
     """What was met on one ray."""
 
     target: float
+    weight: Tensor | None = None  # of each of the ray's samples in the accuracy; None: all the same
     right: dict[float, Tensor] = field(default_factory=dict)  # log σ → which of the ray's samples are right
     share: dict[float, float] = field(default_factory=dict)  # their share
     logits: dict[float, float] = field(default_factory=dict)  # its logit above that of the target, sorted, made to fall
 
     def add(self, level: float, right: Tensor) -> None:
         """Take what was met at ``level``, a log σ."""
-        self.right[level], self.share[level] = right, float(right.double().mean())
+        self.right[level], self.share[level] = right, mean_of(right, self.weight)
         levels, count = sorted(self.share), len(right)
         falling = accumulate((self.share[each] for each in levels), min)
         aim = logit(self.target, count)
@@ -187,7 +197,7 @@ def walk_rays(ask: _Asker, rays: int, target: float, low: float, high: float) ->
     for number in range(rays):
         slope = _slope(found)
         finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
-        ray = Ray(target)
+        ray = Ray(target, ask.weight(number))
         turn = 0 if found else -FIRST
         while turn < LEVELS or ray.alike():
             below, above = ray.around()
@@ -247,9 +257,9 @@ def measure_weight_basin(
     own, each = replace(evaluator, passed=0), layers == "each"
     clean = (own.all_right() if clean is None else clean).cpu()
     noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
-    clean_accuracy = float(clean.double().mean())
-    floor = chance(own.num_classes)
-    target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.num_classes)
+    clean_accuracy = mean_of(clean, own.weight)
+    floor = chance(own.answers)
+    target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)
     choices = [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)]
     ask, found, radii = _Asker(own, noise, choices), list[Ray](), torch.zeros(rays, dtype=torch.float64)
     per_layer = dict.fromkeys(noise.weights, 0.0) if each else None
@@ -313,6 +323,11 @@ class _Asker:
         self.evaluator, self.noise, self.choices = evaluator, noise, choices
         self._ray, self._direction, self._own = -1, dict[str, Tensor](), evaluator
 
+    def weight(self, ray: int) -> Tensor | None:
+        """The weights of a ray's samples in the accuracy."""
+        weight = self.evaluator.weight
+        return None if weight is None else weight[self.choices[ray]]
+
     def __call__(self, ray: int, level: float) -> Tensor:
         if ray != self._ray:
             self._ray, self._direction = ray, self.noise.draw(ray)
@@ -354,7 +369,7 @@ def _interval(
     right = torch.full((len(known), evaluator.samples), math.nan, dtype=torch.float64)
     for row, (i, level_of_ray) in enumerate(known):
         right[row, choices[i]] = rays[i].outcomes(level_of_ray)
-    error = shared_error(right, evaluator.contents.clusters) / (target * (1 - target) * _slope(rays))
+    error = shared_error(right, evaluator.contents.clusters, evaluator.weight) / (target * (1 - target) * _slope(rays))
     return widened((low, high), median(radii), error, evaluator.samples), level
 
 

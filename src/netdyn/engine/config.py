@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from netdyn._utils import checks
 from netdyn.basins.target import check_basin
+from netdyn.probes.targets import AccuracyOf, TargetOptions, Task
 from netdyn.probes.tasks import TOLERANCE
 
 Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
@@ -47,6 +48,12 @@ class Config:
             ``model(*inputs)`` where the model's ``forward`` takes a mapping or a sequence so. Of an output that is no
             tensor, ``.logits``, ``["logits"]`` or the first item of a tuple are the logits.
         batch_size: Samples per forward pass. None: the whole probe at once.
+        task: What the targets are: ``"classes"`` (labels ``[samples]``, or one per position ``[samples, …]`` of logits
+            ``[samples, classes, …]`` or ``[samples, positions, classes]``), ``"multilabel"`` (zeros and ones
+            ``[samples, labels]``) or ``"numbers"`` to be predicted. ``"auto"``: what shapes and values show.
+        ignore_index: Label that marks what has none: samples, positions or labels that are left out.
+        accuracy_of: What counts with several labels per sample: ``"samples"`` whose labels are all right, or
+            ``"labels"``.
         num_classes: Number of classes, checked against the model's output. None: as many as the output has.
         seed: Seed of all noise, of the choice of units and of the probe's samples.
 
@@ -74,6 +81,9 @@ class Config:
     noise_at: list[str] | None = None
     forward: Callable[[Any, Any], Any] | None = None
     batch_size: int | None = None
+    task: Task = "auto"
+    ignore_index: int = -100
+    accuracy_of: AccuracyOf = "samples"
     num_classes: int | None = None
     seed: int = 0
 
@@ -98,3 +108,9 @@ class Config:
             if getattr(self, whole) is not None:
                 checks.whole(whole, getattr(self, whole))
         check_basin(self.accuracy, self.sample_rays, self.low, self.high, self.seed)
+        TargetOptions(self.task, self.ignore_index, self.accuracy_of)
+
+    @property
+    def targets(self) -> TargetOptions:
+        """How targets are to be read."""
+        return TargetOptions(self.task, self.ignore_index, self.accuracy_of)

@@ -18,11 +18,12 @@ from netdyn._utils.options import offering
 from netdyn._utils.trees import blocks, has_floating
 from netdyn._utils.user_code import is_out_of_memory
 from netdyn.basins.coverage import Covered, measure_coverage
+from netdyn.basins.interval import mean_of
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.engine.config import Config
-from netdyn.engine.layers import Reading, nonfinite, read_layers, warn_of_nonfinite
+from netdyn.engine.layers import Reading, chosen_outputs, mean_logits, nonfinite, read_layers, warn_of_nonfinite
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
 from netdyn.probes.batchnorm import measure_gap
@@ -76,6 +77,7 @@ def evaluate(
     processes = processes or Processes()
     with offering(Config):
         found = _evaluator(network, probe, config, processes)
+        config = _measurable(found, config)
         _check_classes(found, config)
         # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
         processes.gather(lambda: None)
@@ -98,7 +100,8 @@ def evaluate(
 
 
 def _evaluator(network: nn.Module, probe: Probe, config: Config, processes: Processes) -> Evaluator:
-    found = prepare(network, probe.inputs, probe.target, config.criterion, config.batch_size, config.tolerance)
+    options = (config.criterion, config.batch_size, config.tolerance, config.targets)
+    found = prepare(network, probe.inputs, probe.target, *options)
     found.processes = processes
     return found
 
@@ -188,14 +191,16 @@ class _Evaluation:
         weight_basin = attempt("weight_basin", lambda: self._weight_basin(right), wanted="weight_basin" in wanted)
         on_held_out = val_probe is not None
         gaps = attempt(
-            "batchnorm", lambda: self._gaps(right, held_out, on_held_out), wanted="batchnorm" in wanted and classes
+            "batchnorm",
+            lambda: self._gaps(right, held_out, on_held_out),
+            wanted="batchnorm" in wanted and evaluator.labelled,
         )
         gap, train_gap = gaps or (math.nan, math.nan)
         maps = attempt("maps", lambda: self._maps(reading), wanted="maps" in wanted and image)
         accuracy = _accuracy(evaluator, right)
         accuracy = math.nan if accuracy is None else accuracy
         tails = {layer.name: layer.tail_accuracy for layer in reading.layers}
-        guess = guessing(torch.bincount(evaluator.labels.cpu(), minlength=evaluator.num_classes).tolist())
+        guess = guessing(evaluator.class_sizes().tolist())
         return Report(
             layers=reading.layers,
             sample_basin=sample_basin,
@@ -203,11 +208,12 @@ class _Evaluation:
             accuracy=accuracy,
             val_accuracy=None if held_out is None else _accuracy(*held_out),
             samples=evaluator.samples,
-            num_classes=evaluator.num_classes,
+            num_classes=evaluator.classes,
+            notes=evaluator.notes,
             alpha=config.alpha,
             guess=guess,
             functional_depth=functional_depth(
-                tails, accuracy, untrained=is_guessed(accuracy, guess, evaluator.num_classes, evaluator.samples)
+                tails, accuracy, untrained=is_guessed(accuracy, guess, evaluator.classes, evaluator.samples)
             ),
             batchnorm_gap=gap,
             batchnorm_train_gap=train_gap,
@@ -228,13 +234,13 @@ class _Evaluation:
     def _reading_without_layers(self) -> Reading:
         """Which samples are right, if the layers could not be read, or were not asked for."""
         evaluator = self.evaluator
-        right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
-        lost = 0
+        answers, lost = [], 0
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
             outputs = evaluator.outputs(inputs)
-            right[part] = apply_criterion(evaluator.criterion, outputs, target)
+            answers.append(apply_criterion(evaluator.criterion, outputs, target))
             lost += nonfinite(outputs)
+        right = torch.cat(answers)
         warn_of_nonfinite(evaluator, lost)
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
@@ -242,7 +248,8 @@ class _Evaluation:
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""
-        self.evaluator.contents = self.probe.contents
+        contents, kept = self.probe.contents, self.evaluator.kept
+        self.evaluator.contents = contents if kept is None else contents.chosen(kept)
         return self.evaluator
 
     def _sample_basin(self, right: Tensor) -> BasinResult:
@@ -299,41 +306,53 @@ class _Evaluation:
 
     def _maps(self, reading: Reading) -> tuple[Tensor, Subnetwork | None] | None:
         evaluator = self.evaluator
-        model, inputs, classes = evaluator.model, evaluator.inputs, evaluator.num_classes
-        if classes > self.config.max_classes or (classes == 1 and evaluator.numbers is None):
+        model, inputs = evaluator.model, evaluator.inputs
+        columns = chosen_outputs(evaluator, self.config)
+        if (not evaluator.labelled and evaluator.numbers is None) or (columns is not None and evaluator.labelled):
             return None
         survey = reading.survey or discover(model, inputs, batch_size=self.config.batch_size)
-        maps = input_maps(model, inputs, Choice(axes=survey.axes)).cpu()
-        if not survey.found or evaluator.processes.lockstep:
+        head = partial(mean_logits, evaluator, columns)
+        maps = input_maps(model, inputs, Choice(axes=survey.axes), head).cpu()
+        if not survey.found or evaluator.processes.lockstep or columns is not None or evaluator.positions is not None:
             # Sharded weights are gathered only for gradients that start at the output.
             return maps, None
         name = next(iter(survey.found))
         shown, most = SUBNETWORK
         first, pathway = choose(model, survey, [name]), reading.pathways.get(name)
-        return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size)
+        return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size, head)
 
 
 def _accuracy(evaluator: Evaluator, right: Tensor) -> float | None:
     """Share of right answers; None if the network predicts numbers, which are all right without noise."""
-    return float(right.cpu().double().mean()) if evaluator.numbers is None else None
+    return mean_of(right.cpu(), evaluator.weight) if evaluator.numbers is None else None
+
+
+def _measurable(evaluator: Evaluator, config: Config) -> Config:
+    """The options without measures that targets and criterion do not allow; a warning says why."""
+    named = [name for name in ("modes", "linear") if name in config.measure]
+    if evaluator.labelled or evaluator.numbers is not None or not named:
+        return config
+    text = (
+        f"{' and '.join(map(repr, named))} need class labels and one logit per class, or one output for each number to "
+        f"be predicted, and a `criterion` alone does not say which; got targets of dtype {evaluator.target.dtype}."
+    )
+    rest = tuple(name for name in config.measure if name not in named)
+    if not rest:
+        raise ValueError(f"`measure` asks for {named}. {text} Ask for the basins.")
+    checks.warn(f"netdyn leaves out what the criterion does not allow: {text}")
+    return replace(config, measure=rest)
 
 
 def _check_classes(evaluator: Evaluator, config: Config) -> None:
-    classes, asked = evaluator.num_classes, config.num_classes
-    named = [name for name in ("modes", "linear") if name in config.measure]
-    if classes == 1 and evaluator.numbers is None and named:
-        raise ValueError(
-            f"`measure` asks for {named[0]!r}, which need class labels and one logit per class, or one output for each "
-            f"number, got targets of dtype {evaluator.target.dtype} and a criterion. Leave "
-            f"{' and '.join(map(repr, named))} out to measure the basins alone."
-        )
+    classes, asked = evaluator.classes, config.num_classes
     if asked is not None and classes not in (asked, 1):
         raise ValueError(f"`num_classes` must be that of the model's output, {classes} classes, got {asked}.")
-    if classes > 1:
-        size = torch.bincount(evaluator.labels.cpu(), minlength=classes)
-        if absent := (size == 0).nonzero()[:, 0].tolist():
-            shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"
-            checks.warn(
-                f"The probe holds {classes - len(absent)} of {classes} classes; {shown} are missing and left out of "
-                "every mean. Give it at least one sample of each."
-            )
+    # Of a vocabulary, most words are in no probe.
+    counted = evaluator.num_classes > 1 or 1 < classes <= config.max_classes
+    absent = (evaluator.class_sizes() == 0).nonzero()[:, 0].tolist() if counted else []
+    if absent:
+        shown = f"{absent}" if len(absent) <= 20 else f"{absent[:20]} and {len(absent) - 20} more"
+        checks.warn(
+            f"The probe holds {classes - len(absent)} of {classes} classes; {shown} are missing and left out of "
+            "every mean. Give it at least one sample of each."
+        )

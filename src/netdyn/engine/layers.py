@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
-from netdyn.basins.interval import clustered_error
+from netdyn.basins.interval import clustered_error, mean_of
 from netdyn.engine.config import Config
 from netdyn.linear.substitution import substitute, warn_of_defects
-from netdyn.linear.tails import TailReader, Tails, all_layers, layers_to_run, run_tails, squared_correlation
+from netdyn.linear.tails import TailReader, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import Wiring, shares_of
 from netdyn.modes.ranks import (
     centre_pathway,
     correlation_from_ranks,
     densities,
     doubled_midranks,
+    label_tuning_from_ranks,
     occurrences,
     rank_counts,
     tuning_from_ranks,
 )
 from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.modes.transfer import kept_order
-from netdyn.probes.criteria import apply_criterion, as_logits, right_class
+from netdyn.probes.criteria import Within, apply_criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
 from netdyn.tracing.rows import RowMemory, Rows, Verdict
+from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.survey import Survey, survey
 
 #: Bins of a layer's rank probability distribution.
 BINS = 20
+#: Most positions that the modes are of, over all samples.
+POSITIONS = 8192
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,35 @@ class Reading:
     """What one reading of a network's layers has found."""
 
     layers: tuple[LayerReport, ...]
-    right: Tensor  # which samples are right, bool `[samples]`
+    right: Tensor  # which samples are right, bool `[samples]`, or the share of each that is
     survey: Survey | None = None  # None where the layers were not read
     pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
+
+
+def chosen_outputs(evaluator: Evaluator, config: Config) -> Tensor | None:
+    """Of more classes or outputs than ``max_classes`` a seeded choice to stand for all; None where all are used.
+
+    Classes are those present, and outputs those whose target varies.
+    """
+    number = evaluator.answers if evaluator.numbers is None else evaluator.numbers.shape[1]
+    number = evaluator.target.shape[1] if evaluator.multilabel else number
+    if number <= config.max_classes:
+        return None
+    present: Tensor = torch.arange(number)
+    if isinstance(evaluator.criterion, Within):
+        present = evaluator.criterion.distance.isfinite().nonzero()[:, 0].cpu()
+    elif not evaluator.multilabel:
+        labels: Tensor = torch.unique(evaluator.target.cpu())
+        present = labels[labels >= 0]
+    generator = torch.Generator().manual_seed(config.seed)
+    return present[torch.randperm(len(present), generator=generator)[: config.max_classes].sort().values]
+
+
+def mean_logits(evaluator: Evaluator, columns: Tensor | None, outputs: object, samples: int) -> Tensor:
+    """The logits that a map is of, ``[samples, classes]``: means over the positions; of numbers some ``columns``."""
+    logits = evaluator.logits(outputs, samples)
+    logits = logits.mean(dim=1) if logits.ndim == 3 else logits
+    return logits if columns is None else logits.index_select(1, columns.to(logits.device))
 
 
 def read_layers(
@@ -82,6 +114,7 @@ def read_layers(
                 break
         memory.keep(found.signature, verdict)
         warn_of_company(verdict)
+        reader.tell_of_other_positions()
         return reading
     finally:
         warn_of_unread(model, found, unread | verdict.refused)
@@ -99,13 +132,28 @@ class _LayerReader:
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
-        self.labels = evaluator.labels.cpu()
-        self.classes = self._classes()
-        self.sizes = occurrences(evaluator.labels, evaluator.num_classes)
-        self.number_ranks = torch.zeros(0, 0) if evaluator.numbers is None else doubled_midranks(evaluator.numbers)
-        shares = self.sizes.cpu().double() / evaluator.samples
-        shares = shares if self.classes is None else shares[self.classes]
-        self.class_shares = shares if evaluator.num_classes > 1 else None
+        self.classes = chosen_outputs(evaluator, config)
+        #: Whether a label belongs to one of several classes. A constant added to all logits then changes no prediction.
+        self.exclusive = evaluator.num_classes > 1 or evaluator.positions is not None
+        self.part = slice(0, 0)  # the samples that run now
+        self.chosen = self._chosen_rows()
+        self.labels = evaluator.labels if evaluator.num_classes > 1 else evaluator.target
+        self.labels = self.labels if self.chosen is None else self.labels[self.chosen]
+        self.rows = len(self.labels)
+        self.number_ranks = torch.zeros(0, 0)
+        self.sizes = torch.zeros(0, dtype=torch.int64)
+        if evaluator.numbers is not None:
+            numbers = evaluator.numbers
+            numbers = numbers if self.classes is None else numbers[:, self.classes.to(numbers.device)]
+            self.number_ranks = doubled_midranks(numbers)
+        elif evaluator.multilabel:
+            self.sizes = self.labels.sum(dim=0)
+        else:
+            self.sizes = occurrences(self.labels, evaluator.answers)
+        shares = self.sizes.cpu().double() / self.rows
+        shares = shares if self.classes is None or not self.exclusive else shares[self.classes]
+        self.class_shares = shares if evaluator.labelled else None
+        self.elsewhere: list[str] = []  # layers that do not have the labels' positions
         # A tail runs through all layers.
         self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
         self.map = substitute(
@@ -114,9 +162,11 @@ class _LayerReader:
             self.everything,
             classes=self.classes,
             units=self._sampled,
-            # Of many classes the tail needs all rows, and is cheaper to run.
-            through=self.linear and self.classes is None,
+            # Of many classes, and of all positions, the tail needs all rows, and is cheaper to run.
+            through=self.linear and not self._runs_tails,
             batch_size=evaluator.batch_size,
+            head=partial(mean_logits, evaluator, None),
+            rows=self._map_rows,
         )
         self.own = set(list(self.map)[evaluator.processes.part(len(self.map))])
         self.tail = TailReader(self.map)
@@ -124,21 +174,21 @@ class _LayerReader:
     def read(self, rows: Rows) -> Reading:
         """Run the network and reduce its layers; ``rows`` takes what is to be compared with another run."""
         evaluator = self.evaluator
-        right = torch.empty(evaluator.samples, dtype=torch.bool, device=evaluator.target.device)
-        lost, logits = 0, []
+        answers, lost, logits = [], 0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
+            self.part = part
             inputs, target = evaluator.batch(part)
             samples = torch.arange(part.start, part.stop)
-            outputs, found = read(evaluator.model, inputs, self._add, self.everything, rows, samples)
+            outputs, found = read(evaluator.model, inputs, self._add, self.everything, rows, samples, self._field_rows)
             evaluator.passed += len(target)
-            right[part] = apply_criterion(evaluator.criterion, outputs, target)
+            answers.append(apply_criterion(evaluator.criterion, outputs, target))
             lost += nonfinite(outputs)
             if self.linear:
-                logits.append(as_logits(found, len(target)))
+                logits.append(self._tail_logits(found, len(target)))
+        right = torch.cat(answers)
         warn_of_nonfinite(evaluator, lost)
         tails = self.tail.tails()
-        if self.linear:
-            tails.exact = self._run_tails()
+        judged = self._run_tails(torch.cat(logits)) if self.linear else {}
         # Logits may be rounded differently on other devices. The first process decides, so that all go on alike.
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
@@ -152,44 +202,91 @@ class _LayerReader:
         self.reports = {name: report for reports, _ in parts for name, report in reports.items()}
         tails.parts = {name: part for _, own_parts in parts for name, part in own_parts.items()}
         if self.linear:
-            self._judge_tails(tails, torch.cat(logits).cpu())
+            true = torch.cat(logits).cpu()
+            judged = {name: self._judged(linear, true) for name, linear in tails.logits(true).items()} | judged
+            for name in judged.keys() & self.reports.keys():
+                self.reports[name] = replace(self.reports[name], **judged[name])
         layers = tuple(self.reports[name] for name in self.map if name in self.reports)
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
-        return Reading(layers, right, self.survey, whole if self.classes is None else {})
+        known = self.classes is None and evaluator.positions is None
+        return Reading(layers, right, self.survey, whole if known else {})
 
-    def _classes(self) -> Tensor | None:
-        """Of more classes than ``max_classes`` a seeded choice of those present, to stand for all."""
-        if self.evaluator.num_classes <= self.config.max_classes:
+    @property
+    def _runs_tails(self) -> bool:
+        """Whether every tail is run: where accuracy needs the logits of more classes than maps have, or positions."""
+        return self.evaluator.positions is not None or (self.evaluator.labelled and self.classes is not None)
+
+    def _chosen_rows(self) -> Tensor | None:
+        """What the modes are of: bool ``[samples]`` or ``[samples, positions]``; None for all samples.
+
+        Entries without a label are left out, and of more positions than ``POSITIONS`` a seeded choice is taken.
+        """
+        evaluator = self.evaluator
+        if evaluator.multilabel:
+            known = (evaluator.target >= 0).all(dim=1)
+            return None if bool(known.all()) else known
+        if evaluator.positions is None:
             return None
-        present: Tensor = torch.unique(self.labels)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        chosen = torch.randperm(len(present), generator=generator)[: self.config.max_classes].sort().values
-        return present[chosen]
+        chosen = evaluator.target >= 0
+        places = chosen.flatten().nonzero()[:, 0]
+        if len(places) > POSITIONS:
+            generator = torch.Generator().manual_seed(self.config.seed)
+            left_out = torch.randperm(len(places), generator=generator)[POSITIONS:].to(places.device)
+            chosen = chosen.flatten().index_fill(0, places[left_out], False).reshape(chosen.shape)
+        return chosen
+
+    def _field_rows(self, axis: SampleAxis, value: Tensor) -> Tensor:
+        """A field ``[samples, units]``, or ``[samples, positions, units]`` where it has the labels' positions."""
+        found = None
+        if self.evaluator.positions is not None:
+            found = self.evaluator.positions.units(axis.samples_first(value))
+        return axis.rows(value) if found is None else found
+
+    def _map_rows(self, axis: SampleAxis, value: Tensor) -> Tensor:
+        """A gradient ``[samples, units]``: the mean over the labels' positions where it has them."""
+        rows = self._field_rows(axis, value)
+        return rows.mean(dim=1) if rows.ndim == 3 else rows
+
+    def tell_of_other_positions(self) -> None:
+        """Warn once of the layers that have no modes."""
+        if self.modes and self.elsewhere and self.evaluator.positions is not None:
+            checks.warn(
+                f"The layers {self.elsewhere} have no modes: their fields do not have the positions of the labels, "
+                f"{list(self.evaluator.positions.shape)}."
+            )
 
     def _add(self, name: str, fields: Tensor, outputs: Tensor) -> None:
         if name not in self.own:
             return
-        if self.linear:
+        if self.linear and not self._runs_tails:
             self.tail.add(name, fields, outputs)
         if not self.choice.wants(name):
             return
-        if self.units.setdefault(name, fields.shape[1]) != fields.shape[1]:
+        if self.units.setdefault(name, fields.shape[-1]) != fields.shape[-1]:
             raise ValueError(
-                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[1]} in another: the "
+                f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[-1]} in another: the "
                 "network cuts each batch to its longest sample. Pad all samples alike, or leave `batch_size` None."
             )
         if not self.modes:
             return
+        if self.evaluator.positions is not None and fields.ndim == 2:
+            if name not in self.elsewhere:
+                self.elsewhere.append(name)
+                self.reports[name] = LayerReport(name, self.units[name], 0, affine_defect=self.map.affine_defect[name])
+            return
+        if self.chosen is not None:
+            chosen = self.chosen[self.part].to(fields.device)
+            fields, outputs = fields[chosen], outputs[chosen]
         if fields.shape[1] > self.config.max_units:
             index = self._sampled(fields.shape[1]).to(fields.device)
             fields, outputs = fields.index_select(1, index), outputs.index_select(1, index)
-        if len(fields) == self.evaluator.samples:
+        if len(fields) == self.rows:
             self.reports[name] = self._reduced(name, fields, outputs)
             return
         parts = self.parts.setdefault(name, [])
         # Copies, because the network may overwrite these tensors.
         parts.append((fields.clone(), outputs.clone()))
-        if sum(len(part) for part, _ in parts) == self.evaluator.samples:
+        if sum(len(part) for part, _ in parts) == self.rows:
             self.reports[name] = self._reduced(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
             del self.parts[name]
 
@@ -202,11 +299,9 @@ class _LayerReader:
 
     def _reduced(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
         """The numbers of a layer's sampled units."""
-        evaluator = self.evaluator
-        classes = evaluator.num_classes > 1
         rows, out = unit_rows(fields), unit_rows(outputs)
         wired = self._wired(self.map[name])
-        sign = self._of_all_classes(wired) if self.distributions and classes else None
+        sign = self._of_all_classes(wired) if self.distributions and self.exclusive else None
         counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
         found = []
         # Sorting is the most expensive part: everything that depends on order uses one sort, while it is in the cache.
@@ -216,13 +311,14 @@ class _LayerReader:
             constant = ~(differs.any(dim=1) | unread)
             found.append((self._tuning(ranks, unread), constant, kept_order(rows[part], out[part], order, differs)))
             if sign is not None and counts is not None:
-                counts += rank_counts(ranks, evaluator.labels, sign[:, part] * ~(constant | unread), BINS)
+                counts += rank_counts(ranks, self.labels, sign[:, part] * ~(constant | unread), BINS)
         tuning, constant, transfer = (torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True))
         # One copy to the host for each layer: everything from here on is small.
         together = torch.cat([tuning, wired, constant[None], transfer[None]]).cpu()
         tuning, wired, constant, transfer = torch.split(together, [len(tuning), len(wired), 1, 1])
-        wiring, constant = Wiring.of(tuning, wired, centred=classes), constant[0].bool()
-        shares = shares_of(wiring, constant, self.class_shares, self.config.alpha, fewest=2 if classes else 1)
+        wiring, constant = Wiring.of(tuning, wired, centred=self.exclusive), constant[0].bool()
+        fewest = 2 if self.exclusive else 1
+        shares = shares_of(wiring, constant, self.class_shares, self.config.alpha, fewest=fewest)
         return LayerReport(
             name=name,
             units=self.units[name],
@@ -236,58 +332,65 @@ class _LayerReader:
         )
 
     def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
-        """Tuning to the classes, or to the numbers to be predicted."""
-        if self.evaluator.num_classes < 2:
+        """Tuning to the classes or labels, or to the numbers to be predicted."""
+        if self.evaluator.numbers is not None:
             tuning = correlation_from_ranks(ranks, self.number_ranks)
+        elif self.evaluator.multilabel:
+            tuning = label_tuning_from_ranks(ranks, self.labels)
         else:
-            tuning = tuning_from_ranks(ranks, self.evaluator.labels, self.sizes)
+            tuning = tuning_from_ranks(ranks, self.labels, self.sizes)
             tuning = tuning if self.classes is None else tuning.index_select(0, self.classes.to(tuning.device))
         return tuning.masked_fill(unread, torch.nan)
 
     def _wired(self, pathway: Tensor) -> Tensor:
         """How the units are wired to the chosen classes, or to the numbers to be predicted: the pathway's signs."""
-        classes = self.evaluator.num_classes
+        classes = self.evaluator.answers if self.classes is None else len(self.classes)
         # A constant added to all logits changes no prediction; one added to all predicted numbers does.
-        return centre_pathway(pathway, classes if self.classes is None else len(self.classes), classes > 1).sign()
+        return centre_pathway(pathway, classes, self.exclusive).sign()
 
     def _of_all_classes(self, sign: Tensor) -> Tensor:
         """Signs of the wiring to all classes: units are not wired to those that were not chosen."""
         if self.classes is None:
             return sign
-        whole = sign.new_zeros(self.evaluator.num_classes, sign.shape[1])
+        whole = sign.new_zeros(self.evaluator.answers, sign.shape[1])
         return whole.index_copy_(0, self.classes.to(sign.device), sign)
 
-    def _run_tails(self) -> dict[str, Tensor]:
-        """Logits of the tails that must be run; on the host if there are several processes."""
+    def _tail_logits(self, outputs: object, samples: int) -> Tensor:
+        """The logits that tails are compared by: all of them, or those of the chosen numbers to be predicted."""
+        logits = self.evaluator.logits(outputs, samples)
+        if self.classes is None or self.evaluator.labelled:
+            return logits
+        return logits.index_select(1, self.classes.to(logits.device))
+
+    def _run_tails(self, true: Tensor) -> dict[str, dict[str, Any]]:
+        """The numbers of the tails that must be run, by layer name; several processes share the layers."""
         evaluator, order = self.evaluator, list(self.map)
-        pooled = set(order) if self.classes is not None else layers_to_run(self.survey, self.map)
-        names = [name for name in order if name in pooled and self.choice.wants(name)]
+        to_run = set(order) if self._runs_tails else layers_to_run(self.survey, self.map)
+        names = [name for name in order if name in to_run and self.choice.wants(name)]
         own = names if evaluator.processes.lockstep else names[evaluator.processes.part(len(names))]
 
-        def work() -> dict[str, Tensor]:
-            found = run_tails(evaluator.model, evaluator.inputs, self.survey, order, own, evaluator.batch_size)
-            return found if evaluator.processes.size == 1 else {name: value.cpu() for name, value in found.items()}
+        def work() -> dict[str, dict[str, Any]]:
+            options = (self.survey, order, own, evaluator.batch_size, self._tail_logits)
+            # Each is judged at once, since the logits of all positions may be large.
+            found = run_tails(evaluator.model, evaluator.inputs, *options)
+            return {name: self._judged(linear.cpu(), true.cpu()) for name, linear in found}
 
-        return {name: value for found in evaluator.processes.gather(work) for name, value in found.items()}
+        return {name: numbers for found in evaluator.processes.gather(work) for name, numbers in found.items()}
 
-    def _judge_tails(self, tails: Tails, logits: Tensor) -> None:
-        """Accuracy and linear share of every layer's tail, computed on the host."""
-        evaluator = self.evaluator
-        tails.exact = {name: value.cpu() for name, value in tails.exact.items()}
-        classes = evaluator.num_classes > 1
-        for name, linear in tails.logits(logits).items():
-            if name in self.reports:
-                share = squared_correlation(logits, linear, centre=classes)
-                self.reports[name] = replace(self.reports[name], linear_share=share)
-                if classes:
-                    right = right_class(linear, self.labels).double()
-                    change = right - right_class(logits, self.labels).double()
-                    self.reports[name] = replace(
-                        self.reports[name],
-                        tail_accuracy=float(right.mean()),
-                        tail_change=float(change.mean()),
-                        tail_error=clustered_error(change, evaluator.contents.clusters)[0],
-                    )
+    def _judged(self, linear: Tensor, true: Tensor) -> dict[str, Any]:
+        """Accuracy and linear share of a tail, computed on the host, from its logits and the network's."""
+        evaluator, target = self.evaluator, self.evaluator.target.cpu()
+        z, z_linear = true, linear
+        if evaluator.positions is not None:
+            z, z_linear = (value[target >= 0] for value in (true, linear))
+        found = {"linear_share": squared_correlation(z, z_linear, centre=self.exclusive)}
+        if evaluator.labelled:
+            right, before = (evaluator.right_logits(value, target).double() for value in (linear, true))
+            found["tail_accuracy"] = mean_of(right, evaluator.weight)
+            found["tail_change"] = mean_of(right - before, evaluator.weight)
+            error, _ = clustered_error(right - before, evaluator.contents.clusters, evaluator.weight)
+            found["tail_error"] = error
+        return found
 
 
 def nonfinite(outputs: object) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, samples_first, take, tensors
 from netdyn.isolation.adapter import isolated_network
-from netdyn.linear.substitution import MAP_SAMPLES, straight_run, substitute
+from netdyn.linear.substitution import MAP_SAMPLES, Head, straight_run, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
 from netdyn.tracing.fields import Choice, choose, discover, read
@@ -113,12 +113,14 @@ def _one_layer(model: nn.Module, inputs: Inputs, survey: Survey, layer: str) -> 
     return choice, next(iter(linear_map.values()))
 
 
-def input_maps(model: nn.Module, inputs: Inputs, choice: Choice) -> Tensor:
+def input_maps(model: nn.Module, inputs: Inputs, choice: Choice, head: Head = as_logits) -> Tensor:
     """Mean derivative of each logit with respect to the input, with every activation's 1: ``[classes, *shape]``."""
-    return _mean_gradients(model, inputs, choice, lambda logits, _: (own.sum() for own in logits.unbind(dim=1)))
+    return _mean_gradients(model, inputs, choice, lambda logits, _: (own.sum() for own in logits.unbind(dim=1)), head)
 
 
-def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int]) -> Tensor:
+def unit_maps(
+    model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, units: Sequence[int], head: Head = as_logits
+) -> Tensor:
     """Pathway × input map of some units of the one chosen layer, ``[classes, units, *shape]``."""
 
     def outputs(logits: Tensor, sites: list[Site]) -> Iterator[Tensor | None]:
@@ -133,13 +135,17 @@ def unit_maps(model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor,
             pick[places[:, unit]] = 1
             yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
 
-    maps = _mean_gradients(model, inputs, choice, outputs)
+    maps = _mean_gradients(model, inputs, choice, outputs, head)
     weights = pathway.index_select(1, torch.tensor(list(units), device=pathway.device)).to(maps.dtype)
     return weights.reshape(*weights.shape, *[1] * (maps.ndim - 1)) * maps
 
 
 def _mean_gradients(
-    model: nn.Module, inputs: Inputs, choice: Choice, outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]]
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    outputs: Callable[[Tensor, list[Site]], Iterator[Tensor | None]],
+    head: Head,
 ) -> Tensor:
     """Mean over samples of some outputs' gradients by the input, ``[outputs, *shape]``; of a few if those are equal."""
     by_sample = samples_first(inputs)
@@ -155,7 +161,7 @@ def _mean_gradients(
     for samples in (MAP_SAMPLES[0], MAP_SAMPLES[-1]):
         last = samples == MAP_SAMPLES[-1]
         index = evenly_spaced(count(inputs), samples)
-        with straight_run(model, inputs, replace(choice, promoted=()), index) as (logits, chosen, sites):
+        with straight_run(model, inputs, replace(choice, promoted=()), index, head) as (logits, chosen, sites):
             (source,) = floating(chosen)
             means: list[Tensor] = []
             differing: list[Tensor] = []
@@ -193,23 +199,30 @@ def find_subnetwork(
     classes: int,
     pathway: Tensor | None,
     batch_size: int | None,
+    head: Head = as_logits,
 ) -> Subnetwork | None:
     """The subnetwork of the one chosen layer for the first ``classes`` logits; None if the layer has no map."""
     if pathway is None:
-        pathway = substitute(model, inputs, choice).pathways.get(choice.names[0])
+        pathway = substitute(model, inputs, choice, head=head).pathways.get(choice.names[0])
     if pathway is None:
         return None
     some = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
-    units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most, batch_size))
+    units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most, batch_size, head))
     wanted = torch.unique(units)
-    maps = unit_maps(model, inputs, choice, pathway, wanted.tolist())
+    maps = unit_maps(model, inputs, choice, pathway, wanted.tolist(), head)
     place = torch.searchsorted(wanted, units)
     own = torch.stack([maps[k, place[k]] for k in range(len(place))])
     return Subnetwork(choice.names[0], units.cpu(), shares.cpu(), own.cpu())
 
 
 def largest_shares(
-    model: nn.Module, inputs: Inputs, choice: Choice, pathway: Tensor, most: int, batch_size: int | None = None
+    model: nn.Module,
+    inputs: Inputs,
+    choice: Choice,
+    pathway: Tensor,
+    most: int,
+    batch_size: int | None = None,
+    head: Head = as_logits,
 ) -> tuple[Tensor, Tensor]:
     """The units of the one chosen layer with the largest shares, and the shares, ``[classes, most]`` each."""
     found: list[Tensor] = []
@@ -217,7 +230,7 @@ def largest_shares(
     for part in blocks(count(inputs), batch_size):
         batch = take(inputs, part)
         _, own = read(model, batch, lambda name, fields, outputs: found.append(outputs.clone()), choice)
-        logits.append(as_logits(own, count(batch)))
+        logits.append(head(own, count(batch)))
     outputs, z = torch.cat(found), torch.cat(logits)
     dtype = statistic_dtype(outputs.device)
     outputs, z = (value.to(dtype) - value.to(dtype).mean(dim=0) for value in (outputs, z))

@@ -21,8 +21,14 @@ from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
 from netdyn.tracing.fields import Choice, choose, discover
 from netdyn.tracing.names import is_quantised
+from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.site import Site
 from netdyn.tracing.tracer import Tracer, traced
+
+Head = Callable[[object, int], Tensor]
+"""``head(outputs, samples)`` → logits ``[samples, classes]``."""
+Rows = Callable[[SampleAxis, Tensor], Tensor]
+"""``rows(axis, field)`` → ``[samples, units]``."""
 
 #: Number of samples that a map is averaged over: more where the Jacobians of fewer disagree.
 MAP_SAMPLES = (4, 16, 64)
@@ -152,7 +158,7 @@ def without_checkpointing() -> Iterator[None]:
 
 @contextmanager
 def straight_run(
-    model: nn.Module, inputs: Inputs, choice: Choice, index: Tensor
+    model: nn.Module, inputs: Inputs, choice: Choice, index: Tensor, head: Head = as_logits
 ) -> Iterator[tuple[Tensor, Inputs, list[Site]]]:
     """A straight-through run of some samples, also in inference mode: logits, the inputs passed, and chosen sites."""
     sites: list[Site] = []
@@ -167,7 +173,7 @@ def straight_run(
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
         tracer = Tracer(model, len(index), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
         with traced(tracer, model, chosen) as (_, output):
-            yield as_logits(output, len(index)), chosen, sites
+            yield head(output, len(index)), chosen, sites
 
 
 def substitute(
@@ -179,20 +185,22 @@ def substitute(
     units: Callable[[int], Tensor] | None = None,
     through: bool = False,  # also find the part of each map that goes through the layer's activation
     batch_size: int | None = None,
+    head: Head = as_logits,
+    rows: Rows = SampleAxis.rows,
 ) -> LinearMap:
     """The maps of the chosen layers; ``classes`` are their rows, ``units`` gives columns from the width; None: all."""
     if classes is None:
         with torch.no_grad():
-            few = as_logits(model(copied(take(inputs, slice(0, 2)))), min(count(inputs), 2))
+            few = head(model(copied(take(inputs, slice(0, 2)))), min(count(inputs), 2))
         classes = torch.arange(few.shape[1])
-    rows = min(batch_size or MOST_ROWS, MOST_ROWS)
+    most = min(batch_size or MOST_ROWS, MOST_ROWS)
     quantised = any(is_quantised(module) for module in model.modules())
 
     def averaged(index: Tensor) -> LinearMap:
         # The samples are repeated, so that one backward pass gives the Jacobians of as many classes as possible.
-        copies = max(1, min(len(classes), rows // len(index)))
-        with straight_run(model, inputs, choice, index.repeat(copies)) as (logits, _, sites):
-            layers = [_Average(site, copies, units) for site in sites]
+        copies = max(1, min(len(classes), most // len(index)))
+        with straight_run(model, inputs, choice, index.repeat(copies), head) as (logits, _, sites):
+            layers = [_Average(site, copies, units, rows) for site in sites]
             _add_jacobians(layers, logits.reshape(copies, len(index), -1), classes, through)
         # Layers before a quantised one, which has no gradient, are wired to the logits, but their map is unknown.
         layers = [layer for layer in layers if layer.reached or not quantised]
@@ -201,7 +209,7 @@ def substitute(
         return LinearMap(pathways, passing, {layer.site.name: layer.spread() for layer in layers})
 
     for samples in MAP_SAMPLES:
-        found = _joined([averaged(part) for part in torch.split(evenly_spaced(count(inputs), samples), rows)])
+        found = _joined([averaged(part) for part in torch.split(evenly_spaced(count(inputs), samples), most)])
         if samples >= count(inputs) or all(spread.settled for spread in found.spreads.values()):
             break
     return found
@@ -249,10 +257,10 @@ def _add_jacobians(layers: Sequence[_Average], logits: Tensor, classes: Tensor, 
 class _Average:
     """A layer's mean Jacobian and its spread, gathered over chunks of classes."""
 
-    def __init__(self, site: Site, copies: int, units: Callable[[int], Tensor] | None) -> None:
-        self.site = site
-        rows, width = site.axis.rows(site.field).shape
-        self.samples = rows // copies
+    def __init__(self, site: Site, copies: int, units: Callable[[int], Tensor] | None, rows: Rows) -> None:
+        self.site, self.rows = site, rows
+        repeated, width = rows(site.axis, site.field).shape
+        self.samples = repeated // copies
         index = None if units is None else units(width)
         self.index = None if index is None or len(index) == width else index.to(site.field.device)
         self.dtype = torch.promote_types(site.field.dtype, torch.float32)
@@ -285,6 +293,6 @@ class _Average:
     def _jacobian(self, gradient: Tensor | None, classes: int, index: Tensor | None) -> Tensor:
         """``[classes, samples, units]``."""
         gradient = torch.zeros_like(self.site.field) if gradient is None else gradient
-        rows = self.site.axis.rows(gradient)[: classes * self.samples]
+        rows = self.rows(self.site.axis, gradient)[: classes * self.samples]
         rows = rows if index is None else rows.index_select(1, index)
         return rows.to(self.dtype).reshape(classes, self.samples, rows.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs, blocks, count, samples_first, take
 from netdyn.isolation.adapter import isolated_network
-from netdyn.linear.substitution import LinearMap, substitute
+from netdyn.linear.substitution import Head, LinearMap, substitute
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits, right_class
 from netdyn.tracing.fields import Choice, choose, discover
@@ -159,24 +159,33 @@ class TailReader:
 
 
 def run_tails(
-    model: nn.Module, inputs: Inputs, survey: Survey, order: Sequence[str], names: Iterable[str], batch_size: int | None
-) -> dict[str, Tensor]:
-    """Logits of the tails of some layers, one run without the activations per layer; ``order`` names all layers."""
-    found: dict[str, Tensor] = {}
+    model: nn.Module,
+    inputs: Inputs,
+    survey: Survey,
+    order: Sequence[str],
+    names: Iterable[str],
+    batch_size: int | None,
+    head: Head = as_logits,
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and logits of the tails of some layers, one run without the activations each; ``order`` names all."""
     for name in names:
         linear = {survey.found[later] for later in order[order.index(name) :] if later in survey.found}
-        found[name] = _logits(model, inputs, batch_size, lambda site: None, axes=survey.axes, linear=linear)
-    return found
+        yield name, _logits(model, inputs, batch_size, lambda site: None, head, axes=survey.axes, linear=linear)
 
 
 def _logits(
-    model: nn.Module, inputs: Inputs, batch_size: int | None, on_site: Callable[[Site], None], **options: Any
+    model: nn.Module,
+    inputs: Inputs,
+    batch_size: int | None,
+    on_site: Callable[[Site], None],
+    head: Head = as_logits,
+    **options: Any,
 ) -> Tensor:
     """The logits of runs of all batches, see :func:`~netdyn.tracing.tracer.run`."""
     logits, by_sample = [], samples_first(inputs)
     for part in blocks(count(inputs), batch_size):
         batch = take(inputs, part, by_sample)
-        logits.append(as_logits(run(model, batch, on_site, **options)[1], count(batch)))
+        logits.append(head(run(model, batch, on_site, **options)[1], count(batch)))
     return torch.cat(logits)
 
 
@@ -201,7 +210,7 @@ def find_tails(
     wanted = [name for name in tails.names if choice.wants(name)]
     # A max-pooling that follows is no affine function.
     to_run = wanted if exact else [name for name in wanted if name in layers_to_run(survey, linear_map)]
-    tails.exact = run_tails(model, inputs, survey, tails.names, to_run, batch_size)
+    tails.exact = dict(run_tails(model, inputs, survey, tails.names, to_run, batch_size))
     return true, {name: value for name, value in tails.logits(true).items() if name in wanted}
 
 

@@ -17,6 +17,7 @@ from netdyn.basins.target import check_basin
 from netdyn.basins.weight_basin import weight_basin
 from netdyn.metrics.base import SampleMetric
 from netdyn.probes.criteria import Criterion
+from netdyn.probes.targets import AccuracyOf, TargetOptions, Task
 from netdyn.probes.tasks import TOLERANCE
 
 
@@ -32,6 +33,7 @@ class _BasinMetric(SampleMetric):
             checks.whole("batch_size", given["batch_size"])
         checks.function("criterion", given["criterion"])
         checks.positive("tolerance", given["tolerance"])
+        TargetOptions(given["task"], given["ignore_index"], given["accuracy_of"])
         check_basin(given["accuracy"], given["rays"], given["low"], given["high"], given["seed"])
         self.options = {name: given[name] for name in inspect.signature(self._basin).parameters if name in given}
 
@@ -74,6 +76,10 @@ class SampleBasin(_BasinMetric):
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
         noise_at: Names of modules, to whose outputs noise is added, or of inputs. None: all floating inputs, or the
             embedding that runs first.
+        task: What the targets are, as in :class:`netdyn.Config`.
+        ignore_index: Label that marks what has none: samples, positions or labels that are left out.
+        accuracy_of: What counts with several labels per sample: ``"samples"`` whose labels are all right, or
+            ``"labels"``.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
         kwargs: Options of :class:`torchmetrics.Metric`.
 
@@ -107,6 +113,9 @@ class SampleBasin(_BasinMetric):
         criterion: Criterion | None = None,
         tolerance: float = TOLERANCE,
         noise_at: Sequence[str] | None = None,
+        task: Task = "auto",
+        ignore_index: int = -100,
+        accuracy_of: AccuracyOf = "samples",
         max_samples: int | None = 4096,
         **kwargs: Any,
     ) -> None:
@@ -135,6 +144,10 @@ class WeightBasin(_BasinMetric):
         batch_size: Samples per forward pass. None: all at once.
         criterion: ``criterion(outputs, target)`` → bool ``[samples]``. None: right class.
         tolerance: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
+        task: What the targets are, as in :class:`netdyn.Config`.
+        ignore_index: Label that marks what has none: samples, positions or labels that are left out.
+        accuracy_of: What counts with several labels per sample: ``"samples"`` whose labels are all right, or
+            ``"labels"``.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
         kwargs: Options of :class:`torchmetrics.Metric`.
 
@@ -169,6 +182,9 @@ class WeightBasin(_BasinMetric):
         batch_size: int | None = None,
         criterion: Criterion | None = None,
         tolerance: float = TOLERANCE,
+        task: Task = "auto",
+        ignore_index: int = -100,
+        accuracy_of: AccuracyOf = "samples",
         max_samples: int | None = 4096,
         **kwargs: Any,
     ) -> None:

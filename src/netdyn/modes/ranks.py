@@ -71,6 +71,15 @@ def tuning_from_ranks(doubled: Tensor, target: Tensor, size: Tensor) -> Tensor:
     return (rank_sum.t() - size * (samples + 1)).to(dtype) / (size * (samples - size)).to(dtype)
 
 
+def label_tuning_from_ranks(doubled: Tensor, labels: Tensor) -> Tensor:
+    """Tuning ``[labels, units]`` to zeros and ones ``[samples, labels]``: each label is a class of its own."""
+    dtype, samples = statistic_dtype(doubled.device), doubled.shape[1]
+    wide = labels.to(dtype)
+    size = wide.sum(dim=0)[:, None]
+    rank_sum: Tensor = wide.t() @ doubled.to(dtype).t()
+    return (rank_sum - size * (samples + 1)) / (size * (samples - size))
+
+
 def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """How far each unit's local field ranks the samples of a class above all others: 2·AUC − 1.
 

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from netdyn._utils import checks
 from netdyn._utils.trees import Inputs
 from netdyn.isolation.adapter import isolated_network
+from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import prepare
@@ -116,16 +117,19 @@ def right_answers_gained(
     if not statistics.fixed:
         # Both runs must use the same batches, so that a normalisation that always takes its batch's adds nothing.
         right = None
-    gained = torch.zeros((), dtype=torch.int64, device=evaluator.target.device)
+    gained = torch.zeros((), dtype=statistic_dtype(evaluator.target.device), device=evaluator.target.device)
+    weight = torch.ones(evaluator.samples) if evaluator.weight is None else evaluator.weight
+    weight = weight.to(gained)
     for index in shuffled_batches(evaluator.samples, batch_size, seed):
         index = index.to(evaluator.target.device)
         with statistics:
-            gained += evaluator.right(*evaluator.batch(index)).sum()
-        gained -= (evaluator.right(*evaluator.batch(index)) if right is None else right[index]).sum()
+            gained += (evaluator.right(*evaluator.batch(index)) * weight[index]).sum()
+        before = evaluator.right(*evaluator.batch(index)) if right is None else right[index]
+        gained -= (before * weight[index]).sum()
     return gained
 
 
 def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int, right: Tensor | None = None) -> float:
     """The gap of an isolated network; NaN if there is no batch normalisation; ``right`` as above."""
     gained = right_answers_gained(evaluator, batch_size, seed, right)
-    return math.nan if gained is None else int(gained) / evaluator.samples
+    return math.nan if gained is None else float(gained) / evaluator.samples

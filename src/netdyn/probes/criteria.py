@@ -1,14 +1,17 @@
-"""Criteria: functions of ``(outputs, target)`` that decide which outputs are right, bool ``[samples]``."""
+"""Criteria: functions of ``(outputs, target)`` that decide which outputs are right, bool ``[samples]``, or a share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from netdyn._utils.inputs import shown
 from netdyn._utils.user_code import explained
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.probes.positions import Positions
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,13 +60,57 @@ class Within:
         self.distance = distance
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """Outputs ``[samples, outputs]`` (or ``[samples]``) and the same without noise → bool ``[samples]``."""
-        moved = (as_logits(outputs, len(target)) - target).abs()
-        return (moved <= self.distance.to(moved.device)).all(dim=1)
+        """Outputs ``[samples, …]`` and the same without noise ``[samples, outputs]`` → bool ``[samples]``."""
+        own = outputs.reshape(len(target), -1)
+        moved = (own - target).abs()
+        return ((moved <= self.distance.to(moved.device)) & own.isfinite()).all(dim=1)
+
+
+@dataclass(frozen=True)
+class RightPositions:
+    """Share of a sample's positions with a label at which the predicted class is the label, and the logits finite.
+
+    A single logit predicts class 1 above ``limit``: 0, or one half for probabilities.
+    """
+
+    positions: Positions
+    limit: float = 0.0
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Outputs and labels ``[samples, positions]``, −1 where there is none → float64 ``[samples]``."""
+        return self.of_logits(self.positions.logits(outputs), target, self.limit)
+
+    def of_logits(self, logits: Tensor, target: Tensor, limit: float = 0.0) -> Tensor:
+        """The same for logits ``[samples, positions, classes]``."""
+        predicted = (logits[..., 0] > limit).long() if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+        return share_right((predicted == target) & logits.isfinite().all(dim=-1), target)
+
+
+@dataclass(frozen=True)
+class RightLabels:
+    """Whether all of a sample's labels are predicted by the signs of its logits, or the ``share`` of those that are."""
+
+    share: bool = False
+    limit: float = 0.0
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Outputs and labels ``[samples, labels]``, −1 where there is none → bool ``[samples]``, or float64."""
+        return self.of_logits(outputs.reshape(len(target), -1), target, self.limit)
+
+    def of_logits(self, logits: Tensor, target: Tensor, limit: float = 0.0) -> Tensor:
+        """The same for logits ``[samples, labels]``."""
+        right = ((logits > limit).long() == target) & logits.isfinite()
+        return share_right(right, target) if self.share else (right | (target < 0)).all(dim=1)
+
+
+def share_right(right: Tensor, target: Tensor) -> Tensor:
+    """Share of right answers among those that count, whose ``target`` is not negative: float64 ``[samples]``."""
+    counted = target >= 0
+    return (right & counted).sum(dim=1) / counted.sum(dim=1).to(statistic_dtype(target.device))
 
 
 def apply_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Tensor:
-    """The criterion's result, checked to be bool ``[samples]``, on the device of the target."""
+    """The criterion's result, checked to be bool ``[samples]`` if it is the user's, on the device of the target."""
 
     def message(reason: str) -> str:
         given = f"outputs ({shown(outputs)}) and target ({shown(target)})"
@@ -71,6 +118,8 @@ def apply_criterion(criterion: Criterion, outputs: Tensor, target: Tensor) -> Te
 
     with explained(message):
         right = criterion(outputs, target)
+    if isinstance(criterion, RightPositions | RightLabels):
+        return right.to(target.device)
     if not isinstance(right, Tensor) or right.dtype != torch.bool:
         what = right.dtype if isinstance(right, Tensor) else type(right).__name__
         raise TypeError(f"`criterion` must return a boolean tensor [samples], got {what}.")

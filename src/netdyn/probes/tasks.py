@@ -1,6 +1,9 @@
-"""The task of a network on a probe: classification, regression, or a criterion of the user's own."""
+"""The task of a network on a probe: labels, numbers to be predicted, or a criterion of the user's own."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +13,23 @@ from netdyn._utils.inputs import check_inputs
 from netdyn._utils.trees import Inputs, blocks, copied, finite, samples_first, take, tensors
 from netdyn.isolation.call_errors import trying
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.probes.criteria import Criterion, Within, as_logits, right_class, right_probability
+from netdyn.probes.criteria import (
+    Criterion,
+    RightLabels,
+    RightPositions,
+    Within,
+    as_logits,
+    right_class,
+    right_probability,
+)
 from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.targets import TargetOptions, read_targets
 from netdyn.tracing.survey import survey
 
 #: How far a predicted number may move before it counts as wrong, in standard deviations of its target.
 TOLERANCE = 0.5
+#: A target whose standard deviation is at most this part of the largest does not vary.
+CONSTANT = 1e-6
 
 
 def prepare(
@@ -25,15 +39,15 @@ def prepare(
     criterion: Criterion | None,
     batch_size: int | None,
     tolerance: float = TOLERANCE,
+    options: TargetOptions | None = None,
 ) -> Evaluator:
-    """Check the probe of an isolated network, and find the criterion that fits its outputs."""
+    """Check the probe of an isolated network, and find the criterion that fits its outputs and targets."""
     if batch_size is not None:
         checks.whole("batch_size", batch_size)
     samples = check_inputs(inputs, target)
     if samples == 0:
         raise ValueError("`inputs` must hold at least one sample, got none.")
-    if not isinstance(target, Tensor):
-        raise TypeError(f"`target` must be a tensor with one entry per sample, got {type(target).__name__}.")
+    checks.entries("target", target, samples)
     two = take(inputs, slice(0, 2))
     with trying(inputs, target):
         outputs, again = model(copied(two)), model(copied(two))
@@ -42,25 +56,70 @@ def prepare(
     device = target.device if weight is None else weight.device
     target = target.cpu()  # where it is tested several times
     if criterion is not None:
-        checks.entries("target", target, samples)
         return Evaluator(model, inputs, target.to(device), criterion, _classes(outputs, target), batch_size)
-    logits = as_logits(outputs, min(samples, 2))
-    if target.is_floating_point() and (numbers := _numbers(logits, target, samples)) is not None:
-        # Zeros and ones for a single output are class labels, as for binary cross entropy.
-        if logits.shape[1] > 1 or not bool(((numbers == 0) | (numbers == 1)).all()):
-            # The outputs without noise take the place of the target.
-            by_sample = samples_first(inputs)
-            parts = [model(copied(take(inputs, part, by_sample))) for part in blocks(samples, batch_size)]
-            clean = as_logits(torch.cat([as_logits(part, len(part)) for part in parts]), samples)
-            scale = numbers.double().std(dim=0, correction=0).to(statistic_dtype(logits.device))
-            within = Within((tolerance * scale).to(logits.device))
-            return Evaluator(model, inputs, clean, within, 1, batch_size, numbers=numbers.to(clean.device))
-        target = numbers[:, 0].long()
-    num_classes = max(logits.shape[1], 2)
-    target = checks.class_labels(target, num_classes, samples)
-    probability = logits.shape[1] == 1 and survey(model, inputs).probabilities
-    right = right_probability if probability else right_class
-    return Evaluator(model, inputs, target.to(device), right, num_classes, batch_size)
+    options = options or TargetOptions()
+    if not isinstance(outputs, Tensor) or len(outputs) != min(samples, 2):
+        as_logits(outputs, min(samples, 2))  # raises
+    read = read_targets(outputs, target, inputs, options)
+    if read.kind == "numbers":
+        return _regression(model, inputs, read.values, batch_size, tolerance, device)
+    if (kept := read.kept) is not None:
+        inputs, read = take(inputs, kept), replace(read, values=read.values[kept])
+    notes = (read.note,) if read.note else ()
+    found = Evaluator(
+        model, inputs, read.values.to(device), right_class, 1, batch_size, kept=kept, notes=notes, answers=1
+    )
+    single = read.kind == "multilabel" or outputs[:1].numel() == read.values[:1].numel()
+    probability = single and survey(model, inputs).probabilities
+    limit = 0.5 if probability else 0.0
+    if read.kind == "classes":
+        found.criterion = right_probability if probability else right_class
+        found.num_classes = found.answers = read.num_classes
+    elif read.positions is not None:
+        found.criterion = RightPositions(read.positions, limit)
+        found.positions, found.answers = read.positions, read.num_classes
+    else:
+        found.criterion, found.multilabel = RightLabels(options.accuracy_of == "labels", limit), True
+        found.answers = 2 if options.accuracy_of == "labels" else 1
+    if found.positions is not None or found.answers != found.num_classes:
+        labels = (read.values >= 0).sum(dim=1).double()
+        found.weight = labels / labels.mean()
+    return found
+
+
+def _regression(
+    model: nn.Module,
+    inputs: Inputs,
+    numbers: Tensor,
+    batch_size: int | None,
+    tolerance: float,
+    device: torch.device,
+) -> Evaluator:
+    """Numbers to be predicted: the outputs without noise take the place of the target."""
+    scale = numbers.double().std(dim=0, correction=0)
+    constant = scale <= CONSTANT * scale.max()
+    if bool(constant.all()):
+        raise ValueError(
+            "`target` must vary between samples, since `tolerance` is in units of its standard deviation; got the same "
+            f"{'number' if len(scale) == 1 else 'numbers'} for all samples. Pass `criterion=` to say which outputs are "
+            "right."
+        )
+    if bool(constant.any()):
+        checks.warn(
+            f"The outputs {listed(constant.nonzero()[:, 0].tolist())} have a constant target, from which no tolerance "
+            "follows: they take no part in what is right."
+        )
+    by_sample = samples_first(inputs)
+    parts = (model(copied(take(inputs, part, by_sample))) for part in blocks(len(numbers), batch_size))
+    clean = torch.cat([part.reshape(len(part), -1) for part in parts])
+    distance = (tolerance * scale).masked_fill(constant, math.inf).to(statistic_dtype(clean.device))
+    within = Within(distance.to(clean.device))
+    return Evaluator(model, inputs, clean, within, 1, batch_size, numbers=numbers.to(clean.device))
+
+
+def listed(items: list[int], most: int = 10) -> str:
+    """The first items of a list, and how many more there are."""
+    return f"{items}" if len(items) <= most else f"{items[:most]} and {len(items) - most} more"
 
 
 def _warn_of_problems(inputs_finite: bool, deterministic: bool) -> None:
@@ -82,20 +141,6 @@ def _same(first: object, second: object) -> bool:
     """Whether all tensors of two outputs are the same; NaN equals NaN."""
     pairs = zip(tensors(first), tensors(second), strict=False)
     return all(a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)
-
-
-def _numbers(logits: Tensor, target: Tensor, samples: int) -> Tensor | None:
-    """Targets of a regression, ``[samples, outputs]``; None if they have another shape, or encode classes."""
-    numbers = target[:, None] if target.ndim == 1 else target
-    if numbers.ndim != 2 or numbers.shape != (samples, logits.shape[1]):
-        return None
-    # One-hot rows and probabilities are class labels, which the user has to convert to whole numbers.
-    probabilities = (numbers >= 0).all() and ((numbers.sum(dim=1) - 1).abs() < 1e-4).all()
-    if numbers.shape[1] > 1 and bool(((numbers == 0) | (numbers == 1)).all() or probabilities):
-        return None
-    if not bool(numbers.isfinite().all()):
-        raise ValueError("`target` must hold finite numbers, got NaN or inf.")
-    return numbers
 
 
 def _classes(outputs: object, target: Tensor) -> int:

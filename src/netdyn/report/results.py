@@ -88,6 +88,7 @@ class Report:
         coverage: How far the answers for training samples reach, see :func:`netdyn.functional.coverage`; None without a
             validation probe.
         characteristic_maps: How each logit weighs the input ``[classes, *input shape]``; None if not measured.
+        notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
     """
 
@@ -104,6 +105,7 @@ class Report:
     batchnorm_gap: float = math.nan
     batchnorm_train_gap: float = math.nan
     coverage: Covered | None = None
+    notes: tuple[str, ...] = ()
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
 

@@ -16,6 +16,7 @@ from netdyn.isolation.adapter import isolated_network
 from netdyn.tracing.activations import is_activation
 from netdyn.tracing.names import clean_name, is_quantised
 from netdyn.tracing.rows import OUTPUTS, Rows, Verdict, coarsest_rounding, compare, other_parts
+from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.site import Axes, Key, Site, Unread
 from netdyn.tracing.survey import Survey, survey
 from netdyn.tracing.tracer import run
@@ -155,15 +156,18 @@ def read(
     choice: Choice,
     rows: Rows | None = None,  # takes the rows of the fields and outputs
     samples: Tensor | None = None,  # which samples of the probe these are, for ``rows``
+    layout: Callable[[SampleAxis, Tensor], Tensor] = SampleAxis.rows,
 ) -> tuple[Any, Any]:
-    """A run's output and logits; ``on_layer`` gets each chosen layer's name, field and output ``[samples, units]``."""
+    """A run's output and logits; ``on_layer`` gets each chosen layer's name, field and output.
+
+    These are ``[samples, units]``, or what ``layout(axis, value)`` makes of them.
+    """
 
     def visit(site: Site) -> None:
         if choice.holds(site):
-            fields = site.axis.rows(site.field)
             if rows is not None and samples is not None:
-                rows.add(site.key, fields, samples)
-            on_layer(site.name, fields, site.axis.rows(site.output))
+                rows.add(site.key, site.axis.rows(site.field), samples)
+            on_layer(site.name, layout(site.axis, site.field), layout(site.axis, site.output))
 
     unread = None if rows is None else rows.unread
     found = run(model, inputs, visit, promoted=choice.promoted, axes=choice.axes, unread=unread)

@@ -40,9 +40,12 @@ class Probabilities:
         self._found: list[Squashed] = []
 
     def add(self, result: Tensor, logits: Tensor) -> None:
-        """Note a result. Attention weights have more dimensions, and are left out."""
-        if result.ndim <= 2 and len(result) == self.samples:
-            self._found.append(Squashed(result, logits, result))
+        """Note a result. Of those with more dimensions, most of them attention weights, only the latest is kept."""
+        if result.ndim < 1 or len(result) != self.samples:
+            return
+        if result.ndim > 2:
+            self._found = [each for each in self._found if each.result.ndim <= 2]
+        self._found.append(Squashed(result, logits, result))
 
     def add_copy(self, result: Tensor, subject: Tensor) -> None:
         """Note a copy of a result, which may be the model's output as well."""

@@ -22,13 +22,20 @@ class SampleAxis:
         """Whether the axis is as long as so many samples make it."""
         return value.ndim > self.dim and value.shape[self.dim] == samples * self.folded
 
+    def samples_first(self, value: Tensor) -> Tensor:
+        """The value as ``[samples, …]``; an axis that is folded into that of the samples comes second."""
+        value = value.movedim(self.dim, 0)
+        if self.folded == 1:
+            return value
+        samples, rest = len(value) // self.folded, value.shape[1:]
+        if self.fastest:
+            return value.reshape(self.folded, samples, *rest).transpose(0, 1)
+        return value.reshape(samples, self.folded, *rest)
+
     def rows(self, value: Tensor) -> Tensor:
         """The value as ``[samples, units]``: all entries that belong to a sample are its units."""
-        value = value.movedim(self.dim, 0)
-        samples = len(value) // self.folded
-        if self.fastest:
-            value = value.reshape(self.folded, samples, *value.shape[1:]).transpose(0, 1)
-        return value.reshape(samples, -1)
+        value = self.samples_first(value)
+        return value.reshape(len(value), -1)
 
 
 def candidate_axes(two: Tensor, three: Tensor) -> list[SampleAxis]:
