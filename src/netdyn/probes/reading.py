@@ -17,23 +17,17 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from netdyn._utils.options import instead
 from netdyn._utils.trees import tensors
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import restored, rng_restored
 from netdyn.probes.unpacking import detached_copy
+from netdyn.probes.unrestorable import instead_of_reading, shared_tensors, warn_of_shared, warn_of_unrestorable
 
 T = TypeVar("T")
 
 #: Seconds after which a worker that training itself would not use counts as stuck: a fork can inherit a held lock.
 PATIENCE = 60
 _END = object()
-
-
-def _instead() -> str:
-    """What to write where reading fails."""
-    probe = "Pass `probe=`, the samples to measure on, as a pair of tensors (inputs, target)."
-    return instead("probe", probe, "Pass tensors, `inputs` and `target`.")
 
 
 class WorkerError(RuntimeError):
@@ -51,9 +45,11 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
     """
     failed: WorkerError | None = None
     options = None if runs_no_code(loader) else _worker_options(loader)
+    things = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
     if options is not None:
+        warn_of_shared(**things)
         try:
-            with tempfile.TemporaryDirectory(prefix="netdyn-") as folder:
+            with restored(*shared_tensors(**things)), tempfile.TemporaryDirectory(prefix="netdyn-") as folder:
                 own = _own_loader(
                     loader,
                     chosen,
@@ -67,7 +63,9 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
                     return use(batches)
         except WorkerError as error:
             failed = error
-    with rng_restored() if runs_no_code(loader) else restored(loader.dataset, loader.collate_fn):
+    if not runs_no_code(loader):
+        warn_of_unrestorable(**things)
+    with rng_restored() if runs_no_code(loader) else restored(*things.values()):
         _seed(seed)
         generator = torch.Generator().manual_seed(seed)
         try:
@@ -115,10 +113,10 @@ def _own_loader(loader: DataLoader[Any], chosen: Sequence[Any] | None, **options
 
 def _here(loader: DataLoader[Any]) -> Iterator[Any]:
     """The batches, read in this process."""
-    with explained(lambda reason: f"The data set raised {reason} {_instead()}"):
+    with explained(lambda reason: f"The data set raised {reason} {instead_of_reading()}"):
         batches = iter(loader)
     while True:
-        with explained(lambda reason: f"The data set raised {reason} {_instead()}"):
+        with explained(lambda reason: f"The data set raised {reason} {instead_of_reading()}"):
             batch = next(batches, _END)
         if batch is _END:
             return
@@ -141,7 +139,9 @@ def _from_worker(loader: DataLoader[Any]) -> Generator[Any, None, None]:
                 return
             except Exception as error:
                 text = f"{type(error).__name__}: {error}".strip().splitlines()[-1].rstrip(".")
-                raise WorkerError(f"The data set raised {text} (in a worker process). {_instead()}") from error
+                raise WorkerError(
+                    f"The data set raised {text} (in a worker process). {instead_of_reading()}"
+                ) from error
             yield batch
     finally:
         if paths is not None:
