@@ -598,11 +598,12 @@ def test_regression_has_basins_under_a_criterion_of_its_own(learned):
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_with_a_criterion_alone_the_basins_come_and_modes_say_why_not(outputs):
     net, (x, _) = network(classes=outputs), probe()
+    options = {"criterion": close, "accuracy": 0.85, "relative": True}
     with pytest.warns(DynamicsWarning, match="'modes' and 'linear' need class labels .* a `criterion` alone") as caught:
-        found = diagnose(net, x, net(x).detach(), criterion=close)
+        found = diagnose(net, x, net(x).detach(), **options)
     assert len(caught) == 1
     basins = ["sample_basin", "weight_basin"]
-    expected = diagnose(net, x, net(x).detach(), criterion=close, measure=basins)
+    expected = diagnose(net, x, net(x).detach(), measure=basins, **options)
     assert found.layers == ()
     for name in basins:
         same_basins(getattr(found, name), getattr(expected, name))

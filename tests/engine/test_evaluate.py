@@ -151,9 +151,17 @@ def test_a_val_probe_that_does_not_fit_costs_what_is_measured_on_it(case):
     }
 
 
-def test_token_ids_cost_the_basin_of_the_samples_alone():
-    # Noise cannot be added to whole numbers.
-    first = nn.Sequential(nn.Embedding(30, 6), nn.Flatten(), nn.Linear(24, 24))
+def test_whole_numbers_without_an_embedding_cost_the_basin_of_the_samples_alone():
+    # Noise cannot be added to whole numbers, and what a larger module makes of them may be anything.
+    class Start(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read = nn.Linear(120, 24)
+
+        def forward(self, ids):
+            return self.read(nn.functional.one_hot(ids, 30).float().flatten(1))
+
+    first = Start()
     net, ids = network(first=first), torch.randint(30, (SAMPLES, 4), generator=torch.Generator().manual_seed(0))
     target = torch.cat([net.eval()(ids)[:100].argmax(dim=1), torch.arange(20) % CLASSES])
     report, failed = evaluated((net, ids, target))
@@ -330,8 +338,9 @@ def test_one_hot_targets_are_refused_with_the_way_out(case, soften):
     net, x, target = case
     rows = (1 - soften) * nn.functional.one_hot(target, CLASSES).float() + soften / CLASSES
     text = (
-        "`target` must hold whole class labels (an integer dtype), got dtype torch.float32. "
-        "Convert one-hot or probability targets with `target.argmax(1)`."
+        "`target` must hold whole class labels (an integer dtype), got rows that sum to 1, of shape [120, 5]. Convert "
+        "one-hot or probability targets with `target.argmax(1)`; pass task='multilabel' or task='numbers' if they are "
+        "something else."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         diagnose(net, x, rows)
@@ -450,8 +459,9 @@ def test_noise_on_an_embedding_is_that_of_the_function():
     expected = sample_basin(network, ids, target, noise_at=["embed"])
     assert 0 < report.sample_basin.radius < 10
     assert report.sample_basin.radius == expected.radius
-    with pytest.raises(TypeError, match="noise_at"):
-        diagnose(network, ids, target, measure=["sample_basin"])
+    # Without a name, noise falls on the embedding that runs.
+    found = diagnose(network, ids, target, measure=["sample_basin"]).sample_basin
+    assert (found.radius, found.noise_at) == (expected.radius, ("embed",))
 
 
 # What it costs, in counts --------------------------------------------------------------------------------------------

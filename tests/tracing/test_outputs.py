@@ -58,7 +58,11 @@ def test_a_rounded_copy_counts_until_it_is_overwritten(overwritten):
     assert (found.find(copy) is None) == overwritten
 
 
-def test_attention_weights_are_left_out():
-    found, weights = Probabilities(5), torch.rand(5, 2, 2, generator=torch.Generator().manual_seed(0))
-    found.add(weights, weights)
-    assert found.find(weights) is None
+def test_of_attention_weights_and_maps_only_the_latest_is_kept():
+    first, last = (torch.rand(5, 2, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    found, result = probabilities()
+    found.add(first, first)
+    found.add(last, last)
+    assert found.find(first) is None
+    assert found.find(last).logits is last
+    assert found.find(result).logits is LOGITS
