@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import reference
+from netdyn._utils.checks import DynamicsWarning
 from netdyn.basins import weight_noise
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.functional import weight_basin
@@ -662,3 +663,78 @@ def test_a_range_that_lies_above_the_radius_is_warned_of(trained):
     text = "The radius lies below the smallest noise level, `low` = 5. Set a smaller `low`."
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$"):
         assert 0 < weight_basin(*trained, low=5.0).radius < 5
+
+
+# Complex weights, and large ones that noise leaves out ----------------------------------------------------------------
+
+
+class Spectral(nn.Module):
+    """A complex matrix between two real ones; the outputs are real parts."""
+
+    def __init__(self, pairs=False):
+        super().__init__()
+        draw = torch.Generator().manual_seed(3)
+        values = torch.randn(6, 8, 2, generator=draw) + torch.tensor([2.0, -1.0])
+        self.weight = nn.Parameter(values if pairs else torch.view_as_complex(values))
+
+    def forward(self, x):
+        weight = torch.view_as_complex(self.weight) if self.weight.ndim == 3 else self.weight
+        return (torch.fft.fft(x).to(weight.dtype) @ weight).real[:, :4]
+
+
+def test_a_complex_weight_moves_in_both_parts_by_its_spread_about_its_mean():
+    network, x = Spectral(), torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    moved = torch.view_as_real(moves(network, x, rays=400)["weight"])
+    parts = torch.view_as_real(network.weight.detach()).double()
+    expected = (parts - parts.mean(dim=(0, 1))).square().mean().sqrt()
+    # n = 400 · 48 numbers for each part, seed 0: a deviation has a relative standard error of 1/sqrt(2n) = 0.005.
+    for part in (0, 1):
+        assert abs(moved[..., part].double().std() / expected - 1) < 4 * 0.0052
+        assert abs(moved[..., part].double().mean()) < 4 * expected / (400 * 48) ** 0.5
+    both = (moved[..., 0] * moved[..., 1]).double().mean() / expected**2
+    assert abs(both) < 4 / (400 * 48) ** 0.5
+    # The spread of all numbers about one mean would be another.
+    assert abs(parts.std(correction=0) / expected - 1) > 0.2
+
+
+def test_all_numbers_of_complex_and_real_weights_together_have_one_spread():
+    network = nn.ModuleDict({"a": Spectral(), "b": nn.Linear(6, 4)})
+    numbers = torch.cat([torch.view_as_real(network["a"].weight.detach()).flatten(), network["b"].weight.flatten()])
+    scales = WeightNoise.on(network, None, "global", 0).scales
+    expected = numbers.detach().double().std(correction=0)
+    assert all(abs(scale - expected) < 1e-9 for scale in scales.values())
+    assert list(scales) == ["a.weight", "b.weight"]
+
+
+def test_a_complex_layer_has_about_the_radius_of_the_same_layer_in_real_numbers():
+    # In real numbers the mean is that of both parts: without it both have the same spread.
+    x = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    networks = [Spectral(), Spectral(pairs=True)]
+    for network in networks:
+        with torch.no_grad():
+            network.weight -= (2 - 1j) if network.weight.is_complex() else torch.tensor([2.0, -1.0])
+    y = networks[0](x).argmax(1)
+    radii = [weight_basin(network, x, y, rays=64, samples=400) for network in networks]
+    assert 0.2 < radii[0].radius < 5
+    # The intervals of two independent draws of 64 rays.
+    assert radii[0].interval[0] < radii[1].interval[1]
+    assert radii[1].interval[0] < radii[0].interval[1]
+    assert radii[0].realised["weight"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_constant_complex_weight_is_named_as_not_moved():
+    network = Spectral()
+    with torch.no_grad():
+        network.weight.fill_(2 + 1j)
+    assert WeightNoise.on(network, None, "layer", 0).unmoved == ["weight"]
+
+
+def test_large_parameters_that_get_no_noise_are_named():
+    network, x = nn.Linear(6, 4), torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    y = network(x).argmax(1)
+    network.grid = nn.Parameter(torch.zeros(2000))
+    network.codes = nn.Parameter(torch.zeros(50, 40, dtype=torch.int8), requires_grad=False)
+    network.short = nn.Parameter(torch.zeros(900))
+    with pytest.warns(DynamicsWarning, match=re.escape("The parameters ['grid', 'codes'] are large, but get no noise")):
+        weight_basin(network, x, y, rays=6, samples=40)
+    assert weight_basin(network, x, y, rays=6, samples=40, layers=["weight"]).radius > 0

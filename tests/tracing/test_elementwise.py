@@ -54,16 +54,17 @@ def test_a_parameter_free_module_of_ones_own_is_one_activation(activation):
     assert linear_map.affine_defect["0"] < 1e-5
 
 
-def test_an_own_activation_with_parameters_shows_the_activations_inside():
+@pytest.mark.parametrize("gates", [False, True])
+def test_an_own_activation_with_parameters_is_read_whole_if_it_gates_its_input_else_inside(gates):
     class Learned(nn.Module):
         def __init__(self):
             super().__init__()
             self.slope = nn.Parameter(torch.ones(1))
 
         def forward(self, x):
-            return x * torch.sigmoid(self.slope * x)
+            return (x if gates else 1) * torch.sigmoid(self.slope * x)
 
-    assert list(local_fields(one_hidden(Learned()), samples())) == ["1"]
+    assert list(local_fields(one_hidden(Learned()), samples())) == ["0" if gates else "1"]
 
 
 def test_an_own_module_without_an_activation_is_no_site():

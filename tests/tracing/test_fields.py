@@ -153,7 +153,8 @@ def test_the_error_for_a_network_without_activations_names_a_remedy():
         local_fields(networks.linear_network(), samples())
     assert str(error.value) == (
         "No activation function was found, so there is no local field to read. For a linear network, name in `layers=` "
-        "the modules whose outputs are to count as local fields, for instance ['0', '1', '2']."
+        "the modules whose outputs are to count as local fields, for instance ['0', '1', '2']. For an activation of "
+        "your own see `netdyn.functional.register_activation`."
     )
 
 

@@ -22,7 +22,7 @@ from netdyn.basins.interval import mean_of, median, median_interval, shared_erro
 from netdyn.basins.ladder import by_class
 from netdyn.basins.result import BasinResult
 from netdyn.basins.target import chance, check_basin, target_accuracy, warn_of_floor, warn_of_low
-from netdyn.basins.weight_noise import WeightNoise, realised_noise
+from netdyn.basins.weight_noise import WeightNoise, large_left_out, realised_noise
 from netdyn.isolation.adapter import isolated_network
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
@@ -81,9 +81,9 @@ def weight_basin(
         samples: Samples per ray, another stratified choice for each.
         normalization: ``"layer"``: s is the population standard deviation of each weight tensor. ``"global"``: of all
             entries of the disturbed tensors together.
-        layers: Names or globs of the parameters to disturb (None: every floating one with two or more dimensions;
-            ``["!head.*"]``: all but these), or ``"each"``: all together, then each alone (``per_layer``; as many passes
-            more for each).
+        layers: Names or globs of the parameters to disturb (None: all floating or complex ones with two or more
+            dimensions; ``["!head.*"]``: all but these), or ``"each"``: all together, then each alone (``per_layer``;
+            as many passes more for each).
         low: Smallest noise level, in units of s.
         high: Largest noise level.
         per_class: Find the radius of each class too; four passes more.
@@ -271,6 +271,11 @@ def measure_weight_basin(
                 alone = walk_rays(_Asker(own, noise.only(name), choices), rays, target, low, high)
                 per_layer[name] = median(_radii(alone, low, high))
     radius = median(radii)
+    if (layers is None or each) and (large := large_left_out(evaluator.model)):
+        checks.warn(
+            f"The parameters {large} are large, but get no noise, since they have fewer than two dimensions or hold "
+            "whole numbers: the radius is that of the other weights alone."
+        )
     if unmoved := noise.unmoved:
         argument = instead("weight_layers", "weight_layers", "layers")
         checks.warn(

@@ -1,4 +1,7 @@
-"""Noise on weights: W' = W + σ·s·E, s each tensor's population standard deviation, E standard normal."""
+"""Noise on weights: W' = W + σ·s·E, s each tensor's population standard deviation, E standard normal.
+
+A complex weight counts as its real and its imaginary part: both get such noise, with s² the mean of their variances.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,24 @@ from netdyn._utils.random import seeded
 from netdyn._utils.trees import Inputs, numbers
 from netdyn.modes.ranks import statistic_dtype
 
+#: A parameter that noise leaves out is large with this many entries, and this share of all parameters' entries.
+LARGE, LARGE_SHARE = 1000, 0.1
+
+
+def _can_be_disturbed(parameter: Tensor) -> bool:
+    return parameter.ndim >= 2 and (parameter.is_floating_point() or parameter.is_complex())
+
+
+def large_left_out(model: nn.Module) -> list[str]:
+    """Names of the large parameters that noise cannot disturb: one-dimensional ones, and those of whole numbers."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    large = max(LARGE, LARGE_SHARE * sum(sizes.values()))
+    return [n for n, p in model.named_parameters() if sizes[n] >= large and not _can_be_disturbed(p)]
+
 
 def weight_tensors(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Parameter]:
-    """The floating parameters with two or more dimensions, each once, chosen by globs of their names."""
-    weights = {n: p for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()}
+    """The floating and complex parameters with two or more dimensions, each once, chosen by globs of their names."""
+    weights = {n: p for n, p in model.named_parameters() if _can_be_disturbed(p)}
     if not weights:
         raise ValueError(
             "The model has no floating parameter with two or more dimensions, so that none can be disturbed."
@@ -57,7 +74,7 @@ class WeightNoise:
         if normalization == "global":
             scales = dict.fromkeys(weights, _common_scale(weights))
         else:
-            scales = {name: _wide(weight).std(correction=0) for name, weight in weights.items()}
+            scales = {name: _scale(weight) for name, weight in weights.items()}
         return cls(model, weights, scales, seed)
 
     @property
@@ -80,7 +97,9 @@ class WeightNoise:
         direction = {}
         for name, weight in self.weights.items():
             generator = seeded(torch.Generator(weight.device), self.seed, ray, name)
-            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device=weight.device)
+            parts = (2,) if weight.is_complex() else ()
+            drawn = torch.randn(*weight.shape, *parts, generator=generator, dtype=torch.float32, device=weight.device)
+            drawn = torch.view_as_complex(drawn) if parts else drawn
             direction[name] = local_part(drawn, weight.detach())
             direction[name] *= self.scales[name].to(direction[name].device)
         return direction
@@ -127,23 +146,35 @@ class WeightNoise:
         reshard(self.model)
 
 
+def _real(values: Tensor) -> Tensor:
+    """The numbers of a tensor, as exact as its device has it; those of complex ones ``[..., 2]``."""
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    return values.to(statistic_dtype(values.device))
+
+
 def _wide(weight: Tensor) -> Tensor:
-    """All entries of a weight, as exact as its device has it."""
-    found = full_tensor(weight.detach())
-    return found.to(statistic_dtype(found.device))
+    """All numbers of a weight."""
+    return _real(full_tensor(weight.detach()))
+
+
+def _scale(weight: Tensor) -> Tensor:
+    """Population standard deviation of a weight; the mean variance of both parts of a complex one, as a deviation."""
+    wide = _wide(weight)
+    return wide.flatten(0, -2).var(dim=0, correction=0).mean().sqrt() if weight.is_complex() else wide.std(correction=0)
 
 
 def _common_scale(weights: dict[str, nn.Parameter]) -> Tensor:
-    """Population standard deviation of all entries together.
+    """Population standard deviation of all numbers together.
 
     One tensor at a time: Σ(w − m)² = Σ_i [n_i·v_i + n_i·(m_i − m)²] with tensor i's size, variance and mean.
     """
     device = next(iter(weights.values())).device
-    size = sum(weight.numel() for weight in weights.values())
+    sizes = {name: weight.numel() * (1 + weight.is_complex()) for name, weight in weights.items()}
+    size = sum(sizes.values())
     parts = []
-    for weight in weights.values():
+    for name, weight in weights.items():
         wide = _wide(weight)
-        parts.append((weight.numel() / size, wide.mean().to(device), wide.var(correction=0).to(device)))
+        parts.append((sizes[name] / size, wide.mean().to(device), wide.var(correction=0).to(device)))
     mean = torch.stack([share * own for share, own, _ in parts]).sum()
     return torch.stack([share * (variance + (own - mean).square()) for share, own, variance in parts]).sum().sqrt()
 
@@ -157,8 +188,7 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
         return {}  # no process holds a whole tensor
     direction, shares = noise.draw(0), dict[str, Tensor]()
     for name, moved in noise.moved(direction, sigma).items():
-        dtype = statistic_dtype(moved.device)
-        asked = sigma * direction[name].to(dtype).square().mean().sqrt()
-        reached = (moved.to(dtype) - local_tensor(noise.weights[name].detach()).to(dtype)).square().mean().sqrt()
+        asked = sigma * _real(direction[name]).square().mean().sqrt()
+        reached = (_real(moved) - _real(local_tensor(noise.weights[name].detach()))).square().mean().sqrt()
         shares[name] = torch.where(asked > 0, reached / asked, math.nan)
     return {name: share for name, (share,) in zip(shares, numbers(list(shares.values())), strict=True)}

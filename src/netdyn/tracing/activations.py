@@ -32,6 +32,8 @@ ACTIVATIONS = _functions_named(
     "relu relu6 leaky_relu rrelu prelu elu selu celu gelu silu mish softplus softsign tanhshrink softshrink hardshrink "
     "hardtanh hardsigmoid hardswish logsigmoid log_sigmoid sigmoid expit special_expit tanh threshold"
 )
+#: Functions that keep a tensor within bounds: activations where these hold no samples, and where they are reached.
+BOUNDS = _functions_named("clamp clamp_min clamp_max clip maximum minimum fmax fmin max min")
 #: Functions that turn logits into probabilities.
 SQUASHES = _functions_named("sigmoid expit special_expit softmax log_softmax")
 #: Each max-pooling function and the average pooling over the same windows.
@@ -156,6 +158,21 @@ def overwrites(function: Function, args: Sequence[Any], kwargs: dict[str, Any]) 
     if (position := _INPLACE.get(function)) is None:
         return False
     return bool(args[position]) if len(args) > position else bool(kwargs.get("inplace", False))
+
+
+def bounded(
+    function: Function, args: Sequence[Any], kwargs: dict[str, Any], is_constant: Callable[[Any], bool]
+) -> Sequence[Any] | None:
+    """The arguments of a call that keeps a tensor within constant bounds, that tensor first; None for other calls."""
+    given = [*args, *(value for key, value in kwargs.items() if key != "input")]
+    if function not in BOUNDS or "out" in kwargs or "dim" in kwargs or "keepdim" in kwargs or len(given) < 2:
+        return None
+    if "cla" in function.__name__ or "clip" in function.__name__:
+        return args if all(map(is_constant, given[1:] if args else given)) else None
+    if len(args) != 2 or not isinstance(args[0], Tensor) or not isinstance(args[1], Tensor):
+        return None
+    first, second = map(is_constant, args)
+    return None if first == second else args if second else (args[1], args[0])
 
 
 class Carry(torch.autograd.Function):

@@ -19,6 +19,7 @@ class Candidate:
     argument: Tensor  #: the input, which the module may overwrite
     copied: Tensor  #: a copy of the input, in a straight-through run at the same place in the graph
     first: int  #: number of sites that were held when the module began; later ones are inside it
+    first_value: int = 0  #: the same for the values of element-wise operations, in a survey
 
 
 def may_be_activation(module: nn.Module) -> bool:

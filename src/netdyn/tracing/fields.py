@@ -85,7 +85,7 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
         raise TypeError(f"`layers` must be a list of names or globs, got {layers!r}. Write layers=[{layers!r}].")
     choosing, excluding = split_patterns(layers)
     if choosing is None and not found:
-        _refuse_nothing(modules, _names(survey.mixed))
+        _refuse_nothing(modules, _names(survey.mixed), sorted(survey.unknown))
     activations = {clean_name(name) for name, module in model.named_modules() if is_activation(module)}
     names, promoted = found, list[str]()
     if choosing is not None:
@@ -96,8 +96,13 @@ def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Ch
     return Choice(tuple(names + promoted), tuple(promoted), survey.axes)
 
 
-def _refuse_nothing(modules: list[str], mixed: list[str]) -> NoReturn:
+def _refuse_nothing(modules: list[str], mixed: list[str], unknown: list[str]) -> NoReturn:
     """Raise the error for a network without any local field."""
+    if unknown:
+        raise ValueError(
+            f"No activation function was found, but functions of the outputs of {unknown} that may be activations: "
+            "write each as a module of its own, and register its class with `netdyn.functional.register_activation`."
+        )
     if mixed:
         others = f" Name modules in `layers=`, for instance {modules[:3]}." if modules else ""
         raise ValueError(
@@ -111,7 +116,8 @@ def _refuse_nothing(modules: list[str], mixed: list[str]) -> NoReturn:
         )
     raise ValueError(
         "No activation function was found, so there is no local field to read. For a linear network, name in `layers=` "
-        f"the modules whose outputs are to count as local fields, for instance {modules[:3]}."
+        f"the modules whose outputs are to count as local fields, for instance {modules[:3]}. For an activation of "
+        "your own see `netdyn.functional.register_activation`."
     )
 
 
@@ -240,6 +246,8 @@ def warn_of_unread(model: nn.Module, found: Survey, unread: Collection[Key]) -> 
         "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
         "run on packed sequences": sorted(found.packed),
         "mix or sort the samples of a batch, or see only some": _names(unread),
+        "lead to weights through functions that are no known activations (register these with "
+        "`netdyn.functional.register_activation`)": sorted(found.unknown),
     }
     reasons = "; ".join(f"the modules {names} {what}" for what, names in hidden.items() if names)
     if reasons:

@@ -27,9 +27,10 @@ class Origins:
 
     def name_of(self, tensor: Tensor) -> str:
         """Name of the module that returned a tensor, or of the innermost running module."""
-        return self._returned_by(tensor) or self.innermost
+        return self.returned_by(tensor) or self.innermost
 
-    def _returned_by(self, tensor: Tensor) -> str | None:
+    def returned_by(self, tensor: Tensor) -> str | None:
+        """Name of the module that returned a tensor; None if none has."""
         name, known, version = self._returned.get(id(tensor), (None, None, 0))
         return name if known is not None and known() is tensor and version == _version(tensor) else None
 
@@ -45,7 +46,7 @@ class Origins:
     def returned(self, name: str, values: Iterable[Any]) -> None:
         """Note what a module has returned. A tensor that it only passes on keeps the name of the first module."""
         for value in values:
-            if isinstance(value, Tensor) and self._returned_by(value) is None:
+            if isinstance(value, Tensor) and self.returned_by(value) is None:
                 self._returned[id(value)] = (name, weakref.ref(value), _version(value))
 
 

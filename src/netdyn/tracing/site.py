@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from netdyn.tracing.sample_axis import SampleAxis
 
-Key = tuple[Literal["call", "module", "output"], str, int]
+Key = tuple[Literal["call", "module", "output", "gate"], str, int]
 """Identifies a tensor of a run: its kind, a module's name, and how many of this kind and name came before it."""
 Axes = Mapping[Key, SampleAxis | None]
 """The axis of the samples in each tensor of a run; None for tensors without samples."""

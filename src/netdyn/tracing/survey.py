@@ -29,6 +29,7 @@ class Survey:
     before_pool: frozenset[Key]  #: the local fields that a max-pooling follows
     mixed: frozenset[Key]  #: inputs of activations in which the samples cannot be told apart
     packed: frozenset[str]  #: names of the modules that run on packed sequences
+    unknown: frozenset[str]  #: names of modules whose outputs unknown element-wise functions lead to weights
 
     @cached_property
     def found(self) -> Mapping[str, Key]:
@@ -76,7 +77,7 @@ def survey(model: nn.Module, inputs: Inputs) -> Survey:
     with traced(three, model, take(inputs, chosen)) as (output, logits):
         probabilities = logits is not output
     axes, unclear = _axes(two.seen, three.seen)
-    axes |= dict.fromkeys(two.refused | three.refused)
+    axes |= dict.fromkeys(two.refused | three.refused | three.idle | three.gates.quiet(three.whole))
     return Survey(
         sites=tuple((site.name, site.key) for site in sites),
         axes=axes,
@@ -84,19 +85,24 @@ def survey(model: nn.Module, inputs: Inputs) -> Survey:
         before_pool=frozenset(site.key for site in sites[: three.pooled]),
         mixed=frozenset(unclear),
         packed=frozenset(three.packed),
+        unknown=frozenset(three.gates.unknown()),
     )
 
 
 def _axes(two: Mapping[Key, Tensor], three: Mapping[Key, Tensor]) -> tuple[dict[Key, SampleAxis | None], set[Key]]:
     """The axes of all tensors that are in both runs, and the calls whose samples cannot be told apart."""
-    axes: dict[Key, SampleAxis | None] = dict.fromkeys(two.keys() & three.keys())
+    axes: dict[Key, SampleAxis | None] = {}
     unclear: set[Key] = set()
-    for key in axes:
+    for key in two.keys() & three.keys():
+        axis, constant = None, False
         try:
-            axes[key] = choose_axis(candidate_axes(two[key], three[key]), two[key], three[key])
+            axis = choose_axis(candidate_axes(two[key], three[key]), two[key], three[key])
+            constant = axis is None and torch.equal(two[key], three[key])
         except ValueError:
+            pass
+        if axis is None and not constant and key[0] in ("call", "gate"):
             unclear.add(key)
-            continue
-        if axes[key] is None and key[0] == "call" and not torch.equal(two[key], three[key]):
-            unclear.add(key)
-    return axes, {key for key in unclear if key[0] == "call"}
+        # What is the same in both runs may still hold one sample: later runs show it.
+        if not constant:
+            axes[key] = axis
+    return axes, unclear

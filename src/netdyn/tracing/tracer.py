@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from netdyn._utils.trees import Inputs, count, map_tensors
 from netdyn.tracing import activations, recurrent
 from netdyn.tracing.elementwise import Candidate, acts_by_element, may_be_activation
+from netdyn.tracing.gating import Gates, Operation, Value
 from netdyn.tracing.names import Origins, is_quantised, numbered
 from netdyn.tracing.outputs import COPIES, Probabilities
 from netdyn.tracing.sample_axis import SampleAxis
@@ -61,14 +63,37 @@ class Tracer(TorchFunctionMode):
         self.packed: list[str] = []  #: names of the modules that run on packed sequences
         self.pooled = 0  #: number of local fields before the last max-pooling
         self._paused = False  #: whether activations are not traced now
+        self.idle: set[Key] = set()  #: calls that kept a tensor within bounds which it did not reach
+        self.whole: list[Value] = []  #: what has been computed inside modules that are one activation
+        self.gates = Gates(model, axes is None, self.origins.returned_by)
+        #: Whether activations that are written by hand are looked for: in a survey, and where one has been found.
+        self._follows = axes is None or any(key[0] == "gate" and axis is not None for key, axis in axes.items())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         subject = args[0] if args else kwargs.get("input")
-        if self._paused or not isinstance(subject, Tensor):
+        if self._paused:
             return func(*args, **kwargs)
-        if func in activations.ACTIVATIONS or func in activations.REGISTERED.functions:
-            return self._activation(func, subject, args, kwargs)
+        if isinstance(subject, Tensor):
+            if func in activations.ACTIVATIONS or func in activations.REGISTERED.functions:
+                return self._activation(func, subject, args, kwargs)
+            bounded = activations.bounded(func, args, kwargs, self.gates.is_constant)
+            if bounded is not None:
+                return self._activation(func, bounded[0], bounded, kwargs, bounded=True)
+        operation = self.gates.operation(func, args, kwargs) if self._follows else None
+        if operation is not None and operation.gated is not None:
+            return self._self_gated(func, args, kwargs, operation)
+        result = self._other(func, subject, args, kwargs)
+        if operation is not None:
+            self.gates.note(operation, args[0] if operation.inplace else result)
+        elif isinstance(result, Tensor):
+            self.gates.note_constant(func, result)
+        return result
+
+    def _other(self, func: Any, subject: Any, args: Any, kwargs: Any) -> Any:
+        """A function that is no activation."""
+        if not isinstance(subject, Tensor):
+            return func(*args, **kwargs)
         if func in activations.GATED and not isinstance(subject, nn.Parameter):
             return self._gate(subject, *args[1:], **{key: value for key, value in kwargs.items() if key != "input"})
         if (func in recurrent.LAYERS or func in recurrent.CELLS) and not kwargs:
@@ -91,7 +116,7 @@ class Tracer(TorchFunctionMode):
         """Whether gradients go straight through activations now."""
         return self.straight and torch.is_grad_enabled()
 
-    def _key(self, kind: Literal["call", "module", "output"], name: str) -> Key:
+    def _key(self, kind: Literal["call", "module", "output", "gate"], name: str) -> Key:
         self.calls[kind, name] += 1
         return kind, name, self.calls[kind, name] - 1
 
@@ -105,14 +130,31 @@ class Tracer(TorchFunctionMode):
         axis = self.axes.get(key) if self.axes else SampleAxis()
         if axis is not None and axis.holds(value, self.samples):
             return axis
-        if self.unread is not None and key[0] != "module":
+        # The survey has dealt with those that it knows to be none.
+        if self.unread is not None and key[0] != "module" and (axis is not None or key not in self.axes):
             self.unread.add(key, value)
         return None
 
-    def _activation(self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str | None = None) -> Tensor:
+    def _activation(
+        self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str | None = None, bounded: bool = False
+    ) -> Tensor:
         name = name or self.origins.name_of(subject)
         key = self._key("call", name)
         axis = self._axis(key, subject)
+        followed = self.gates.value(subject) if self._follows else None
+        if bounded and self.axes is None and self.origins.returned_by(subject) is None:
+            # A bound that nothing reaches only guards against a division by zero, for instance.
+            copied = subject.detach().clone()
+            if torch.equal(func(copied, *args[1:], **kwargs), subject):
+                self.idle.add(key)
+        output = self._activated(func, subject, args, kwargs, name, key, axis)
+        if followed is not None:
+            self.gates.note_activation(func.__name__, followed, output, key, emitted=axis is not None)
+        return output
+
+    def _activated(
+        self, func: Any, subject: Tensor, args: Any, kwargs: Any, name: str, key: Key, axis: SampleAxis | None
+    ) -> Tensor:
         if axis is None:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
         overwritten = activations.overwrites(func, args, kwargs)
@@ -133,6 +175,45 @@ class Tracer(TorchFunctionMode):
         site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph)
         self._hold(site, may_be_output=func in activations.SQUASHES)
         return output
+
+    def _self_gated(self, func: Any, args: Any, kwargs: Any, operation: Operation) -> Any:
+        """The last step of an activation that is written by hand."""
+        field = operation.field
+        target = args[0] if operation.inplace else None
+        axis = None
+        if field is not None:
+            name = self.origins.name_of(field)
+            key = self._key("gate", name)
+            axis = self._axis(key, field)
+        if field is None or axis is None:
+            result = func(*args, **kwargs)
+            self.gates.note(operation, result if target is None else target, key if field is not None else None)
+            return result
+        onto_field = target is field
+        edge = output_edge = graph = None
+        if key in self.linear:
+            copied = field.mul(1) if onto_field else field
+            output = field.view_as(field) if target is None else _written(target, field, copied)
+        elif self._goes_straight:
+            copied, edge = _with_edge(field, onto_field)
+            with torch.no_grad():
+                own = args if target is None else (target.detach().clone(), *args[1:])
+                value = func(*own, **kwargs)
+                value = value if target is None else own[0]
+            carried: Tensor = activations.Carry.apply(copied, value)  # type: ignore[no-untyped-call]
+            output = carried if target is None else _written(target, field, carried)
+            output_edge, graph = get_gradient_edge(carried), copied
+        else:
+            copied = field.clone() if onto_field else field
+            result = func(*args, **kwargs)
+            output = result if target is None else target
+            if self.axes is None and self.origins.returned_by(field) is None and torch.equal(copied, output):
+                self.idle.add(key)
+        self.gates.note(operation, output, key, emitted=True)
+        self.latest = weakref.ref(output)
+        if key not in self.linear:
+            self._hold(Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph))
+        return None if operation.name == "__setitem__" else output
 
     def _gate(self, subject: Tensor, dim: int = -1) -> Tensor:
         """GLU: a·σ(b), whose local field is b."""
@@ -180,6 +261,14 @@ class Tracer(TorchFunctionMode):
             self._hold(Site(name, key, axis, field, output.detach(), edge, edge, subject))
         return output
 
+    def unfollowed(self, hook: Callable[..., Any], *args: Any) -> Any:
+        """Call a hook, whose own operations are not the network's."""
+        follows, self._follows = self._follows, False
+        try:
+            return hook(*args)
+        finally:
+            self._follows = follows
+
     def enter(self, module: nn.Module, args: Any) -> None:
         """Forward pre-hook."""
         name = self.origins.enter(module)
@@ -194,7 +283,8 @@ class Tracer(TorchFunctionMode):
         copied, edge = _with_edge(argument) if self._goes_straight else (argument.clone(), None)
         graph = copied if self._goes_straight else None
         site = Site(self.origins.name_of(argument), key, axis, copied.detach(), copied.detach(), edge, graph=graph)
-        self.candidates.append(Candidate(module, site, argument, copied, len(self.held)))
+        values = len(self.gates.values)
+        self.candidates.append(Candidate(module, site, argument, copied, len(self.held), values))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook."""
@@ -204,10 +294,11 @@ class Tracer(TorchFunctionMode):
             if output is not None:  # unless the module has raised
                 output = self._leave_candidate(candidate, output)
         if self._goes_straight and is_quantised(module) and isinstance(output, Tensor):
-            output = output.detach()  # its backward pass does not give the gradient
+            output = self.gates.replaced(output, output.detach())  # its backward pass does not give the gradient
         plain = isinstance(output, Tensor) and output.is_floating_point() and not output.requires_grad
         if self._goes_straight and plain and output._base is None and all(output is not value for value in args):
-            output = _new_graph(output)  # a graph begins at the first module, even if its weights are frozen
+            # A graph begins at the first module, even if its weights are frozen.
+            output = self.gates.replaced(output, _new_graph(output))
         parts = list(output) if isinstance(output, tuple | list) else [output]
         first = next((i for i, part in enumerate(parts) if isinstance(part, Tensor)), None)
         if first is not None and (self.axes is None or name in self.promoted):
@@ -216,7 +307,8 @@ class Tracer(TorchFunctionMode):
             if axis is not None and name in self.promoted:
                 edge = None
                 if self._goes_straight:
-                    parts[first], edge = _with_edge(parts[first])
+                    copied, edge = _with_edge(parts[first])
+                    parts[first] = self.gates.replaced(parts[first], copied)
                     if isinstance(output, Tensor):
                         output = parts[first]
                     else:  # a named tuple takes its parts one by one
@@ -246,6 +338,8 @@ class Tracer(TorchFunctionMode):
                 self.refused.add(candidate.site.key)
         if whole:
             del self.held[candidate.first :]
+            self.whole += self.gates.values[candidate.first_value :]
+            self.gates.forget(output)
             site, overwritten = candidate.site, output is candidate.argument
             if site.key in self.linear:
                 return candidate.argument.copy_(candidate.copied) if overwritten else candidate.copied
@@ -296,6 +390,13 @@ def _new_graph(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_().clone()
 
 
+def _written(target: Tensor, field: Tensor, value: Tensor) -> Tensor:
+    """A tensor with a value written over it; what it was before, if it is not the field, has no gradient any more."""
+    if target is not field and target.requires_grad and not target._is_view():
+        target.detach_()
+    return target.copy_(value)
+
+
 def _with_edge(tensor: Tensor, overwritten: bool = False) -> tuple[Tensor, GradientEdge]:
     """A copy at the same place in the graph, and the edge where to take the gradient with respect to the tensor."""
     # The edge is the original's, as it is now, since a field may be used beside its activation too. It is the copy's if
@@ -312,9 +413,10 @@ def traced(tracer: Tracer, model: nn.Module, inputs: Inputs) -> Iterator[tuple[A
         with ExitStack() as undo:
             for module in tracer.origins.names:
                 if not isinstance(module, torch.jit.ScriptModule):
-                    undo.callback(module.register_forward_pre_hook(tracer.enter).remove)
+                    enter, leave = (partial(tracer.unfollowed, hook) for hook in (tracer.enter, tracer.leave))
+                    undo.callback(module.register_forward_pre_hook(enter).remove)
                     # Also if the module raises, since the network may catch the error.
-                    undo.callback(module.register_forward_hook(tracer.leave, always_call=True).remove)
+                    undo.callback(module.register_forward_hook(leave, always_call=True).remove)
             undo.enter_context(tracer)
             # A network may overwrite its input.
             output = model(map_tensors(lambda tensor: tensor.clone(), inputs))
