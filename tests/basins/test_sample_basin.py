@@ -729,7 +729,7 @@ def test_inputs_without_tensors_are_refused_with_their_type(inputs):
 
 
 def test_targets_that_are_no_tensor_are_refused_with_their_type():
-    with pytest.raises(TypeError, match=r"^`target` must be a tensor with one entry per sample, got list\.$"):
+    with pytest.raises(TypeError, match=r"^`target` must be a tensor with one entry per sample, got list\. Convert"):
         sample_basin(First(), torch.zeros(2, 1), [0, 1])
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from netdyn import Monitor, diagnose
 from netdyn._utils.user_code import reason
-from netdyn.functional import linear_substitution_map, local_fields, sample_basin, weight_basin
+from netdyn.functional import batchnorm_gap, linear_substitution_map, local_fields, sample_basin, weight_basin
 from networks import fill, samples
 
 
@@ -227,6 +227,89 @@ def measured(sample, **options):
     collate = options.pop("collate_fn", None)
     loader = DataLoader(Samples(sample), 20, collate_fn=collate)
     return Monitor(loader, strict=True, measure=["modes"], **options).measure(mlp(), 0)
+
+
+ROWS = (
+    "`target` must hold whole class labels (an integer dtype), got rows that sum to 1, of shape [20, 3]. Convert "
+    "one-hot "
+)
+CASES |= {
+    "one-hot labels": (
+        lambda: diagnose(mlp(), X, nn.functional.one_hot(Y)),
+        TypeError,
+        f"{ROWS}or probability targets with `target.argmax(1)`; pass task='multilabel' or task='numbers' if they are "
+        "something else.",
+    ),
+    "one-hot labels, of a function without task": (
+        lambda: batchnorm_gap(mlp(), X, nn.functional.one_hot(Y)),
+        TypeError,
+        f"{ROWS}or probability targets with `target.argmax(1)`.",
+    ),
+    "one-hot labels, of a function with task": (
+        lambda: weight_basin(mlp(), X, nn.functional.one_hot(Y)),
+        TypeError,
+        f"{ROWS}or probability targets with `target.argmax(1)`; pass task='multilabel' or task='numbers' if they are "
+        "something else.",
+    ),
+    "a mean and a variance": (
+        lambda: diagnose(mlp(outputs=2), X, X[:, 0]),
+        TypeError,
+        "`target` must hold whole class labels, or one number for each output, got numbers that are not whole, of "
+        "dtype torch.float32 and shape [20], for 2 outputs per sample. Let `forward=` return one output for each "
+        "number, such as the mean without the variance.",
+    ),
+    "counts": (
+        lambda: diagnose(mlp(outputs=1), X, torch.arange(20) * 9),
+        ValueError,
+        "`target` must lie in [0, num_classes) = [0, 2), got the label 171. Pass task='numbers' if these are numbers "
+        "to be predicted.",
+    ),
+    "counts, of a function without task": (
+        lambda: batchnorm_gap(mlp(outputs=1), X, torch.arange(20) * 9),
+        ValueError,
+        "`target` must lie in [0, num_classes) = [0, 2), got the label 171. Pass `target.float()` if these are "
+        "numbers to be predicted.",
+    ),
+    "unlabelled samples": (
+        lambda: diagnose(mlp(), X, Y - 1),
+        ValueError,
+        "`target` must lie in [0, num_classes) = [0, 3), got the label -1. Pass `ignore_index=-1` if that marks what "
+        "has no label.",
+    ),
+    "names of classes": (
+        lambda: diagnose(mlp(), X, ["cat", "dog"] * 10),
+        TypeError,
+        "`target` must be a tensor with one entry per sample, got list. Convert it with `torch.as_tensor`, names of "
+        "classes to numbers first.",
+    ),
+    "an output that is no tensor": (
+        lambda: diagnose(mlp(), X, Y, forward=lambda model, x: {"scores": model(x)}),
+        TypeError,
+        "The model's output must be a tensor [samples, classes], got dict. Pass `forward=`, a function of the model "
+        "and the inputs that picks the logits from it.",
+    ),
+}
+
+
+#: What is accepted as it is: targets, and the accuracy of a network that puts out what they say.
+ACCEPTED = {
+    "bool labels": (2, lambda outputs: outputs.argmax(1).bool()),
+    "labels in a column": (3, lambda outputs: outputs.argmax(1)[:, None]),
+    "labels in a column, with one logit": (1, lambda outputs: (outputs > 0).long()),
+    "several labels": (5, lambda outputs: (outputs > 0).float()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The probe holds:netdyn.DynamicsWarning")
+@pytest.mark.parametrize(("outputs", "target"), ACCEPTED.values(), ids=ACCEPTED)
+def test_targets_of_these_forms_are_accepted(outputs, target):
+    network = mlp(outputs=outputs)
+    with torch.no_grad():
+        wanted = target(network(X))
+    assert diagnose(network, X, wanted, measure=[]).accuracy == 1
+    # One sample has another label: 1 and 0 change places, and 2 becomes 1.
+    wanted[0] = ~wanted[0] if wanted.dtype == torch.bool else (1 - wanted[0]).abs()
+    assert diagnose(network, X, wanted, measure=[]).accuracy == pytest.approx(19 / 20)
 
 
 NO_PAIR = "A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got "

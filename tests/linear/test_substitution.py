@@ -472,21 +472,19 @@ def test_the_map_is_not_centred():
             lambda z: {"scores": z},
             TypeError,
             "The model's output must be a tensor [samples, classes], got dict. Wrap the model in a module "
-            "that picks the logits from it, or pass `forward=` where that is taken.",
+            "that picks the logits from it.",
         ),
         (
             lambda z: z[:, :, None],
             ValueError,
             "The model's output must have shape [samples, classes] = [2, classes], got shape [2, 4, 1]. Wrap "
-            "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
-            "taken.",
+            "the model in a module that reduces it to one row of logits per sample.",
         ),
         (
             lambda z: z.mean(0),
             ValueError,
             "The model's output must have shape [samples, classes] = [2, classes], got shape [4]. Wrap "
-            "the model in a module that reduces it to one row of logits per sample, or pass `forward=` where that is "
-            "taken.",
+            "the model in a module that reduces it to one row of logits per sample.",
         ),
     ],
     ids=["tuple", "three axes", "no samples"],

@@ -314,6 +314,23 @@ def test_network_modes_check_their_arguments():
         metric.compute()
 
 
+def test_complex_inputs_are_kept_whole():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = NETWORK
+
+        def forward(self, x):
+            return self.net(torch.view_as_real(x))
+
+    metric, twin = NetworkModes(), NetworkModes()
+    metric.update(Complex(), torch.view_as_complex(X), Y)
+    twin.update(NETWORK, X, Y)
+    expected = {tag.replace("modes/", "").replace("net.", ""): value for tag, value in twin.compute().items()}
+    found = {tag.replace("modes/", "").replace("net.", ""): value for tag, value in metric.compute().items()}
+    assert numbers(found) == numbers(expected)
+
+
 # Any split and any order ---------------------------------------------------------------------------------------------
 
 

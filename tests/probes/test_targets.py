@@ -5,6 +5,8 @@ import re
 import pytest
 import torch
 
+from netdyn import Config
+from netdyn._utils.options import offering
 from netdyn.probes.targets import TargetOptions, read_targets
 
 N = 12
@@ -24,7 +26,8 @@ def outputs(*shape):
 
 
 def read(out, target, inputs=None, **options):
-    return read_targets(out, target, torch.zeros(N, 2) if inputs is None else inputs, TargetOptions(**options))
+    with offering(Config):
+        return read_targets(out, target, torch.zeros(N, 2) if inputs is None else inputs, TargetOptions(**options))
 
 
 #: Outputs, target, kind, values, classes.

@@ -89,7 +89,12 @@ REFUSED = {
         ValueError,
         "`target` must have one entry for each of the 80 samples, got shape [79] for float32 [80, 6].",
     ),
-    "list": ([0] * 80, TypeError, "`target` must be a tensor with one entry per sample, got list."),
+    "list": (
+        [0] * 80,
+        TypeError,
+        "`target` must be a tensor with one entry per sample, got list. Convert it with "
+        "`torch.as_tensor`, names of classes to numbers first.",
+    ),
 }
 
 

@@ -148,7 +148,10 @@ def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -
 def entries(name: str, value: Any, samples: int) -> None:
     """Check that ``value`` is a tensor with one entry for each of the samples."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"`{name}` must be a tensor with one entry per sample, got {type(value).__name__}.")
+        raise TypeError(
+            f"`{name}` must be a tensor with one entry per sample, got {type(value).__name__}. Convert it with "
+            "`torch.as_tensor`, names of classes to numbers first."
+        )
     if value.ndim == 0 or len(value) != samples:
         number = len(value) if value.ndim else "a single number"
         raise ValueError(f"`{name}` must have one entry for each of the {samples} samples, got {number}.")

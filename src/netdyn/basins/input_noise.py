@@ -169,7 +169,10 @@ def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -
         # The embedding of positions is the same for all samples.
         with suppress(ValueError):
             return _sites(model, inputs, by_sample, [name])
-    names = list(dict.fromkeys(found + others))[:3]
+    names: list[str] = []
+    for name in dict.fromkeys(found + others):
+        with suppress(ValueError):
+            names += [name] if len(names) < 3 and _sites(model, inputs, by_sample, [name]) else []
     if any(tensor.is_complex() for tensor in tensors(inputs)):
         back = instead("forward", "`forward=`", "the model")
         how = f"Pass `torch.view_as_real(inputs)`, and turn it back with `torch.view_as_complex` in {back}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
+from netdyn._utils.options import offering
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs, as_slice, blocks, take
 from netdyn.basins.crossing import Crossing
@@ -118,7 +119,7 @@ def sample_basin(
     checks.positive("rel_tol", rel_tol)
     checks.positive("tolerance", tolerance)
     targets = TargetOptions(task, ignore_index, accuracy_of)
-    with isolated_network(model) as network:
+    with offering(sample_basin), isolated_network(model) as network:
         return measure_sample_basin(
             prepare(network, inputs, target, criterion, batch_size, tolerance, targets),
             low,

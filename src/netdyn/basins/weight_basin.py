@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.options import instead
+from netdyn._utils.options import instead, offering
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
 from netdyn.basins.crossing import logit
@@ -123,7 +123,7 @@ def weight_basin(
     checks.choice("normalization", normalization, ("layer", "global"))
     checks.positive("tolerance", tolerance)
     targets = TargetOptions(task, ignore_index, accuracy_of)
-    with isolated_network(model) as network:
+    with offering(weight_basin), isolated_network(model) as network:
         return measure_weight_basin(
             prepare(network, inputs, target, criterion, batch_size, tolerance, targets),
             low,

@@ -86,18 +86,24 @@ class _Measured:
 
     def rows(self) -> Tensor:
         """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
-        return torch.cat([leaf.detach().reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
+        return torch.cat([_real(leaf).reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
 
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the kind of this update's, from rows."""
         turn = iter(samples_first(self.inputs))
-        parts = iter(torch.split(rows, [like[0].numel() for like in self._leaves()], dim=1))
+        parts = iter(torch.split(rows, [_real(like)[0].numel() for like in self._leaves()], dim=1))
 
         def leaf(like: Tensor) -> Tensor:
-            return next(parts).reshape(len(rows), *like.shape[1:]).to(like.device, like.dtype)
+            own = next(parts).reshape(len(rows), *_real(like).shape[1:])
+            return (torch.view_as_complex(own.contiguous()) if like.is_complex() else own).to(like.device, like.dtype)
 
         inputs = map_tensors(lambda like: leaf(like) if next(turn) else like, self.inputs)
         return inputs, leaf(self.target)
+
+
+def _real(leaf: Tensor) -> Tensor:
+    """Real numbers; a complex one is two."""
+    return torch.view_as_real(leaf.detach()) if leaf.is_complex() else leaf.detach()
 
 
 class SampleMetric(StateMetric):

@@ -21,6 +21,7 @@ from netdyn.metrics.base import SampleMetric, StateMetric
 from netdyn.probes.batchnorm import right_answers_gained
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.probe import Probe
+from netdyn.probes.targets import Task
 from netdyn.probes.tasks import prepare
 from netdyn.tracing.fields import choose, discover
 
@@ -201,6 +202,8 @@ class NetworkModes(SampleMetric):
         alpha: Share of OPT units that an untrained network may show by chance.
         forward: ``forward(model, inputs)`` → outputs, for models that are not called as ``model(inputs)``.
         batch_size: Samples per forward pass. None: all at once.
+        task: What the targets are, as in :class:`netdyn.Config`.
+        ignore_index: Marks what has no label.
         seed: Seed of the choices of units and classes.
         max_samples: Most samples kept, those with the smallest content digests. None: all.
         kwargs: Options of :class:`torchmetrics.Metric`.
@@ -227,6 +230,8 @@ class NetworkModes(SampleMetric):
         alpha: float = 0.05,
         forward: Callable[[Any, Any], Any] | None = None,
         batch_size: int | None = None,
+        task: Task = "auto",
+        ignore_index: int = -100,
         seed: int = 0,
         max_samples: int | None = 4096,
         **kwargs: Any,
@@ -240,6 +245,8 @@ class NetworkModes(SampleMetric):
             alpha=alpha,
             forward=forward,
             batch_size=batch_size,
+            task=task,
+            ignore_index=ignore_index,
             num_classes=num_classes,
             seed=seed,
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from netdyn._utils.inputs import shown
+from netdyn._utils.options import instead
 from netdyn._utils.user_code import explained
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.positions import Positions
@@ -21,16 +22,20 @@ def as_logits(outputs: object, samples: int) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise TypeError(
             f"The model's output must be a tensor [samples, classes], got {type(outputs).__name__}. "
-            "Wrap the model in a module that picks the logits from it, or pass `forward=` where that is taken."
+            f"{_way()} that picks "
+            "the logits from it."
         )
     logits = outputs[:, None] if outputs.ndim == 1 else outputs
     if logits.ndim != 2 or len(logits) != samples:
         raise ValueError(
             f"The model's output must have shape [samples, classes] = [{samples}, classes], "
-            f"got shape {list(outputs.shape)}. Wrap the model in a module that reduces it to one row of logits "
-            "per sample, or pass `forward=` where that is taken."
+            f"got shape {list(outputs.shape)}. {_way()} that reduces it to one row of logits per sample."
         )
     return logits
+
+
+def _way() -> str:
+    return instead("forward", "Pass `forward=`, a function of the model and the inputs", "Wrap the model in a module")
 
 
 def predictions(logits: Tensor) -> Tensor:

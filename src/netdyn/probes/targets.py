@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from netdyn._utils import checks
+from netdyn._utils.options import instead
 from netdyn._utils.trees import Inputs, tensors
 from netdyn.probes.criteria import as_logits
 from netdyn.probes.positions import Positions
@@ -92,10 +93,11 @@ def _guessed(outputs: Tensor, target: Tensor, inputs: Inputs, ignore_index: int)
     if any(each.shape == target.shape and torch.equal(each.cpu().to(target.dtype), target) for each in tensors(inputs)):
         return "numbers"  # an autoencoder
     if _is_distribution(target):
+        other = "; pass task='multilabel' or task='numbers' if they are something else"
         raise TypeError(
             "`target` must hold whole class labels (an integer dtype), got rows that sum to 1, of shape "
-            f"{list(target.shape)}. Convert one-hot or probability targets with `target.argmax(1)`; pass "
-            "task='multilabel' or task='numbers' if they are something else."
+            f"{list(target.shape)}. Convert one-hot or probability targets with `target.argmax(1)`"
+            f"{instead('task', other, '')}."
         )
     if outputs.ndim == 2 and binary:
         return "multilabel"
@@ -114,10 +116,11 @@ def _positions(outputs: Tensor, target: Tensor) -> Positions | None:
 def _classes(outputs: Tensor, target: Tensor, ignore_index: int) -> Targets:
     """A label per sample, or one per position."""
     if not bool((target == target.round()).all() if target.is_floating_point() else True):
+        maker = instead("forward", "`forward=`", "the model")
         raise TypeError(
             "`target` must hold whole class labels, or one number for each output, got numbers that are not whole, of "
             f"dtype {target.dtype} and shape {list(target.shape)}, for {math.prod(outputs.shape[1:])} outputs per "
-            "sample."
+            f"sample. Let {maker} return one output for each number, such as the mean without the variance."
         )
     labels, positions = target.long(), None
     if target[:1].numel() == 1:
@@ -150,9 +153,11 @@ def _in_range(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
     if low < 0 or high >= classes:
         text = f"`target` must lie in [0, num_classes) = [0, {classes}), got the label {low if low < 0 else high}."
         if low < 0:
-            text += f" Pass `ignore_index={low}` if that marks what has no label."
+            how = instead("ignore_index", f"Pass `ignore_index={low}`", "Leave these samples out")
+            text += f" {how} if that marks what has no label."
         elif classes == 2:
-            text += " Pass task='numbers' if these are numbers to be predicted."
+            how = instead("task", "Pass task='numbers'", "Pass `target.float()`")
+            text += f" {how} if these are numbers to be predicted."
         raise ValueError(text)
     return labels.masked_fill(left_out, LEFT_OUT)
 
