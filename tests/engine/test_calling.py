@@ -195,6 +195,23 @@ def test_noise_on_floating_inputs_is_not_moved_to_an_embedding(tokens):
     assert sample_basin(WithMask(), (ids, torch.ones(200, 1)), y, accuracy=0.75).noise_at == ()
 
 
+def test_a_floating_mask_beside_token_ids_gets_no_noise(tokens):
+    net, ids, y = tokens
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, ids, attention_mask):
+            return self.net(ids) * attention_mask
+
+    inputs = {"ids": ids, "attention_mask": torch.ones(200, 1)}
+    found, plain = sample_basin(Masked(), inputs, y, accuracy=0.75), sample_basin(net, ids, y, accuracy=0.75)
+    assert found.noise_at == ("net.words",)
+    assert found.radius == pytest.approx(plain.radius, rel=0.3)
+
+
 # Hugging Face ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from torch import nn
 import reference
 from netdyn import DynamicsWarning, Monitor, diagnose
 from netdyn.basins.interval import clustered_error
+from netdyn.engine import layers
 from netdyn.functional import batchnorm_gap, sample_basin, weight_basin
 from netdyn.metrics import SampleBasin
 
@@ -207,6 +208,39 @@ def test_tokens_have_accuracy_radius_and_modes_of_their_own():
     assert layer.opt_fraction == reference.opt_fraction(tuning, net.out.weight, torch.zeros(12, dtype=torch.bool))[0]
 
 
+def test_of_many_words_a_choice_stands_for_all():
+    torch.manual_seed(5)
+    net, ids = Tagger(), torch.randint(30, (SAMPLES, 7))
+    net.out = nn.Linear(12, 40)
+    net.eval()
+    y = net(ids).argmax(2)
+    y[::4, 1] = 3
+    (layer,) = (found := diagnose(net, ids, y, max_classes=6, measure=["modes", "linear"])).layers
+    assert found.accuracy == pytest.approx(share_of(y, dim=2)(net(ids)), abs=1e-12)
+    present = y.unique()
+    chosen = present[torch.randperm(len(present), generator=drawn())[:6].sort().values]
+    tuning = reference.class_tuning(field_of(net, net.hidden, ids).flatten(0, 1), y.flatten(), 40)[chosen]
+    pathway = net.out.weight[chosen]
+    assert np.allclose(layer.order_index, reference.order_index(tuning, pathway), atol=1e-9)
+    linear = net.out(field_of(net, net.hidden, ids))
+    assert layer.tail_accuracy == pytest.approx(share_of(y, dim=2)(linear), abs=1e-9)
+    z, z_linear = (value.detach().flatten(0, 1)[:, chosen].double() for value in (net(ids), linear))
+    z, z_linear = (value - value.mean(1, keepdim=True) for value in (z, z_linear))
+    z, z_linear = (value - value.mean(0) for value in (z, z_linear))
+    share = (z * z_linear).sum() ** 2 / (z.square().sum() * z_linear.square().sum())
+    assert layer.linear_share == pytest.approx(share.item(), rel=1e-4)
+
+
+def test_of_many_positions_a_choice_shows_the_modes(pixels, monkeypatch):
+    net, x, y = pixels
+    options = {"measure": ["modes"], "layers": ["norm"]}
+    (whole,) = diagnose(net, x, y, **options).layers
+    monkeypatch.setattr(layers, "POSITIONS", 1500)
+    (some,) = diagnose(net, x, y, **options).layers
+    # 1500 of some 2,600 pixels: the standard error of an index is about .02.
+    assert 0 < (some.order_index - whole.order_index).abs().max() < 0.1
+
+
 def test_the_error_of_an_accuracy_over_positions_is_that_of_drawing_samples_anew():
     """300 sets of 150 samples of 1 to 12 positions, which are right together: n = 300, its sd is known to 4 %."""
     draw = np.random.default_rng(0)
@@ -258,6 +292,17 @@ def test_modes_of_several_labels_take_each_label_for_itself(several):
     tuning = np.stack([reference.class_tuning(fields, y[:, k].long(), 2)[1] for k in range(5)])
     index = reference.order_index(tuning, net[2].weight, centre=False)
     assert np.allclose(layer.order_index, index, atol=1e-9)
+    assert layer.tail_accuracy == pytest.approx(all_right(y)(net[2](net[0](x))), abs=1e-9)
+
+
+def test_of_many_labels_a_choice_stands_for_all(several):
+    net, x, y = several
+    (layer,) = diagnose(net, x, y, max_classes=3, measure=["modes", "linear"]).layers
+    chosen = torch.randperm(5, generator=drawn())[:3].sort().values
+    fields = field_of(net, net[0], x)
+    tuning = np.stack([reference.class_tuning(fields, y[:, k].long(), 2)[1] for k in chosen])
+    expected = reference.order_index(tuning, net[2].weight[chosen], centre=False)
+    assert np.allclose(layer.order_index, expected, atol=1e-9)
     assert layer.tail_accuracy == pytest.approx(all_right(y)(net[2](net[0](x))), abs=1e-9)
 
 

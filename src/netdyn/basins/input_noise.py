@@ -48,10 +48,10 @@ class Noise:
         None: all floating inputs; without any, the output of the embedding that runs first.
         """
         floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
-        if names is None and any(floating):
+        if names is None and any(floating) and not _are_masks_of_tokens(inputs, floating):
             return cls(seed, floating)
         if names is None:
-            return cls(seed, floating, _on_embedding(model, inputs, by_sample))
+            return cls(seed, (False,) * len(floating), _on_embedding(model, inputs, by_sample))
         checks.names("noise_at", names, of="names of modules or inputs")
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
@@ -144,6 +144,12 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
             hook = modules[name].register_forward_hook(lambda module, args, output, name=name: changed(name, output))
             undo.callback(hook.remove)
         yield
+
+
+def _are_masks_of_tokens(inputs: Inputs, floating: Sequence[bool]) -> bool:
+    """Whether the only floating inputs are masks, by their names, beside token ids."""
+    masks = [name.endswith("mask") for name in leaf_names(inputs)]
+    return all(masks[i] for i, here in enumerate(floating) if here) and not all(masks)
 
 
 def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -> tuple[NoisyOutput, ...]:

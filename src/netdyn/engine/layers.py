@@ -28,7 +28,7 @@ from netdyn.modes.ranks import (
 )
 from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.modes.transfer import kept_order
-from netdyn.probes.criteria import Within, apply_criterion
+from netdyn.probes.criteria import RightPositions, Within, apply_criterion, share_right
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
@@ -141,17 +141,23 @@ class _LayerReader:
         self.labels = self.labels if self.chosen is None else self.labels[self.chosen]
         self.rows = len(self.labels)
         self.number_ranks = torch.zeros(0, 0)
-        self.sizes = torch.zeros(0, dtype=torch.int64)
         if evaluator.numbers is not None:
-            numbers = evaluator.numbers
-            numbers = numbers if self.classes is None else numbers[:, self.classes.to(numbers.device)]
-            self.number_ranks = doubled_midranks(numbers)
+            self.number_ranks = doubled_midranks(self._of_chosen(evaluator.numbers))
+            self.sizes = torch.zeros(0, dtype=torch.int64)
         elif evaluator.multilabel:
+            self.labels = self._of_chosen(self.labels)
             self.sizes = self.labels.sum(dim=0)
-        else:
+        elif self.classes is None:
             self.sizes = occurrences(self.labels, evaluator.answers)
+        else:
+            # Numbers of the chosen classes, and one for all others.
+            place = torch.full((evaluator.answers,), len(self.classes)).index_copy_(
+                0, self.classes, torch.arange(len(self.classes))
+            )
+            self.labels = place.to(self.labels.device)[self.labels]
+            self.sizes = occurrences(self.labels, len(self.classes) + 1)
         shares = self.sizes.cpu().double() / self.rows
-        shares = shares if self.classes is None or not self.exclusive else shares[self.classes]
+        shares = shares if self.classes is None else shares[: len(self.classes)]
         self.class_shares = shares if evaluator.labelled else None
         self.elsewhere: list[str] = []  # layers that do not have the labels' positions
         # A tail runs through all layers.
@@ -210,6 +216,10 @@ class _LayerReader:
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
         return Reading(layers, right, self.survey, whole if known else {})
+
+    def _of_chosen(self, columns: Tensor) -> Tensor:
+        """Of ``[…, outputs]`` those that were chosen."""
+        return columns if self.classes is None else columns.index_select(-1, self.classes.to(columns.device))
 
     @property
     def _runs_tails(self) -> bool:
@@ -339,7 +349,7 @@ class _LayerReader:
             tuning = label_tuning_from_ranks(ranks, self.labels)
         else:
             tuning = tuning_from_ranks(ranks, self.labels, self.sizes)
-            tuning = tuning if self.classes is None else tuning.index_select(0, self.classes.to(tuning.device))
+            tuning = tuning if self.classes is None else tuning[: len(self.classes)]
         return tuning.masked_fill(unread, torch.nan)
 
     def _wired(self, pathway: Tensor) -> Tensor:
@@ -350,17 +360,19 @@ class _LayerReader:
 
     def _of_all_classes(self, sign: Tensor) -> Tensor:
         """Signs of the wiring to all classes: units are not wired to those that were not chosen."""
-        if self.classes is None:
-            return sign
-        whole = sign.new_zeros(self.evaluator.answers, sign.shape[1])
-        return whole.index_copy_(0, self.classes.to(sign.device), sign)
+        return sign if self.classes is None else torch.cat([sign, sign.new_zeros(1, sign.shape[1])])
 
     def _tail_logits(self, outputs: object, samples: int) -> Tensor:
-        """The logits that tails are compared by: all of them, or those of the chosen numbers to be predicted."""
-        logits = self.evaluator.logits(outputs, samples)
-        if self.classes is None or self.evaluator.labelled:
-            return logits
-        return logits.index_select(1, self.classes.to(logits.device))
+        """The logits that tails are compared by: all of them, or those of the chosen numbers to be predicted.
+
+        With positions those of the chosen classes, and then the predicted class: all logits of all positions may be
+        too many to be kept.
+        """
+        logits, criterion = self.evaluator.logits(outputs, samples), self.evaluator.criterion
+        if isinstance(criterion, RightPositions):
+            predicted = criterion.predicted(logits)[..., None]
+            return torch.cat([self._of_chosen(logits).float(), predicted], dim=2)
+        return logits if self.evaluator.labelled else self._of_chosen(logits)
 
     def _run_tails(self, true: Tensor) -> dict[str, dict[str, Any]]:
         """The numbers of the tails that must be run, by layer name; several processes share the layers."""
@@ -380,17 +392,23 @@ class _LayerReader:
     def _judged(self, linear: Tensor, true: Tensor) -> dict[str, Any]:
         """Accuracy and linear share of a tail, computed on the host, from its logits and the network's."""
         evaluator, target = self.evaluator, self.evaluator.target.cpu()
-        z, z_linear = true, linear
+        z, z_linear, judge = true, linear, evaluator.right_logits
         if evaluator.positions is not None:
-            z, z_linear = (value[target >= 0] for value in (true, linear))
+            z, z_linear = (value[target >= 0][:, :-1] for value in (true, linear))
+            judge = _share_predicted
         found = {"linear_share": squared_correlation(z, z_linear, centre=self.exclusive)}
         if evaluator.labelled:
-            right, before = (evaluator.right_logits(value, target).double() for value in (linear, true))
+            right, before = (judge(value, target).double() for value in (linear, true))
             found["tail_accuracy"] = mean_of(right, evaluator.weight)
             found["tail_change"] = mean_of(right - before, evaluator.weight)
             error, _ = clustered_error(right - before, evaluator.contents.clusters, evaluator.weight)
             found["tail_error"] = error
         return found
+
+
+def _share_predicted(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of right positions where the last column holds the predicted class."""
+    return share_right(logits[..., -1] == target, target)
 
 
 def nonfinite(outputs: object) -> int:

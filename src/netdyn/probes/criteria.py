@@ -87,8 +87,13 @@ class RightPositions:
 
     def of_logits(self, logits: Tensor, target: Tensor, limit: float = 0.0) -> Tensor:
         """The same for logits ``[samples, positions, classes]``."""
-        predicted = (logits[..., 0] > limit).long() if logits.shape[-1] == 1 else logits.argmax(dim=-1)
-        return share_right((predicted == target) & logits.isfinite().all(dim=-1), target)
+        return share_right(self.predicted(logits, limit) == target, target)
+
+    @staticmethod
+    def predicted(logits: Tensor, limit: float = 0.0) -> Tensor:
+        """The classes predicted at positions, ``[samples, positions]``; −1 where logits are not finite."""
+        found = (logits[..., 0] > limit).long() if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+        return found.masked_fill(~logits.isfinite().all(dim=-1), -1)
 
 
 @dataclass(frozen=True)
