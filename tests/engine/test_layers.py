@@ -185,3 +185,67 @@ def test_without_layers_the_other_measures_come(layers, error):
     assert (report.layers, report.subnetwork) == ((), None)
     assert report.characteristic_maps.shape == (FEW_CLASSES, FEW_FEATURES)
     assert math.isfinite(report.accuracy)
+
+
+# No reading ends with nothing and no word ----------------------------------------------------------------------------
+
+
+def hooked(kind):
+    model = network()
+    for module in model:
+        getattr(module, f"register_{kind}")(lambda *given: BACKWARD.append(kind))
+    return model
+
+
+#: Calls of backward hooks. A global, because an evaluation restores all that it can reach from the network.
+BACKWARD = []
+
+
+@pytest.mark.parametrize("kind", ["full_backward_hook", "full_backward_pre_hook"])
+def test_backward_hooks_on_layers_change_nothing_and_see_nothing(kind):
+    expected = diagnose(network(), *probe(), measure=["modes", "linear"], progress=False)
+    BACKWARD.clear()
+    model = hooked(kind)
+    report = diagnose(model, *probe(), measure=["modes", "linear"], progress=False)
+    assert str(report) == str(expected)
+    assert len(report.layers) == 2
+    assert BACKWARD == []
+    model(probe()[0].requires_grad_()).sum().backward()
+    assert len(BACKWARD) == 5
+
+
+def test_backward_hooks_for_all_modules_see_nothing():
+    expected = diagnose(network(), *probe(), measure=["modes"], progress=False)
+    BACKWARD.clear()
+    hook = nn.modules.module.register_module_full_backward_hook(lambda *given: BACKWARD.append(""))
+    try:
+        report = diagnose(network(), *probe(), measure=["modes"], progress=False)
+    finally:
+        hook.remove()
+    assert (str(report), BACKWARD) == (str(expected), [])
+
+
+class Elsewhere(nn.Module):
+    """Its activation runs under another name where gradients are wanted."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(FEW_FEATURES, 9), nn.Linear(9, FEW_CLASSES)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.head(torch.relu(h * 1 if torch.is_grad_enabled() else h))
+
+
+def test_a_reading_without_any_layer_is_an_error():
+    with pytest.raises(ValueError, match=re.escape("None of the layers ['first'] could be read")):
+        diagnose(fill(Elsewhere()), samples(), labels(), measure=["modes"], progress=False)
+
+
+def test_a_layer_without_a_map_is_named():
+    model = nn.Sequential(nn.Linear(FEW_FEATURES, FEW_FEATURES), nn.Tanh(), Elsewhere())
+    with pytest.warns(DynamicsWarning, match=re.escape("The layers ['2.first'] are left out")):
+        report = diagnose(fill(model), samples(), labels(), measure=["modes"], progress=False)
+    assert [layer.name for layer in report.layers] == ["0"]
+    with pytest.warns(DynamicsWarning, match=re.escape("The layers ['2.first'] are left out")):
+        assert list(functional.linear_substitution_map(model, samples())) == ["0"]

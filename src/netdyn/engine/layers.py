@@ -13,7 +13,7 @@ from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.basins.interval import clustered_error, mean_of
 from netdyn.engine.config import Config
-from netdyn.linear.substitution import substitute, warn_of_defects
+from netdyn.linear.substitution import substitute, warn_of_defects, warn_of_missing
 from netdyn.linear.tails import TailReader, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.order import Wiring, shares_of
 from netdyn.modes.ranks import (
@@ -32,6 +32,7 @@ from netdyn.probes.criteria import RightPositions, Within, apply_criterion, shar
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
+from netdyn.tracing.names import is_quantised
 from netdyn.tracing.rows import RowMemory, Rows, Verdict
 from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.survey import Survey, survey
@@ -112,6 +113,13 @@ def read_layers(
                 known, other = None, None  # a few samples do not show it all
             elif not new:
                 break
+        missing = choice.missing({layer.name for layer in reading.layers})
+        if not reading.layers and not any(map(is_quantised, model.modules())):
+            raise ValueError(
+                f"None of the layers {missing} could be read: they ran on a few samples, but not in the run with "
+                "gradients that shows how they are wired, or not on the whole probe."
+            )
+        warn_of_missing(model, missing)
         memory.keep(found.signature, verdict)
         warn_of_company(verdict)
         reader.tell_of_other_positions()
@@ -212,7 +220,10 @@ class _LayerReader:
             judged = {name: self._judged(linear, true) for name, linear in tails.logits(true).items()} | judged
             for name in judged.keys() & self.reports.keys():
                 self.reports[name] = replace(self.reports[name], **judged[name])
-        layers = tuple(self.reports[name] for name in self.map if name in self.reports)
+        unreached = self.map.unreached
+        layers = tuple(
+            replace(self.reports[name], unreached=unreached.get(name, "")) for name in self.map if name in self.reports
+        )
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
         return Reading(layers, right, self.survey, whole if known else {})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
@@ -70,11 +71,14 @@ class LinearMap(Mapping[str, Tensor]):
             map, unless the network uses the local field beside its activation. It lacks layers from whose output no
             gradient reaches the logits (because of a stop-gradient, or another head).
         spreads: How much each layer's Jacobian differs between samples.
+        unreached: Layers that no gradient reaches, with the reason: ``"detached"`` (the network stops it on its way) or
+            ``"untracked"`` (the layer runs without gradients, or in an autograd function of the network's own).
     """
 
     pathways: dict[str, Tensor]
     through: dict[str, Tensor] = field(default_factory=dict, repr=False)
     spreads: dict[str, Spread] = field(default_factory=dict, repr=False)
+    unreached: dict[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def affine_defect(self) -> dict[str, float]:
@@ -128,9 +132,20 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
         True
     """
     with isolated_network(model) as network:
-        linear_map = substitute(network, inputs, choose(network, discover(network, inputs, layers), layers))
+        choice = choose(network, discover(network, inputs, layers), layers)
+        linear_map = substitute(network, inputs, choice)
+        warn_of_missing(network, choice.missing(linear_map))
     warn_of_defects(linear_map.affine_defect)
     return linear_map
+
+
+def warn_of_missing(model: nn.Module, names: Sequence[str]) -> None:
+    """Warn of layers that have no map; where a part is quantised, which has no gradient, there has been a warning."""
+    if names and not any(is_quantised(module) for module in model.modules()):
+        warn(
+            f"The layers {list(names)} are left out: they ran on a few samples, but not in the run with gradients that "
+            "shows how they are wired, or not on the whole probe."
+        )
 
 
 def warn_of_defects(defects: Mapping[str, float]) -> None:
@@ -157,6 +172,20 @@ def without_checkpointing() -> Iterator[None]:
 
 
 @contextmanager
+def without_backward_hooks(model: nn.Module) -> Iterator[None]:
+    """Take backward hooks off for a while: they wrap the modules' outputs, and must not see or change our gradients."""
+    kinds = ("_backward_hooks", "_backward_pre_hooks")
+    with ExitStack() as undo:
+        for kind in kinds:
+            undo.enter_context(patch.object(nn.modules.module, f"_global{kind}", OrderedDict()))
+        for module in model.modules():
+            for kind in kinds:
+                if not isinstance(module, torch.jit.ScriptModule) and getattr(module, kind, None):
+                    undo.enter_context(patch.dict(module.__dict__, {kind: OrderedDict()}))
+        yield
+
+
+@contextmanager
 def straight_run(
     model: nn.Module, inputs: Inputs, choice: Choice, index: Tensor, head: Head = as_logits
 ) -> Iterator[tuple[Tensor, Inputs, list[Site]]]:
@@ -168,7 +197,7 @@ def straight_run(
             sites.append(site)
 
     chosen = take(inputs, index)
-    with torch.inference_mode(False), torch.enable_grad(), without_checkpointing():
+    with torch.inference_mode(False), torch.enable_grad(), without_checkpointing(), without_backward_hooks(model):
         # Copies can start a graph, unlike inputs made in inference mode.
         chosen = map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t.clone(), chosen)
         tracer = Tracer(model, len(index), keep, straight=True, promoted=choice.promoted, axes=choice.axes)
@@ -205,8 +234,11 @@ def substitute(
         # Layers before a quantised one, which has no gradient, are wired to the logits, but their map is unknown.
         layers = [layer for layer in layers if layer.reached or not quantised]
         pathways = {layer.site.name: torch.cat(layer.means) for layer in layers}
+        reached = {layer.site.name for layer in layers if layer.reached}
         passing = {layer.site.name: torch.cat(layer.through) for layer in layers if layer.passed}
-        return LinearMap(pathways, passing, {layer.site.name: layer.spread() for layer in layers})
+        spreads = {layer.site.name: layer.spread() for layer in layers}
+        without = {site.name: "untracked" if site.edge is None else "detached" for site in sites}
+        return LinearMap(pathways, passing, spreads, {n: without[n] for n in spreads if n not in reached})
 
     for samples in MAP_SAMPLES:
         found = _joined([averaged(part) for part in torch.split(evenly_spaced(count(inputs), samples), most)])
@@ -223,7 +255,7 @@ def _joined(parts: Sequence[LinearMap]) -> LinearMap:
     def mean(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
         return torch.stack([own * size for own, size in zip(tensors, sizes, strict=True)]).sum(dim=0) / sum(sizes)
 
-    found = LinearMap({})
+    found = LinearMap({}, unreached=parts[0].unreached)
     for name in parts[0]:
         sizes = [part.spreads[name].samples for part in parts]
         found.pathways[name] = mean([part.pathways[name] for part in parts], sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from netdyn.report.findings import findings
+from netdyn.report.reasons import reasons
 from netdyn.report.results import Report
 from netdyn.report.text import COLUMNS, layer_numbers, probe_line, summary
 
@@ -24,6 +25,7 @@ def html(report: Report) -> str:
         ]
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         parts.append(f'<table style="{TABLE_STYLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+        parts += [_paragraph(line) for line in reasons(report)]
     parts += [_paragraph(line) for line in summary(report)]
     if sentences := findings(report):
         parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")

@@ -40,6 +40,8 @@ class LayerReport:
         tail_change: That accuracy minus the network's, on the same samples.
         tail_error: Standard error of ``tail_change``, from the samples' paired answers.
         linear_share: Squared correlation of the logits with those of that linear tail.
+        unreached: Why the layer's wiring is unknown: ``"detached"`` (the network stops gradients on their way to the
+            outputs) or ``"untracked"`` (it runs without gradients); else empty.
         rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
         order_index: Order index of each measured unit ``[sampled]``.
         alignment: Alignment of each measured unit ``[sampled]``.
@@ -60,6 +62,7 @@ class LayerReport:
     tail_change: float = math.nan
     tail_error: float = math.nan
     linear_share: float = math.nan
+    unreached: str = ""
     rule: str = "none"
     order_index: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     alignment: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from netdyn.basins.result import BasinResult
 from netdyn.report.basin_findings import percent
 from netdyn.report.findings import findings
+from netdyn.report.reasons import reasons
 from netdyn.report.results import LayerReport, Report
 
 #: Heading and meaning of each column of the table.
@@ -31,7 +32,7 @@ def text(report: Report) -> str:
         names = shortened([layer.name for layer in report.layers], NAME_WIDTH)
         heads = [head for head, _ in COLUMNS]
         cells = [[name, *layer_numbers(layer)] for name, layer in zip(names, report.layers, strict=True)]
-        lines += _aligned([heads, *cells])
+        lines += [*_aligned([heads, *cells]), *reasons(report)]
     return "\n".join([*lines, *summary(report), *(f"- {sentence}" for sentence in findings(report))])
 
 

@@ -76,6 +76,11 @@ class Choice:
         """Whether a local field is to be read."""
         return site.name in self.names or (site.key[0] == "output" and site.name.split(":")[0] in self.promoted)
 
+    def missing(self, found: Collection[str]) -> list[str]:
+        """The chosen layers that are not among some names."""
+        bases = {name.split(":")[0] for name in found}
+        return [name for name in self.names if name not in found and not (name in self.promoted and name in bases)]
+
 
 def choose(model: nn.Module, survey: Survey, layers: Sequence[str] | None) -> Choice:
     """What ``layers`` selects. A pattern stands for modules only if it matches no local field of the survey."""

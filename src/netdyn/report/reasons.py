@@ -1,0 +1,52 @@
+"""Why a layer shows "-" in the table of a report: one line for each kind of reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from netdyn.report.results import LayerReport, Report
+
+#: Live units that a layer needs where fewer than five classes do not let each unit be tested by itself.
+FEWEST_UNITS = 20
+
+
+def reasons(report: Report) -> list[str]:
+    """One line for each reason why layers have no shares of OPT and NPT units, with the names of these layers."""
+    left = [layer for layer in report.layers if layer.sampled and math.isnan(layer.opt_fraction)]
+    lines = []
+    for why, applies in _KINDS:
+        if names := [layer.name for layer in left if applies(layer)]:
+            lines.append(f'"-" in {", ".join(names)}: {why}')
+        left = [layer for layer in left if not applies(layer)]
+    return lines
+
+
+def _live(layer: LayerReport) -> float:
+    return layer.sampled * (1 - layer.constant_fraction - layer.unwired_fraction)
+
+
+#: The first that applies to a layer is its reason.
+_KINDS: tuple[tuple[str, Callable[[LayerReport], bool]], ...] = (
+    (
+        "the layer runs without gradients, or inside an autograd function of the network's own (an adjoint ODE "
+        "solver), so that its wiring to the outputs is unknown.",
+        lambda layer: layer.unreached == "untracked",
+    ),
+    (
+        "no gradient leads from the layer to the outputs: the network stops it (detach, no_grad, argmax), or does not "
+        "use the layer for them.",
+        lambda layer: layer.unreached == "detached",
+    ),
+    ("the local field of every unit is the same for all samples.", lambda layer: layer.constant_fraction == 1),
+    (
+        "no live unit is wired to the outputs: every way is multiplied by zero, as by a head or a branch that begins "
+        "with zeros.",
+        lambda layer: _live(layer) < 0.5,
+    ),
+    (
+        f"fewer than {FEWEST_UNITS} live units are too few to tell OPT from NPT with fewer than five classes.",
+        lambda layer: _live(layer) < FEWEST_UNITS,
+    ),
+    ("the local fields are not finite, or the samples are of one class.", lambda layer: True),
+)
