@@ -276,3 +276,27 @@ def test_an_image_classifier_is_opened():
     found = diagnose(net, x, y, weight_rays=2)
     same_report(found, diagnose(net, x, y, weight_rays=2, forward=lambda model, x: model(x).logits))
     assert [layer.name for layer in found.layers] == ["vit.layers.0.mlp.fc1", "vit.layers.1.mlp.fc1"]
+
+
+def test_an_encoder_whose_first_embedding_never_runs_gets_its_noise_where_it_does():
+    import transformers
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+            config = transformers.T5Config(vocab_size=huggingface.WORDS, **sizes)
+            self.transformer, self.out = transformers.T5EncoderModel(config), nn.Linear(16, 3)
+
+        def forward(self, input_ids):
+            return self.out(self.transformer(input_ids=input_ids).last_hidden_state.mean(1))
+
+    torch.manual_seed(0)
+    net, ids = Pooled().eval(), huggingface.tokens()
+    with torch.no_grad():
+        net.out.bias -= net(ids).median(0).values
+        y = net(ids).argmax(1)
+    embeddings = [name for name, module in net.named_modules() if isinstance(module, nn.Embedding)]
+    assert embeddings[0] == "transformer.shared"
+    for inputs in (ids, {"input_ids": ids}):
+        assert sample_basin(net, inputs, y, accuracy=0.8).noise_at == ("transformer.encoder.embed_tokens",)

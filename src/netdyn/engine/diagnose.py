@@ -44,8 +44,9 @@ def diagnose(
         inputs: The probe's inputs: a tensor, or a sequence or mapping of tensors, samples first. Without ``target``: a
             DataLoader or a Dataset of inputs and targets, of which ``probe_size`` samples are measured; of several (a
             list or a mapping) the first.
-        target: Class labels ``[samples]``, or numbers to be predicted, ``[samples]`` or ``[samples, outputs]``. None:
-            ``inputs`` holds the targets too.
+        target: Class labels ``[samples]``, or one per position ``[samples, …]``; several labels, zeros and ones
+            ``[samples, labels]``; or numbers to be predicted, ``[samples]`` or ``[samples, …]``. ``task`` says which
+            where shapes and values do not. None: ``inputs`` holds the targets too.
         val_inputs: Inputs of a held-out probe, likewise.
         val_target: Targets of the held-out probe.
         probe_size: Number of samples in a probe that is read from a data set, with the classes in proportion.

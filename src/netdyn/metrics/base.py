@@ -127,7 +127,7 @@ class SampleMetric(StateMetric):
         Args:
             model: Any PyTorch module, the same in every update of one accumulation.
             inputs: A tensor, or a sequence or mapping of tensors, samples first.
-            target: Class labels ``[samples]``, or numbers to be predicted: a tensor (else a ``TypeError``) with one
+            target: Labels or numbers, as in :func:`netdyn.diagnose`: a tensor (else a ``TypeError``) with one
                 entry per sample (else a ``ValueError``).
         """
         checks.entries("target", target, count(inputs))
