@@ -13,14 +13,19 @@ from netdyn.basins.result import BasinResult
 NAN, INF = math.nan, math.inf
 
 
-def layer(name="fc1", opt=0.5, gradient=1.5, tail=0.875, constant=0.0, units=40):
+def layer(name="fc1", opt=0.5, gradient=1.5, tail=0.875, dead=0.0, units=40, z=9.0):
     return LayerReport(
         name,
         units,
         units,
         opt_fraction=opt,
         npt_fraction=1 - opt,
-        constant_fraction=constant,
+        order_z=z,
+        opt_chance=0.125,
+        positive_fraction=0.75,
+        order_mean=0.25,
+        dead_fraction=dead,
+        constant_fraction=0.0,
         rpd_gradient=gradient,
         transfer_order=0.7,
         affine_defect=0.0,

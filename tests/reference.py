@@ -92,10 +92,11 @@ def order_alignment(tuning, pathway, centre=True):
     z = np.full(tuning.shape[1], np.nan)
     for i in range(tuning.shape[1]):
         kept = [k for k in range(len(tuning)) if sign[k, i] != 0]
-        square = sum(tuning[k, i] ** 2 for k in kept)
-        if square > 0:
-            correlation = sign_correlation(len(tuning), centre)
-            z[i] = sum(sign[k, i] * tuning[k, i] for k in kept) / math.sqrt((1 - correlation) * square)
+        variance = 0.0
+        for k, j in itertools.product(kept, kept):
+            variance += tuning[k, i] * tuning[j, i] * (1 if k == j else sign_correlation(len(tuning), centre))
+        if variance > 1e-12:
+            z[i] = sum(sign[k, i] * tuning[k, i] for k in kept) / math.sqrt(variance)
     return z
 
 
@@ -158,6 +159,15 @@ def transfer_order(fields, outputs):
     return share
 
 
+def discoveries(index):
+    """Which order indices count as order-preserving: from the smallest size on at which at most a fifth is false."""
+    index = as_array(index)
+    for size in sorted({abs(value) for value in index if value != 0}):
+        if 5 * (1 + (index <= -size).sum()) <= (index >= size).sum():
+            return index >= size
+    return np.zeros(len(index), dtype=bool)
+
+
 def opt_fraction(tuning, pathway, constant, alpha=0.05, centre=True):
     """Share of order-preserving units among the live, wired ones, and the rule that found it."""
     tuning = as_array(tuning)
@@ -169,10 +179,19 @@ def opt_fraction(tuning, pathway, constant, alpha=0.05, centre=True):
         critical = scipy.stats.norm.ppf(1 - alpha)
         return (float(np.mean(z > critical)) if len(z) else math.nan), "sign-flip"
     index = np.nan_to_num(order_index(tuning, pathway, centre)[counted])
-    if len(index) * alpha < 1 - 1e-12:
+    if len(index) < 20:
         return math.nan, "none"
-    threshold = max(0.0, -np.quantile(index, alpha))
-    return float(np.mean(index > threshold)), "mirror"
+    return float(np.mean(discoveries(index))), "false-discovery"
+
+
+def layer_z(tuning, pathway, centre=True):
+    """Agreement of tuning and wiring over all units, in units of its spread over all permutations of the classes."""
+    tuning = as_array(tuning)
+    present = [k for k in range(len(tuning)) if not np.isnan(tuning[k]).all()]
+    sign, tuning = np.sign(centred_pathway(pathway, len(tuning), centre))[present], np.nan_to_num(tuning[present])
+    classes = range(len(present))
+    sums = [sum(sign[row] @ tuning[k] for k, row in enumerate(rows)) for rows in itertools.permutations(classes)]
+    return (sums[0] - np.mean(sums)) / np.std(sums)
 
 
 # Maps -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from netdyn.linear.characteristic import characteristic_maps, subnetwork
 from netdyn.linear.substitution import LinearMap, linear_substitution_map
 from netdyn.linear.tails import functional_depth, linear_share, linear_tail
 from netdyn.modes.order import order_alignment, order_index, rpd_gradient
+from netdyn.modes.permutation import OrderTest, order_test
 from netdyn.modes.phases import Phase, phase
 from netdyn.modes.ranks import class_tuning, midranks, rank_correlation, rank_distribution
 from netdyn.modes.transfer import transfer_order
@@ -25,6 +26,7 @@ __all__ = [
     "BasinResult",
     "Covered",
     "LinearMap",
+    "OrderTest",
     "Phase",
     "batchnorm_gap",
     "characteristic_maps",
@@ -38,6 +40,7 @@ __all__ = [
     "midranks",
     "order_alignment",
     "order_index",
+    "order_test",
     "phase",
     "rank_correlation",
     "rank_distribution",

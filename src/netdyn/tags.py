@@ -22,6 +22,21 @@ _WEIGHT = "standard deviations of each weight tensor"
 SCALARS = (
     Tag("modes/opt_fraction/<layer>", "share, 0 to 1", "units that preserve the order of the samples (OPT)"),
     Tag("modes/npt_fraction/<layer>", "share, 0 to 1", "units that do not preserve the order of the samples (NPT)"),
+    Tag(
+        "modes/order_z/<layer>",
+        "standard deviations",
+        "agreement of tuning and wiring in the whole layer, in units of its spread under a permuted wiring",
+    ),
+    Tag("modes/opt_chance/<layer>", "share, 0 to 1", "what opt_fraction exceeds by chance in 5 % of cases"),
+    Tag("modes/positive_fraction/<layer>", "share, 0 to 1", "units with a positive order index"),
+    Tag("modes/order_mean/<layer>", "−1 to 1", "mean order index of the units"),
+    Tag(
+        "modes/dead_fraction/<layer>",
+        "share, 0 to 1",
+        "units whose activation has the same output for every sample, such as a ReLU that is always off",
+    ),
+    Tag("modes/opt_mean", "share, 0 to 1", "mean of opt_fraction over the layers"),
+    Tag("modes/dead_max", "share, 0 to 1", "largest dead_fraction of the layers"),
     Tag("modes/constant_fraction/<layer>", "share, 0 to 1", "units with the same local field for every sample"),
     Tag(
         "modes/rpd_gradient/<layer>",

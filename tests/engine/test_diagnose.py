@@ -28,7 +28,7 @@ from netdyn.functional import (
     transfer_order,
     weight_basin,
 )
-from netdyn.modes.order import mode_shares
+from netdyn.modes.shares import mode_shares
 from netdyn.probes.loaders import given_probe, input_and_target
 
 
@@ -359,7 +359,7 @@ def test_missing_classes_are_named_and_left_out(learned):
         found = diagnose(net, x[kept], target[kept])
     assert len(caught) == 1
     assert found.sample_basin.per_class.isnan().tolist() == [False, True, False, True, False]
-    assert found.layers[0].rule == "mirror"
+    assert found.layers[0].rule == "false-discovery"
     assert "basin/sample/class_radius/1" not in found.scalars()
 
 
@@ -440,8 +440,8 @@ def test_network_that_is_not_finite_is_warned_of_once_and_measured(place, value,
     found, texts = messages(lambda: diagnose(net, x, target, batch_size=batch_size))
     assert wrong > 100
     assert [text for text in texts if text.startswith("The network outputs NaN or inf")] == [
-        f"The network outputs NaN or inf for {wrong} of 200 samples, which count as wrong; units whose local fields "
-        "hold NaN are left out of the modes."
+        f"The network outputs NaN or inf for {wrong} of 200 samples, which count as wrong and are left out of the "
+        "modes of layers whose local fields are not finite for them."
     ]
     assert not [text for text in texts if "constant" in text]
     assert found.accuracy <= 1 - wrong / 200

@@ -613,7 +613,7 @@ def test_only_finite_values_are_sent():
 
 
 def test_layers_without_a_rule_log_no_share():
-    """Three classes and too few units for the mirror rule: the share is unknown, and an unknown number is not sent."""
+    """Three classes and too few units for a rule: the share is unknown, and an unknown number is not sent."""
     x, y = digits()
     x, y = x[y < 3][:64], y[y < 3][:64]
     net = nn.Sequential(nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3))

@@ -26,7 +26,7 @@ from netdyn.functional import (
     weight_basin,
 )
 from netdyn.metrics import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin
-from netdyn.modes.order import mode_shares
+from netdyn.modes.shares import mode_shares
 from networks import fill
 from reference import random_layer
 
@@ -146,13 +146,14 @@ def test_neuron_modes_equal_the_functions(classes):
     shares = mode_shares(tuning, layer.pathway, layer.constant, layer.share)
     value = metric.compute()
     assert numbers(value) == {name: repr(getattr(shares, name)) for name in value}
-    assert list(value) == ["opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "rpd_gradient"]
+    shown = ["opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "rpd_gradient"]
+    assert list(value) == [*shown, "order_z", "opt_chance", "positive_fraction", "order_mean"]
     assert float(value["rpd_gradient"]) == pytest.approx(
         float(rpd_gradient(tuning, layer.pathway, layer.share)), rel=1e-12
     )
     assert value["opt_fraction"] + value["npt_fraction"] == pytest.approx(1)
     assert value["constant_fraction"] == value["unwired_fraction"] == 1 / 40
-    assert metric.rule == ("sign-flip" if classes >= 5 else "mirror")
+    assert metric.rule == ("sign-flip" if classes >= 5 else "false-discovery")
     units = metric.units()
     assert numbers(units["tuning"]) == numbers(tuning)
     assert numbers(units["order_index"]) == numbers(order_index(tuning, layer.pathway))
@@ -275,7 +276,7 @@ def test_weight_basin_equals_the_function(trained, options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_classes": 3, "layers": ["!2"], "max_units": 9, "seed": 4, "alpha": 0.3}, {"max_classes": 2}],
+    [{}, {"num_classes": 3, "layers": ["!2"], "max_units": 25, "seed": 4, "alpha": 0.3}, {"max_classes": 2}],
     ids=str,
 )
 def test_network_modes_are_what_a_report_shows(trained, options):
@@ -768,10 +769,9 @@ def test_collection_keeps_metrics_apart_that_only_start_alike(make):
 def test_modes_of_several_layers_stand_side_by_side():
     collection = MetricCollection({"NeuronModes": NeuronModes(5)}, prefix="fc1/")
     collection.update(*batch("NeuronModes", slice(None)))
-    assert set(collection.compute()) == {
-        f"fc1/{name}"
-        for name in ("opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "rpd_gradient")
-    }
+    shares = ("opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "positive_fraction")
+    others = ("rpd_gradient", "order_z", "opt_chance", "order_mean")
+    assert set(collection.compute()) == {f"fc1/{name}" for name in (*shares, *others)}
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from netdyn.report.findings import (
     DEAD_SHARE,
     DEFECT,
     HIGH,
+    ORDER_LEVEL,
     ORDERED_TIMES,
     SHUT,
     STEADY,
@@ -35,11 +36,26 @@ TINY = 1e-9
 ROOT = Path(__file__).parents[2]
 
 
-def layer(name="fc1", opt=NAN, constant=0.0, tail=NAN, defect=0.0, transfer=0.7, sampled=10**30, loss=NAN, error=0.0):
+def layer(
+    name="fc1",
+    opt=NAN,
+    constant=0.0,
+    tail=NAN,
+    defect=0.0,
+    transfer=0.7,
+    sampled=10**30,
+    loss=NAN,
+    error=0.0,
+    z=NAN,
+    dead=0.0,
+):
     return SimpleNamespace(
         name=name,
         sampled=sampled,
         opt_fraction=opt,
+        order_z=z,
+        opt_chance=0.08,
+        dead_fraction=dead,
         constant_fraction=constant,
         tail_accuracy=tail,
         tail_change=-loss,
@@ -141,52 +157,77 @@ def test_of_an_untrained_network_nothing_is_said_about_order_phase_and_depth():
 # Order
 
 
-NO_ORDER = "No layer orders the samples by class beyond what chance would show (5 % of its units)."
+def no_order(largest, needed):
+    return f"No layer orders the samples by class beyond chance: the largest z is {largest}, and {needed} is needed."
 
 
-def ordered(name, share, chance="5 %"):
+def ordered(name, share, z=None):
+    by_chance = f" (z {z}; by chance up to 8 %)" if z else ""
     return (
         f"Order is preserved most in layer {name}: {share} of its live units rank a class high where they are wired to "
-        f"raise its logit, and low where they lower it (by chance {chance})."
+        f"raise its logit, and low where they lower it{by_chance}."
     )
 
 
+def test_one_layer_is_tested_at_one_percent():
+    # The 99 % point of a standard normal number is 2.326.
+    assert said(layer(opt=0.9, z=2.32)) == [no_order("2.3", "2.3")]
+    assert said(layer(opt=0.06, z=2.33)) == [ordered("fc1", "6 %", "2.3")]
+
+
+def test_of_several_layers_each_is_tested_at_its_part_of_one_percent():
+    # 1 - 0.01/4 of a standard normal number lies below 2.807.
+    layers = [layer(opt=0.5, z=1.0), layer("fc2", opt=0.4, z=-5.0), layer("fc3", opt=0.3, z=0.0)]
+    assert said(*layers, layer("fc4", opt=0.3, z=2.80)) == [no_order("2.8", "2.8")]
+    assert said(*layers, layer("fc4", opt=0.3, z=2.81)) == [ordered("fc4", "30 %", "2.8")]
+
+
+def test_layers_of_noise_do_not_count_among_the_tested():
+    noise = layer("fc2", opt=0.9, z=99.0, defect=DEFECT + TINY)
+    assert said(layer(opt=0.3, z=2.4), noise)[0] == ordered("fc1", "30 %", "2.4")
+
+
+def test_the_layer_with_the_largest_share_of_those_with_order_is_named():
+    layers = [
+        layer(opt=0.3, z=9.0),
+        layer("fc2", opt=0.625, z=5.0),
+        layer("fc3", opt=0.9, z=1.0),
+        layer("fc4", opt=NAN),
+    ]
+    assert said(*layers) == [ordered("fc2", "62.5 %", "5.0")]
+
+
+NO_ORDER = "No layer orders the samples by class beyond chance."
+
+
 @pytest.mark.parametrize("opt", [0.0, ALPHA, ORDERED_TIMES * ALPHA])
-def test_shares_that_wiring_at_random_could_show_are_no_order(opt):
-    assert said(layer(opt=opt), layer("fc2", opt=0.01)) == [NO_ORDER]
+def test_without_a_test_small_shares_are_no_order(opt):
+    assert said(layer(opt=opt), layer("fc2", opt=0.01), num_classes=3) == [NO_ORDER]
 
 
-def test_the_layer_with_the_largest_share_beyond_chance_is_named():
-    layers = [layer(opt=0.3), layer("fc2", opt=0.625), layer("fc3", opt=NAN)]
-    assert said(*layers) == [ordered("fc2", "62.5 %")]
+def test_without_a_test_chance_is_measured_in_units_of_alpha():
+    assert said(layer(opt=0.3), alpha=0.2) == [NO_ORDER]
+    assert said(layer(opt=0.3), alpha=0.01) == [ordered("fc1", "30 %")]
 
 
-def test_chance_is_measured_in_units_of_alpha():
-    assert said(layer(opt=0.3), alpha=0.2) == [NO_ORDER.replace("5 %", "20 %")]
-    assert said(layer(opt=0.3), alpha=0.01) == [ordered("fc1", "30 %", "1 %")]
-
-
-def test_few_units_must_show_more():
+def test_without_a_test_few_units_must_show_more():
     # Of 16 units 0.15 + 1/4 may be chance.
     assert said(layer(opt=0.3999, sampled=16)) == [NO_ORDER]
-    assert said(layer(opt=0.625, sampled=16), alpha=0.125) == [NO_ORDER.replace("5 %", "12.5 %")]
     assert said(layer(opt=0.4001, sampled=16)) == [ordered("fc1", "40 %")]
 
 
 def test_layers_without_a_rule_and_layers_of_noise_are_not_named():
     assert said(layer(opt=NAN)) == []
-    assert "Order" not in " ".join(said(layer(opt=0.9, defect=DEFECT + TINY)))
-    assert said(layer(opt=0.9, defect=DEFECT)) == [ordered("fc1", "90 %")]
-    assert said(layer(opt=0.9, defect=NAN)) == [ordered("fc1", "90 %")]
+    assert "Order" not in " ".join(said(layer(opt=0.9, z=9.0, defect=DEFECT + TINY)))
+    assert said(layer(opt=0.9, z=9.0, defect=DEFECT)) == [ordered("fc1", "90 %", "9.0")]
+    assert said(layer(opt=0.9, z=9.0, defect=NAN)) == [ordered("fc1", "90 %", "9.0")]
 
 
 def test_findings_on_numbers_name_no_class():
-    assert said(layer(opt=0.1), **REGRESSION) == [
-        "No layer orders the samples by their target beyond what chance would show (5 % of its units)."
-    ]
+    assert said(layer(opt=0.1), **REGRESSION) == ["No layer orders the samples by their target beyond chance."]
     assert said(layer(opt=0.5), **REGRESSION) == [
         "Order is preserved most in layer fc1: 50 % of its live units rank the samples by their target in the "
-        "direction of their wiring (by chance 5 %)."
+        "direction of their wiring."
     ]
 
 
@@ -576,6 +617,8 @@ def examples():
         *said(accuracy=0.11),
         *said(accuracy=0.91, num_classes=2, guess=0.9),
         *said(layer(opt=0.05)),
+        *said(layer(opt=0.05, z=0.3), layer("fc2", opt=0.1, z=1.2)),
+        *said(layer("hidden.1", opt=0.62, z=9.3)),
         *said(layer(opt=0.05), **REGRESSION),
         *said(*layers, index=-1.0, **order),
         *said(*layers, index=1.0, **order),
@@ -583,6 +626,7 @@ def examples():
         *said(*layers, **REGRESSION),
         *said(*nine, functional_depth=5.0),
         *said(*nine[3:5], functional_depth=2.0),
+        *said(layer("hidden.1", dead=0.62)),
         *said(layer("hidden.1", constant=0.62)),
         *said(layer("hidden.1", transfer=0.05)),
         *said(batchnorm_gap=0.471),
@@ -597,7 +641,7 @@ def examples():
 
 
 def test_thresholds_are_those_that_sentences_and_page_name():
-    assert (ERRORS, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (3.0, 3.0, 0.1, 0.2, 0.5)
+    assert (ERRORS, ORDER_LEVEL, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (3.0, 0.01, 3.0, 0.1, 0.2, 0.5)
     assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT, CLOSE, SURE) == (0.2, 0.1, 0.02, 0.9, 0.02, 1.64)
     assert (NARROW, FALLBACK, FRAGILE) == (0.5, 0.5, 0.5)
 

@@ -13,7 +13,7 @@ from netdyn.report.text import NAME_WIDTH, shortened
 
 def test_printed_report_is_a_table_lines_and_sentences():
     made = report(
-        layer("encoder.fc1", constant=0.25, tail=0.5),
+        layer("encoder.fc1", dead=0.25, tail=0.5),
         layer("fc2", opt=0.0625, gradient=-0.25, units=1024),
         sample=basin(),
         weight=basin(1.375, (1.25, INF), level=0.75),

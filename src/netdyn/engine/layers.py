@@ -13,21 +13,9 @@ from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.basins.interval import clustered_error, mean_of
 from netdyn.engine.config import Config
+from netdyn.engine.modes import ModeReader
 from netdyn.linear.substitution import substitute, warn_of_defects, warn_of_missing
 from netdyn.linear.tails import TailReader, all_layers, layers_to_run, run_tails, squared_correlation
-from netdyn.modes.order import Wiring, shares_of
-from netdyn.modes.ranks import (
-    centre_pathway,
-    correlation_from_ranks,
-    densities,
-    doubled_midranks,
-    label_tuning_from_ranks,
-    occurrences,
-    rank_counts,
-    tuning_from_ranks,
-)
-from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
-from netdyn.modes.transfer import kept_order
 from netdyn.probes.criteria import RightPositions, Within, apply_criterion, share_right
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
@@ -37,8 +25,6 @@ from netdyn.tracing.rows import RowMemory, Rows, Verdict
 from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.survey import Survey, survey
 
-#: Bins of a layer's rank probability distribution.
-BINS = 20
 #: Most positions that the modes are of, over all samples.
 POSITIONS = 8192
 
@@ -134,39 +120,16 @@ class _LayerReader:
     def __init__(
         self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey, choice: Choice
     ) -> None:
-        self.evaluator, self.config, self.distributions = evaluator, config, distributions
+        self.evaluator, self.config = evaluator, config
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
         self.survey, self.choice = survey, choice
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.units: dict[str, int] = {}
         self.reports: dict[str, LayerReport] = {}
         self.classes = chosen_outputs(evaluator, config)
-        #: Whether a label belongs to one of several classes. A constant added to all logits then changes no prediction.
-        self.exclusive = evaluator.num_classes > 1 or evaluator.positions is not None
         self.part = slice(0, 0)  # the samples that run now
         self.chosen = self._chosen_rows()
-        self.labels = evaluator.labels if evaluator.num_classes > 1 else evaluator.target
-        self.labels = self.labels if self.chosen is None else self.labels[self.chosen]
-        self.rows = len(self.labels)
-        self.number_ranks = torch.zeros(0, 0)
-        if evaluator.numbers is not None:
-            self.number_ranks = doubled_midranks(self._of_chosen(evaluator.numbers))
-            self.sizes = torch.zeros(0, dtype=torch.int64)
-        elif evaluator.multilabel:
-            self.labels = self._of_chosen(self.labels)
-            self.sizes = self.labels.sum(dim=0)
-        elif self.classes is None:
-            self.sizes = occurrences(self.labels, evaluator.answers)
-        else:
-            # Numbers of the chosen classes, and one for all others.
-            place = torch.full((evaluator.answers,), len(self.classes)).index_copy_(
-                0, self.classes, torch.arange(len(self.classes))
-            )
-            self.labels = place.to(self.labels.device)[self.labels]
-            self.sizes = occurrences(self.labels, len(self.classes) + 1)
-        shares = self.sizes.cpu().double() / self.rows
-        shares = shares if self.classes is None else shares[: len(self.classes)]
-        self.class_shares = shares if evaluator.labelled else None
+        self.mode_reader = ModeReader(evaluator, config, self.classes, self.chosen, distributions)
         self.elsewhere: list[str] = []  # layers that do not have the labels' positions
         # A tail runs through all layers.
         self.everything = all_layers(self.survey, self.choice) if self.linear else self.choice
@@ -227,10 +190,6 @@ class _LayerReader:
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
         return Reading(layers, right, self.survey, whole if known else {})
-
-    def _of_chosen(self, columns: Tensor) -> Tensor:
-        """Of ``[…, outputs]`` those that were chosen."""
-        return columns if self.classes is None else columns.index_select(-1, self.classes.to(columns.device))
 
     @property
     def _runs_tails(self) -> bool:
@@ -301,14 +260,14 @@ class _LayerReader:
         if fields.shape[1] > self.config.max_units:
             index = self._sampled(fields.shape[1]).to(fields.device)
             fields, outputs = fields.index_select(1, index), outputs.index_select(1, index)
-        if len(fields) == self.rows:
-            self.reports[name] = self._reduced(name, fields, outputs)
+        if len(fields) == self.mode_reader.rows:
+            self.reports[name] = self._report(name, fields, outputs)
             return
         parts = self.parts.setdefault(name, [])
         # Copies, because the network may overwrite these tensors.
         parts.append((fields.clone(), outputs.clone()))
-        if sum(len(part) for part, _ in parts) == self.rows:
-            self.reports[name] = self._reduced(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+        if sum(len(part) for part, _ in parts) == self.mode_reader.rows:
+            self.reports[name] = self._report(name, *(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
             del self.parts[name]
 
     def _sampled(self, units: int) -> Tensor:
@@ -318,60 +277,10 @@ class _LayerReader:
         generator = torch.Generator().manual_seed(self.config.seed)
         return torch.randperm(units, generator=generator)[: self.config.max_units].sort().values
 
-    def _reduced(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
+    def _report(self, name: str, fields: Tensor, outputs: Tensor) -> LayerReport:
         """The numbers of a layer's sampled units."""
-        rows, out = unit_rows(fields), unit_rows(outputs)
-        wired = self._wired(self.map[name])
-        sign = self._of_all_classes(wired) if self.distributions and self.exclusive else None
-        counts = None if sign is None else torch.zeros(len(sign), BINS, dtype=torch.int64, device=rows.device)
-        found = []
-        # Sorting is the most expensive part: everything that depends on order uses one sort, while it is in the cache.
-        for part in unit_blocks(rows):
-            order, differs = sort_rows(rows[part])
-            ranks, unread = ranks_from(order, differs), holds_nan(rows[part])
-            constant = ~(differs.any(dim=1) | unread)
-            found.append((self._tuning(ranks, unread), constant, kept_order(rows[part], out[part], order, differs)))
-            if sign is not None and counts is not None:
-                counts += rank_counts(ranks, self.labels, sign[:, part] * ~(constant | unread), BINS)
-        tuning, constant, transfer = (torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True))
-        # One copy to the host for each layer: everything from here on is small.
-        together = torch.cat([tuning, wired, constant[None], transfer[None]]).cpu()
-        tuning, wired, constant, transfer = torch.split(together, [len(tuning), len(wired), 1, 1])
-        wiring, constant = Wiring.of(tuning, wired, centred=self.exclusive), constant[0].bool()
-        fewest = 2 if self.exclusive else 1
-        shares = shares_of(wiring, constant, self.class_shares, self.config.alpha, fewest=fewest)
-        return LayerReport(
-            name=name,
-            units=self.units[name],
-            sampled=len(constant),
-            **vars(shares),
-            transfer_order=float(transfer.nanmean()),
-            affine_defect=self.map.affine_defect[name],
-            order_index=wiring.index,
-            alignment=wiring.alignment,
-            distribution=None if counts is None else densities(counts.cpu()).nanmean(dim=0),
-        )
-
-    def _tuning(self, ranks: Tensor, unread: Tensor) -> Tensor:
-        """Tuning to the classes or labels, or to the numbers to be predicted."""
-        if self.evaluator.numbers is not None:
-            tuning = correlation_from_ranks(ranks, self.number_ranks)
-        elif self.evaluator.multilabel:
-            tuning = label_tuning_from_ranks(ranks, self.labels)
-        else:
-            tuning = tuning_from_ranks(ranks, self.labels, self.sizes)
-            tuning = tuning if self.classes is None else tuning[: len(self.classes)]
-        return tuning.masked_fill(unread, torch.nan)
-
-    def _wired(self, pathway: Tensor) -> Tensor:
-        """How the units are wired to the chosen classes, or to the numbers to be predicted: the pathway's signs."""
-        classes = self.evaluator.answers if self.classes is None else len(self.classes)
-        # A constant added to all logits changes no prediction; one added to all predicted numbers does.
-        return centre_pathway(pathway, classes, self.exclusive).sign()
-
-    def _of_all_classes(self, sign: Tensor) -> Tensor:
-        """Signs of the wiring to all classes: units are not wired to those that were not chosen."""
-        return sign if self.classes is None else torch.cat([sign, sign.new_zeros(1, sign.shape[1])])
+        found = self.mode_reader.read(fields, outputs, self.map[name])
+        return LayerReport(name, self.units[name], affine_defect=self.map.affine_defect[name], **found)
 
     def _tail_logits(self, outputs: object, samples: int) -> Tensor:
         """The logits that tails are compared by: all of them, or those of the chosen numbers to be predicted.
@@ -382,8 +291,8 @@ class _LayerReader:
         logits, criterion = self.evaluator.logits(outputs, samples), self.evaluator.criterion
         if isinstance(criterion, RightPositions):
             predicted = criterion.predicted(logits)[..., None]
-            return torch.cat([self._of_chosen(logits).float(), predicted], dim=2)
-        return logits if self.evaluator.labelled else self._of_chosen(logits)
+            return torch.cat([self.mode_reader.of_chosen(logits).float(), predicted], dim=2)
+        return logits if self.evaluator.labelled else self.mode_reader.of_chosen(logits)
 
     def _run_tails(self, true: Tensor) -> dict[str, dict[str, Any]]:
         """The numbers of the tails that must be run, by layer name; several processes share the layers."""
@@ -407,7 +316,7 @@ class _LayerReader:
         if evaluator.positions is not None:
             z, z_linear = (value[target >= 0][:, :-1] for value in (true, linear))
             judge = _share_predicted
-        found = {"linear_share": squared_correlation(z, z_linear, centre=self.exclusive)}
+        found = {"linear_share": squared_correlation(z, z_linear, centre=self.mode_reader.exclusive)}
         if evaluator.labelled:
             right, before = (judge(value, target).double() for value in (linear, true))
             found["tail_accuracy"] = mean_of(right, evaluator.weight)
@@ -433,6 +342,6 @@ def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
     """Warn of samples whose outputs are not finite, unless there was a warning about the inputs already."""
     if lost and bool(finite(evaluator.inputs)):
         checks.warn(
-            f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong; units "
-            "whose local fields hold NaN are left out of the modes."
+            f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong and are "
+            "left out of the modes of layers whose local fields are not finite for them."
         )

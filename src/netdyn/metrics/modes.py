@@ -12,8 +12,9 @@ from torchmetrics.utilities import dim_zero_cat
 from netdyn._utils import checks
 from netdyn._utils.random import digests
 from netdyn.metrics.base import StateMetric
-from netdyn.modes.order import mode_shares, order_alignment, order_index
-from netdyn.modes.ranks import class_tuning, constant_units, rank_distribution, rows_fit
+from netdyn.modes.order import order_alignment, order_index
+from netdyn.modes.ranks import class_tuning, constant_units, finite_samples, rank_distribution, rows_fit
+from netdyn.modes.shares import mode_shares
 
 
 class _FieldMetric(StateMetric):
@@ -99,6 +100,12 @@ class _FieldMetric(StateMetric):
         kept = torch.argsort(digests([fields, target])[:, 0])[: self.max_samples]
         return fields[kept], target[kept]
 
+    def _finite(self) -> tuple[Tensor, Tensor]:
+        """Fields and targets of the samples whose fields are finite."""
+        fields, target = self._samples()
+        fields, kept = finite_samples(fields)
+        return fields, target if kept is None else target[kept]
+
     def _pathway(self) -> Tensor:
         """The pathway ``[classes or 1, units]``, which all processes must share."""
         shape = int(self.rows_seen), int(self.units_seen)
@@ -113,10 +120,14 @@ class _FieldMetric(StateMetric):
 class NeuronModes(_FieldMetric):
     """Shares of a layer's units that preserve the order of the samples (OPT), that do not (NPT), and of other units.
 
-    See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes; with fewer, the
-    layer's own lower tail is mirrored. :attr:`rule` names the rule used. :meth:`compute` gives a dict of scalars:
-    ``opt_fraction`` and ``npt_fraction`` (of wired, live units, sum 1), ``constant_fraction`` and ``unwired_fraction``
-    (of all units), and ``rpd_gradient``.
+    See :func:`netdyn.functional.order_alignment` for the test behind OPT with five or more classes. With fewer, units
+    with an order index below zero measure how many lie above by chance, and a fifth of the OPT units may be false.
+    :attr:`rule` names the rule used. Samples whose fields are not finite are left out.
+
+    :meth:`compute` gives a dict of scalars: ``opt_fraction`` and ``npt_fraction`` (of wired, live units, sum 1),
+    ``constant_fraction`` and ``unwired_fraction`` (of all units), ``rpd_gradient``, ``order_z`` and ``opt_chance`` (see
+    :func:`netdyn.functional.order_test`), ``positive_fraction`` and ``order_mean`` (share of positive order indices and
+    their mean).
 
     Args:
         num_classes: Number of classes K.
@@ -132,7 +143,7 @@ class NeuronModes(_FieldMetric):
         >>> fields = torch.arange(8.0)[:, None] * torch.ones(20)
         >>> metric.update(fields, torch.arange(8) // 4, torch.tensor([[-1.0], [1.0]]) * torch.ones(20))
         >>> float(metric.compute()["opt_fraction"]), metric.rule
-        (1.0, 'mirror')
+        (1.0, 'false-discovery')
     """
 
     def __init__(self, num_classes: int, *, alpha: float = 0.05, max_samples: int | None = None, **kwargs: Any) -> None:
@@ -142,20 +153,19 @@ class NeuronModes(_FieldMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """The shares and the gradient, float64 scalars; NaN where they are not defined."""
-        fields, target = self._samples()
+        fields, target = self._finite()
         share = torch.bincount(target, minlength=self.num_classes).double() / max(len(target), 1)
         tuning = class_tuning(fields, target, self.num_classes)
-        shares = mode_shares(tuning, self._pathway(), constant_units(fields), share, self.alpha)
-        self.rule = shares.rule
-        names = ("opt_fraction", "npt_fraction", "constant_fraction", "unwired_fraction", "rpd_gradient")
-        return {name: torch.tensor(getattr(shares, name), dtype=torch.float64, device=self.device) for name in names}
+        found = vars(mode_shares(tuning, self._pathway(), constant_units(fields), share, self.alpha))
+        self.rule = found.pop("rule")
+        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in found.items()}
 
     def units(self) -> dict[str, Tensor]:
         """``order_index [units]``, ``alignment [units]``, ``tuning [classes, units]``; all processes must call it."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         ):
-            fields, target = self._samples()
+            fields, target = self._finite()
             tuning, pathway = class_tuning(fields, target, self.num_classes), self._pathway()
         index, alignment = order_index(tuning, pathway), order_alignment(tuning, pathway)
         return {"order_index": index, "alignment": alignment, "tuning": tuning}
@@ -187,7 +197,7 @@ class RankDistribution(_FieldMetric):
 
     def compute(self) -> Tensor:
         """Densities ``[classes, bins]``."""
-        return rank_distribution(*self._samples(), self._pathway(), self.num_classes, self.bins)
+        return rank_distribution(*self._finite(), self._pathway(), self.num_classes, self.bins)
 
     def plot(self, val: Tensor | None = None, ax: Any = None) -> Any:
         """Draw one curve per class."""

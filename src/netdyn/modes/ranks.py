@@ -180,6 +180,19 @@ def constant_units(fields: Tensor) -> Tensor:
     return (fields == fields[:1]).all(dim=0) & (len(fields) > 0)
 
 
+def finite_samples(fields: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The fields without samples that hold NaN or inf, and which samples these are, bool ``[samples]``; None: all.
+
+    Units without any finite field make no sample unusable: they are NaN throughout.
+    """
+    if bool(fields.sum().isfinite()):
+        return fields, None
+    finite = fields.isfinite()
+    units = finite.any(dim=0)
+    kept = (finite | ~units).all(dim=1)
+    return fields[kept].masked_fill(~units, torch.nan), kept
+
+
 def rank_distribution(
     fields: Tensor, target: Tensor, pathway: Tensor, num_classes: int, bins: int = 20, centre: bool = True
 ) -> Tensor:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 from netdyn.linear.tails import CLOSE
 from netdyn.probes.guessing import is_guessed
 from netdyn.report.basin_findings import basins, percent
 from netdyn.report.results import LayerReport, Report
 
-#: A layer shows order if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
-ORDERED_TIMES = 3.0
+#: Order is seen in a layer if its own test finds it at this level, divided by the number of layers. With fewer than
+#: five classes: if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
+ORDER_LEVEL, ORDERED_TIMES = 0.01, 3.0
 #: Gradients lie in ±6(1 − 1/K). As shares of 6(1 − 1/K): the most by which alike ones differ; above which one is high.
 ALIKE, HIGH = 0.1, 0.2
 #: Gradients rise with depth if the index (Kendall's correlation of both) is at least this, and fall at minus this.
 STEADY = 0.5
-#: A layer is reported if more of its units are constant, or its activation keeps the order of fewer pairs of samples.
+#: A layer is reported if more of its units are dead or constant, or if its activation keeps the order of fewer pairs.
 DEAD_SHARE, SHUT = 0.2, 0.1
 #: Standard errors by which a tail's loss must lie on one side of what is allowed: a one-sided test at 5 %.
 SURE = 1.64
@@ -55,9 +57,19 @@ def _untrained(report: Report) -> list[str]:
     ]
 
 
-def _beyond_chance(layer: LayerReport, alpha: float) -> float:
-    """By how much the OPT share exceeds 3·alpha + 1/√units."""
-    return layer.opt_fraction - ORDERED_TIMES * alpha - 1 / math.sqrt(layer.sampled)
+def _ordered(report: Report) -> list[LayerReport]:
+    """The layers that order the samples beyond chance: by their own test, which five classes allow, or by OPT share."""
+    known = _readable(report.layers)
+    tested = [layer for layer in known if not math.isnan(layer.order_z)]
+    if tested:
+        return [layer for layer in tested if layer.order_z > _critical(len(tested))]
+    limit = ORDERED_TIMES * report.alpha
+    return [layer for layer in known if layer.opt_fraction > limit + 1 / math.sqrt(layer.sampled)]
+
+
+def _critical(layers: int) -> float:
+    """What z exceeds by chance in any of so many layers in 1 % of cases."""
+    return NormalDist().inv_cdf(1 - ORDER_LEVEL / layers)
 
 
 def _readable(layers: Sequence[LayerReport]) -> list[LayerReport]:
@@ -66,30 +78,30 @@ def _readable(layers: Sequence[LayerReport]) -> list[LayerReport]:
 
 
 def _order(report: Report) -> list[str]:
-    """The layer that exceeds 3·alpha + 1/√units most; if none does, there is no order beyond chance."""
-    known = _readable(report.layers)
+    """The layer with the largest OPT share of those that show order; if none does, there is none beyond chance."""
+    known, ordered = _readable(report.layers), _ordered(report)
     if not known or report.untrained:
         return []
-    classes, chance = report.num_classes > 1, percent(report.alpha)
-    best = max(known, key=lambda layer: _beyond_chance(layer, report.alpha))
-    if _beyond_chance(best, report.alpha) <= 0:
-        by = "class" if classes else "their target"
-        return [f"No layer orders the samples by {by} beyond what chance would show ({chance} of its units)."]
+    classes = report.num_classes > 1
+    tests = [layer.order_z for layer in known if not math.isnan(layer.order_z)]
+    if not ordered:
+        shown = f": the largest z is {max(tests):.1f}, and {_critical(len(tests)):.1f} is needed" if tests else ""
+        return [f"No layer orders the samples by {'class' if classes else 'their target'} beyond chance{shown}."]
+    best = max(ordered, key=lambda layer: layer.opt_fraction)
     how = "rank the samples by their target in the direction of their wiring"
     if classes:
         how = "rank a class high where they are wired to raise its logit, and low where they lower it"
+    chance = f" (z {best.order_z:.1f}; by chance up to {percent(best.opt_chance)})" if tests else ""
     return [
-        f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how} "
-        f"(by chance {chance})."
+        f"Order is preserved most in layer {best.name}: {percent(best.opt_fraction)} of its live units {how}{chance}."
     ]
 
 
 def _phase(report: Report) -> list[str]:
     """The learning phase: gradients alike and high (III), falling (I) or rising (II) from layer to layer."""
-    phase, known = report.phase, _readable(report.layers)
-    ordered = any(_beyond_chance(layer, report.alpha) > 0 for layer in known)
+    phase = report.phase
     noisy = any(layer.affine_defect > DEFECT for layer in report.layers)
-    if math.isnan(phase.index) or report.untrained or not ordered or noisy:
+    if math.isnan(phase.index) or report.untrained or not _ordered(report) or noisy:
         return []
     largest = 6 * (1 - 1 / report.num_classes)
     if phase.spread <= ALIKE * largest:
@@ -131,16 +143,21 @@ def _linear_tail(report: Report) -> list[str]:
 
 
 def _dead(layers: Sequence[LayerReport]) -> list[str]:
-    """Layers in which more than a fifth of the units are constant."""
-    found = [layer for layer in layers if layer.constant_fraction > DEAD_SHARE]
-    shown = [
-        f"{percent(layer.constant_fraction)} of the units of layer {layer.name} have the same value for every sample."
-        for layer in found[:MOST_LAYERS]
+    """Layers in which more than a fifth of the units are dead, or constant."""
+    dead = {layer.name: layer.dead_fraction for layer in layers}
+    constant = {layer.name: layer.constant_fraction for layer in layers}
+    return [
+        *_many(dead, "are dead: their activation has the same output for every sample"),
+        *_many(constant, "have the same value for every sample"),
     ]
+
+
+def _many(shares: Mapping[str, float], what: str) -> list[str]:
+    found = [name for name, share in shares.items() if share > DEAD_SHARE]
+    shown = [f"{percent(shares[name])} of the units of layer {name} {what}." for name in found[:MOST_LAYERS]]
     if more := len(found) - len(shown):
         shown.append(
-            f"In {more} more {'layer' if more == 1 else 'layers'}, over {percent(DEAD_SHARE)} of the units have the "
-            "same value for every sample."
+            f"In {more} more {'layer' if more == 1 else 'layers'}, over {percent(DEAD_SHARE)} of the units {what}."
         )
     return shown
 

@@ -1,24 +1,26 @@
-"""Why a layer shows "-" in the table of a report: one line for each kind of reason."""
+"""Why a layer shows "-" in the table of a report, and what was left out: one line for each kind of reason."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+from netdyn.modes.shares import FEWEST_UNITS
 from netdyn.report.results import LayerReport, Report
-
-#: Live units that a layer needs where fewer than five classes do not let each unit be tested by itself.
-FEWEST_UNITS = 20
 
 
 def reasons(report: Report) -> list[str]:
-    """One line for each reason why layers have no shares of OPT and NPT units, with the names of these layers."""
+    """One line for each reason why layers have no shares of OPT and NPT units, or lack samples, with their names."""
     left = [layer for layer in report.layers if layer.sampled and math.isnan(layer.opt_fraction)]
     lines = []
     for why, applies in _KINDS:
         if names := [layer.name for layer in left if applies(layer)]:
             lines.append(f'"-" in {", ".join(names)}: {why}')
         left = [layer for layer in left if not applies(layer)]
+    if without := [layer for layer in report.layers if layer.left_out]:
+        names = ", ".join(layer.name for layer in without)
+        numbers = ", ".join(str(layer.left_out) for layer in without)
+        lines.append(f"samples left out in {names}: {numbers}, because local fields are not finite.")
     return lines
 
 

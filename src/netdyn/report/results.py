@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: Fields of a layer's report that are logged as ``modes/<name>/<layer>``.
+MODES = (
+    "opt_fraction",
+    "npt_fraction",
+    "order_z",
+    "opt_chance",
+    "positive_fraction",
+    "order_mean",
+    "dead_fraction",
+    "constant_fraction",
+    "rpd_gradient",
+    "transfer_order",
+)
+
+
 @dataclass(frozen=True)
 class LayerReport:
     """The numbers of one layer; NaN for what was not measured or is not defined.
@@ -31,6 +46,13 @@ class LayerReport:
         sampled: Number of units measured.
         opt_fraction: Share of order-preserving units among the wired, live ones.
         npt_fraction: Share of the other units among the wired, live ones.
+        order_z: z value of the layer's own test of order, see :func:`netdyn.functional.order_test`; NaN with fewer
+            than five classes, like the next.
+        opt_chance: What ``opt_fraction`` exceeds by chance in 5 % of cases.
+        positive_fraction: Share of units with a positive order index among the live, wired ones.
+        order_mean: Mean order index of the live, wired units.
+        dead_fraction: Share of units whose activation has the same output for every sample, among those whose local
+            field is not constant.
         constant_fraction: Share of units with a constant local field.
         unwired_fraction: Share of units without a pathway to the logits.
         rpd_gradient: Slope of the rank probability distribution.
@@ -42,7 +64,8 @@ class LayerReport:
         linear_share: Squared correlation of the logits with those of that linear tail.
         unreached: Why the layer's wiring is unknown: ``"detached"`` (the network stops gradients on their way to the
             outputs) or ``"untracked"`` (it runs without gradients); else empty.
-        rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"mirror"`` or ``"none"``.
+        rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"false-discovery"`` or ``"none"``.
+        left_out: Number of samples left out of the modes, because the layer's local fields are not finite for them.
         order_index: Order index of each measured unit ``[sampled]``.
         alignment: Alignment of each measured unit ``[sampled]``.
         distribution: The layer's rank probability distribution ``[bins]``, mean over classes; None if not asked for.
@@ -53,6 +76,11 @@ class LayerReport:
     sampled: int
     opt_fraction: float = math.nan
     npt_fraction: float = math.nan
+    order_z: float = math.nan
+    opt_chance: float = math.nan
+    positive_fraction: float = math.nan
+    order_mean: float = math.nan
+    dead_fraction: float = math.nan
     constant_fraction: float = math.nan
     unwired_fraction: float = math.nan
     rpd_gradient: float = math.nan
@@ -64,6 +92,7 @@ class LayerReport:
     linear_share: float = math.nan
     unreached: str = ""
     rule: str = "none"
+    left_out: int = 0
     order_index: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     alignment: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     distribution: Tensor | None = field(default=None, repr=False)
@@ -128,11 +157,15 @@ class Report:
         val_accuracy = math.nan if self.val_accuracy is None else self.val_accuracy
         values = {"probe/accuracy": self.accuracy, "probe/val_accuracy": val_accuracy}
         for layer in self.layers:
-            for name in ("opt_fraction", "npt_fraction", "constant_fraction", "rpd_gradient", "transfer_order"):
+            for name in MODES:
                 values[f"modes/{name}/{layer.name}"] = getattr(layer, name)
             values[f"linear/tail_accuracy/{layer.name}"] = layer.tail_accuracy
             values[f"linear/share/{layer.name}"] = layer.linear_share
             values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
+        known = [layer.opt_fraction for layer in self.layers if not math.isnan(layer.opt_fraction)]
+        dead = [layer.dead_fraction for layer in self.layers if not math.isnan(layer.dead_fraction)]
+        values["modes/opt_mean"] = sum(known) / len(known) if known else math.nan
+        values["modes/dead_max"] = max(dead, default=math.nan)
         values["linear/functional_depth"] = self.functional_depth
         values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
         values |= {"batchnorm/gap": self.batchnorm_gap, "batchnorm/train_gap": self.batchnorm_train_gap}

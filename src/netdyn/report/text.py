@@ -17,7 +17,7 @@ COLUMNS = (
     ("units", "number of units"),
     ("OPT", "share of live units that preserve the order of the samples"),
     ("NPT", "share of live units that do not"),
-    ("dead", "share of units that have the same value for every sample"),
+    ("dead", "share of units whose activation has the same output for every sample"),
     ("gradient", "slope of the rank distribution: positive if a class ranks high in the units that raise its logit"),
     ("linear tail", "accuracy when the activations from this layer on are removed"),
 )
@@ -53,7 +53,7 @@ def _accuracy_of(report: Report) -> str:
 
 def layer_numbers(layer: LayerReport) -> list[str]:
     """The cells of a layer's row that follow its name."""
-    modes = (layer.opt_fraction, layer.npt_fraction, layer.constant_fraction, layer.rpd_gradient)
+    modes = (layer.opt_fraction, layer.npt_fraction, layer.dead_fraction, layer.rpd_gradient)
     return [str(layer.units), *map(_number, (*modes, layer.tail_accuracy))]
 
 
