@@ -299,6 +299,37 @@ def median_interval(values, level=0.95):
     return low, high, level
 
 
+def clustered_error(values, cluster):
+    """Standard error of a mean of clusters: C/(C - 1) times the sum of squared cluster sums of deviations, over n^2."""
+    values = [float(v) for v in values]
+    mean, sums = sum(values) / len(values), {}
+    for value, c in zip(values, cluster, strict=True):
+        sums[int(c)] = sums.get(int(c), 0.0) + value - mean
+    count = len(sums)
+    if count < 2:
+        return math.inf
+    return math.sqrt(count / (count - 1) * sum(g**2 for g in sums.values())) / len(values)
+
+
+def shared_error(right, cluster):
+    """Root of the mean product of a sample's deviations on two different rays, times sqrt(sum of squared sizes)/S."""
+    rows, products = as_array(right), []
+    apart = [[x - np.nanmean(row) for x in row] for row in rows]
+    for s in range(rows.shape[1]):
+        for a, b in itertools.permutations(range(len(rows)), 2):
+            if not (math.isnan(rows[a, s]) or math.isnan(rows[b, s])):
+                products.append(apart[a][s] * apart[b][s])
+    if not products:
+        return 0.0
+    sizes = [sum(1 for c in as_array(cluster) if c == k) for k in set(as_array(cluster).tolist())]
+    return math.sqrt(max(sum(products) / len(products), 0) * sum(n**2 for n in sizes)) / rows.shape[1]
+
+
+def line_crossing(x, y, level):
+    """Where the straight line through two points is at a level."""
+    return x[0] + (level - y[0]) / (y[1] - y[0]) * (x[1] - x[0])
+
+
 # Layers to compare on ---------------------------------------------------------------------------------------------
 
 

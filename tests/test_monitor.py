@@ -1,7 +1,7 @@
 """The monitor in a training loop without Lightning: when it measures, what it sends, what it survives."""
 
 import copy
-import json
+import io
 import logging
 import math
 import warnings
@@ -138,7 +138,9 @@ def test_a_report_is_what_diagnose_gives_and_training_is_as_without(run):
             report = diagnose(copy.deepcopy(net), x, target, val_inputs=x[:50], val_target=target[:50], weight_rays=2)
             # The radii of the classes are found only where figures are drawn.
             expected = {tag: v for tag, v in report.scalars().items() if not step or "class_radius" not in tag}
-            assert run.reports[step].scalars() == expected
+            # A report by itself knows of no earlier one.
+            found = {tag: value for tag, value in run.reports[step].scalars().items() if "/change" not in tag}
+            assert found == expected
         step_of(net, optimiser)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), run.net.state_dict().values(), strict=True))
 
@@ -549,7 +551,9 @@ def test_a_resumed_run_goes_on_where_it_was():
     loop(whole)
     pair = made()
     loop(first, steps=7, net=pair)
-    state = json.loads(json.dumps(first.state_dict()))
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    state = torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
     second.load_state_dict(state)
     # A number that was not measured is NaN, which equals nothing.
     assert repr(second.state_dict()) == repr(state)
@@ -565,6 +569,39 @@ def test_a_resumed_run_goes_on_where_it_was():
     assert second.history.steps == whole.history.steps == [0, 3, 6, 9]
     assert repr(second.history.rows) == repr(whole.history.rows)
     assert second.budget.spent > first.budget.spent > 0
+
+
+def test_basins_are_compared_with_the_last_ones_also_in_a_resumed_run():
+    basins = {"measure": ["sample_basin", "weight_basin"], "figures": "never", "seed": 3}
+    whole, first, second = (Monitor(probe(), **basins) for _ in range(3))
+    net, optimiser = made()
+    for _ in range(12):
+        step_of(net, optimiser)
+    start = [watch.measure(net, 12) for watch in (whole, first)]
+    assert not [tag for tag in start[0].scalars() if "change" in tag]
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    for _ in range(8):
+        step_of(net, optimiser)
+    later, resumed = whole.measure(net, 20), second.measure(net, 20)
+    assert resumed.scalars() == later.scalars()
+    sent = later.scalars()
+    ratio = math.log(later.sample_basin.radius / start[0].sample_basin.radius)
+    assert sent["basin/sample/change"] == pytest.approx(ratio)
+    ratios = (later.weight_basin.radii / start[0].weight_basin.radii).log()
+    assert sent["basin/weight/change"] == pytest.approx(float(ratios.quantile(0.5)), rel=1e-6)
+    for space in ("sample", "weight"):
+        low, middle, high = (sent[f"basin/{space}/{tag}"] for tag in ("change_low", "change", "change_high"))
+        assert low < middle < high
+    # In pairs the change is better known than the radius.
+    width = sent["basin/sample/change_high"] - sent["basin/sample/change_low"]
+    assert width < math.log(sent["basin/sample/high"] / sent["basin/sample/low"])
+    assert "sample basin since the last evaluation: radius × " in str(later)
+    assert "since the last evaluation" not in str(start[0])
+    other = Monitor(probe(), **basins | {"seed": 4})
+    other.load_state_dict(first.state_dict())
+    assert other.measure(net, 20).sample_change is None
 
 
 def test_a_monitor_can_begin_again():

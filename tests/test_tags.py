@@ -12,8 +12,11 @@ from netdyn.tags import HISTOGRAMS, SCALARS, Tag
 
 TABLE = (*SCALARS, *HISTOGRAMS)
 NAMES = [tag.name for tag in TABLE]
-#: Tags that only the callback can give: they tell of its own work.
+#: Tags that only the callback can give: they tell of its own work, and of earlier evaluations.
 CALLBACKS_OWN = {"netdyn/seconds", "netdyn/overhead", "netdyn/skipped"}
+CALLBACKS_OWN |= {
+    f"basin/{space}/{tag}" for space in ("sample", "weight") for tag in ("change", "change_low", "change_high")
+}
 
 
 def pattern(tag: Tag) -> re.Pattern[str]:

@@ -19,6 +19,7 @@ from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes, local_tensor
 from netdyn._utils.options import offering, takes_options_of
 from netdyn._utils.user_code import is_out_of_memory, reason
+from netdyn.basins.change import Influences, sample_change, weight_change
 from netdyn.budget import Budget
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate, raise_it
@@ -146,6 +147,7 @@ class Monitor:
         self._said: set[str] = set()
         self.budget = Budget(self.max_overhead)
         self.report: Report | None = None
+        self._before: dict[str, Influences | None] = {}  # what the basins of the next evaluation are compared with
         self.history = History()
         self._rows = RowMemory()
         self.scalars: dict[str, float] = {}
@@ -206,6 +208,7 @@ class Monitor:
         report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
         self.evaluations += 1
         self.skipped += report is None
+        report = None if report is None else self._compared(report)
         scalars = {} if report is None else report.scalars()
         scalars |= {
             "netdyn/seconds": budget.last,
@@ -224,6 +227,20 @@ class Monitor:
         # Sending and drawing take time too, which the next evaluation logs.
         budget.spent += time.monotonic() - begin
         return report
+
+    def _compared(self, report: Report) -> Report:
+        """The report with the changes of its basins since the last evaluation; the next one is compared with this."""
+        sample, weight = report.sample_basin, report.weight_basin
+        now = {
+            "sample": None if sample is None else sample.influences,
+            "weight": None if weight is None else weight.influences,
+        }
+        before, self._before = self._before, now
+        return replace(
+            report,
+            sample_change=sample_change(now["sample"], before.get("sample")),
+            weight_change=weight_change(now["weight"], before.get("weight")),
+        )
 
     def close(
         self, model: nn.Module | None = None, step: int | None = None, *, network: Callable[[], nn.Module] | None = None
@@ -484,11 +501,12 @@ class Monitor:
     # --- checkpoints ---
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a resumed run continues, as plain numbers, lists and dicts."""
+        """The state that a resumed run continues, as plain numbers, texts, tensors, lists and dicts."""
         return {
             "evaluations": self.evaluations,
             "skipped": self.skipped,
             "history": self.history.state(),
+            "before": {space: found.state() for space, found in self._before.items() if found is not None},
             **self.budget.state_dict(),
         }
 
@@ -496,6 +514,7 @@ class Monitor:
         """Continue an earlier run."""
         self.evaluations, self.skipped = state_dict["evaluations"], state_dict["skipped"]
         self.history.load(state_dict["history"])
+        self._before = {space: Influences(**state) for space, state in state_dict["before"].items()}
         self._seen_step = max(self.history.steps, default=-1)
         self.budget.load_state_dict(state_dict)
 

@@ -226,6 +226,12 @@ def test_uniform_numbers_are_uniform_and_independent():
 # Digests and seeds ---------------------------------------------------------------------------------------------------
 
 
+def test_samples_without_components_are_all_alike():
+    assert len(digests(torch.zeros(3, 0)).unique(dim=0)) == 1
+    assert len(digests({"a": torch.zeros(3, 0, 2), "b": torch.arange(3)}).unique(dim=0)) == 3
+    assert digests(torch.zeros(0, 4)).shape == (0, 2)
+
+
 @every_tree
 def test_digests_follow_their_samples(tree):
     order = torch.tensor([2, 0, 4, 4])

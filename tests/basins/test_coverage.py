@@ -16,6 +16,8 @@ from netdyn._utils.random import Contents
 from netdyn.basins import coverage as room
 from netdyn.basins.input_noise import Noise
 from netdyn.functional import coverage
+from netdyn.probes.criteria import right_class
+from netdyn.probes.evaluator import Evaluator
 
 
 def gaussian(*shape, seed=0):
@@ -129,6 +131,14 @@ def test_distances_count_every_floating_component_of_a_tree():
     found = coverage(OfTree(), tree(x), y, tree(v), w)
     assert found.distance == coverage(network(6), x, y, v, w).distance
     assert 0.2 < found.own < 0.95
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_passes_are_counted(batch_size):
+    (x, y), (v, w) = probe(), probe(70, seed=1)
+    evaluator = Evaluator(network(), x, y, right_class, 3, batch_size)
+    room.measure_coverage(evaluator, v, w, 0)
+    assert evaluator.passed == 2 * 70
 
 
 def test_of_many_samples_a_fixed_choice_is_asked():

@@ -802,7 +802,7 @@ def test_a_probability_without_its_last_dimension_is_still_one():
 def test_noise_levels_that_end_before_the_radius_are_warned_of():
     network, x, target, _ = linear_classifier()
     text = (
-        "The largest noise level, `high` = 0.01, leaves an accuracy of 0.99, and `accuracy` is 0.75: the radius lies "
+        "The largest noise level, `high` = 0.01, leaves an accuracy of 1.00, and `accuracy` is 0.75: the radius lies "
         "beyond it. Set a larger `high` if noise of that level is small beside the inputs, else use relative=True."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
@@ -846,6 +846,19 @@ def test_several_rays_share_forward_passes():
     # of 50.
     assert seen.count(100) >= 14
     assert seen.count(50) < 7
+
+
+def test_the_accuracy_left_at_the_highest_level_is_that_of_all_samples():
+    """A quarter of 640 samples lies at the boundary; the 64 of the floor show how many are left only roughly."""
+    x = torch.full((640, 1), 100.0)
+    x[torch.randperm(640, generator=generator(0))[:160]] = 1e-4
+    target = torch.ones(640).long()
+    with pytest.warns(UserWarning, match="leaves an accuracy of") as caught:
+        basin = sample_basin(First(), x, target, accuracy=0.6, high=0.5)
+    told = float(re.search(r"leaves an accuracy of (\S+),", str(caught[0].message)).group(1))
+    # Half of those at the boundary; a standard error is 0.013.
+    assert told == pytest.approx(0.875, abs=0.03)
+    assert told != pytest.approx(basin.censored, abs=0.005)
 
 
 # Narrow and wide classes ----------------------------------------------------------------------------------------------

@@ -738,3 +738,27 @@ def test_large_parameters_that_get_no_noise_are_named():
     with pytest.warns(DynamicsWarning, match=re.escape("The parameters ['grid', 'codes'] are large, but get no noise")):
         weight_basin(network, x, y, rays=6, samples=40)
     assert weight_basin(network, x, y, rays=6, samples=40, layers=["weight"]).radius > 0
+
+
+# Classes --------------------------------------------------------------------------------------------------------------
+
+
+def test_classes_have_radii_where_all_together_are_too_seldom_right():
+    """Only class 0 is right without noise: its radius is no NaN because the others' is 0."""
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).abs()
+    net = nn.Linear(4, 3, bias=False)
+    net.weight = nn.Parameter(torch.tensor([[1.0] * 4, [-1.0] * 4, [-1.0] * 4]))
+    with warnings.catch_warnings(action="ignore"):
+        basin = weight_basin(net, x, torch.arange(300) % 3, per_class=True, rays=8)
+    assert basin.radius == 0
+    assert basin.per_class[0] > 0.3
+    assert basin.per_class[1:].tolist() == [0, 0]
+
+
+def test_the_curves_of_classes_draw_each_rays_noise_once(trained, monkeypatch):
+    drawn = []
+    draw = WeightNoise.draw
+    monkeypatch.setattr(WeightNoise, "draw", lambda self, ray: drawn.append(ray) or draw(self, ray))
+    weight_basin(*trained, rays=6, per_class=True)
+    # The search, the classes' levels, and the noise that has reached the weights.
+    assert drawn == [*range(6), *range(6), 0]

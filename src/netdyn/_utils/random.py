@@ -30,7 +30,8 @@ def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
     found: list[Tensor] = []
     for number, (tensor, own) in enumerate(zip(tensors(inputs), by_sample, strict=True)):
         if own:
-            raw = tensor.detach().contiguous().reshape(len(tensor), -1)
+            # A sample may have no components.
+            raw = tensor.detach().contiguous().reshape(len(tensor), math.prod(tensor.shape[1:]))
             octets = raw.to(torch.uint8) if raw.dtype == torch.bool else raw.view(torch.uint8)
             words = F.pad(octets, (0, -octets.shape[1] % 8)).view(torch.int64)
             found.append(torch.stack([_summed(words, 2 * number), _summed(words, 2 * number + 1)], dim=1))

@@ -118,13 +118,15 @@ def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma:
         index, sigma = index[part], sigma[part]
     alone = evaluator.only(torch.arange(evaluator.samples))
 
-    def work() -> list[bool]:
+    def work() -> tuple[list[bool], float]:
         rays, found = Rays(alone, noise), list[bool]()
         for rows in blocks(len(index), evaluator.batch_size or evaluator.samples):
             found += rays.rows_right(index[rows], sigma[rows]).tolist()
-        return found
+        return found, alone.passed
 
-    found = work() if processes.lockstep else [right for own in processes.gather(work) for right in own]
+    parts = [work()] if processes.lockstep else processes.gather(work)
+    evaluator.passed += sum(passed for _, passed in parts)
+    found = [right for own, _ in parts for right in own]
     return sum(found) / len(found) if found else math.nan
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from netdyn.basins.interval import LEVEL, clustered_error, mean_of, student_quantile
 
-#: The first two levels lie this far, in log σ, to both sides of the guess; a radius or an end of its interval that is
-#: farther than this from every level asked is asked itself.
+#: The first two levels lie this far, in log σ, to both sides of the guess. Further ones are asked until accuracy
+#: crosses between two, and the radius and the ends of its interval are no farther than this from any level.
 APART = 0.12
 #: Most levels asked.
 MOST = 12
@@ -70,13 +70,19 @@ class Crossing:
             apart = min(APART, (top - bottom) / 2)
             middle = min(max(math.log(self.guess), bottom + apart), top - apart)
             return middle + apart if levels else middle - apart
+        shares = [mean_of(self.right[level], self.weight) for level in levels]
+        wanted = [math.log(sigma) for sigma in (self._sigma(self.aim), *self.interval) if sigma > 0]
+        # A crossing that the line puts a little outside of the levels is not taken from it.
+        if min(shares) > self.aim:
+            wanted[0] = max(wanted[0], levels[-1] + 2 * APART)
+        elif shares[0] <= self.aim:
+            wanted[0] = min(wanted[0], levels[0] - 2 * APART)
         # Beyond all levels no farther than a step that doubles each time: there the slope is uncertain.
         step = 2 * APART * 2 ** (len(levels) - 2)
-        for sigma in (self.radius, *self.interval):
-            if sigma > 0:
-                wanted = min(max(math.log(sigma), bottom), top)
-                if min(abs(wanted - level) for level in levels) > APART + 1e-9:
-                    return float(min(max(wanted, levels[0] - step), levels[-1] + step))
+        for level in wanted:
+            level = min(max(level, bottom), top)
+            if min(abs(level - asked) for asked in levels) > APART + 1e-9:
+                return float(min(max(level, levels[0] - step), levels[-1] + step))
         return None
 
     @property
@@ -89,6 +95,20 @@ class Crossing:
         """Confidence interval of the radius: A⁻¹(a ± t·se), se that of the accuracy at the radius."""
         margin = self._margin()
         return self._sigma(self.target + margin), self._sigma(self.target - margin)
+
+    def influence(self) -> Tensor | None:
+        """ψ_s = (F_s − a)/|dA/dlog σ| of each sample at the radius ``[samples]``; None outside of the noise levels.
+
+        See :class:`netdyn.basins.change.Influences`. The slope is that of logit A between the levels around the radius.
+        """
+        if not self.right or not self.low <= self.radius < math.inf:
+            return None
+        (below, more), (above, less) = self._around(self.target)
+        fall = logit(more, len(self.cluster)) - logit(less, len(self.cluster))
+        if fall <= 0:
+            return None
+        outcomes = self._outcomes()
+        return (outcomes - mean_of(outcomes, self.weight)) * (above - below) / (self.target * (1 - self.target) * fall)
 
     def _margin(self) -> float:
         """t·se of the accuracy at the radius."""

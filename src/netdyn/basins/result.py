@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from netdyn.basins.change import Influences
 from netdyn.basins.curve import Curve
 
 
@@ -38,6 +39,7 @@ class BasinResult:
         noise_classes: Share of each class among the predictions at ``high`` ``[classes]`` (sample basin).
         realised: Spread of the noise that reached each weight tensor at ``radius`` over the spread asked for (weight
             basin with a finite radius): 1, unless low precision rounds it.
+        influences: What a later evaluation on the same rays is compared with; None where the radius is 0 or inf.
         noise_at: The modules whose outputs the noise falls on; empty where it falls on inputs or weights.
     """
 
@@ -59,6 +61,7 @@ class BasinResult:
     per_layer: dict[str, float] | None = None
     noise_classes: Tensor | None = None
     realised: dict[str, float] | None = None
+    influences: Influences | None = field(default=None, repr=False)
     noise_at: tuple[str, ...] = ()
 
     @property

@@ -16,6 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.options import offering
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs, as_slice, blocks, take
+from netdyn.basins.change import key_of, sample_influences
 from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
 from netdyn.basins.input_noise import Noise, Rows
@@ -169,7 +170,9 @@ class Rays:
 
     def rows_right(self, index: Tensor, sigma: Tensor) -> Tensor:
         """Whether some samples, which may come more than once, are right on their first ray at levels of their own."""
+        before = self._own.passed
         outputs, target = self._outputs(torch.zeros_like(index), index, sigma)
+        self.evaluator.passed += self._own.passed - before
         return apply_criterion(self._own.criterion, outputs, target).cpu()
 
     def _asked(self, levels: Tensor) -> Tensor:
@@ -255,7 +258,9 @@ def measure_sample_basin(
     intervals = [(math.nan, math.nan) if c is None else c.interval for c in classes]
     sizes = torch.tensor([len(torch.unique(cluster[of])) for of in members])
     radius, interval = whole.radius, whole.interval
-    if not (quiet or warn_of_range(radius, absolute, low, high, at_high) or relative):
+    # Of all samples, where the search has come so far.
+    top = mean_of(whole.right[max(whole.right)], own.weight) if whole.right else at_high
+    if not (quiet or warn_of_range(radius, absolute, low, high, top) or relative):
         warn_of_floor(absolute, floor)
     radii: Tensor | None = None
     per_sample: Tensor | None = None
@@ -267,8 +272,12 @@ def measure_sample_basin(
         if rays >= PER_SAMPLE_RAYS:
             found = [survival(each, cells).crossing(absolute) for each in lost.t()]
             per_sample = torch.tensor(found, dtype=torch.float64)
+    influence = whole.influence()
     evaluator.passed += own.passed
     return BasinResult(
+        influences=None
+        if influence is None
+        else sample_influences(key_of(seed, rays, own.contents.digests), radius, influence, cluster, own.weight),
         radii=radii,
         radius=radius,
         interval=interval,

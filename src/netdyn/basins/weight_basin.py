@@ -16,6 +16,7 @@ from netdyn._utils import checks
 from netdyn._utils.options import instead, offering
 from netdyn._utils.random import keys, uniforms
 from netdyn._utils.trees import Inputs
+from netdyn.basins.change import Influences, key_of
 from netdyn.basins.crossing import logit
 from netdyn.basins.curve import Curve, falling_curve, mean_curve
 from netdyn.basins.interval import mean_of, median, median_interval, shared_error, widened
@@ -37,8 +38,8 @@ BEYOND = 0.09
 SLOPE = 4.0
 #: How far from a crossing, in log σ, levels show that fall.
 NEAR = 1.5
-#: Noise levels per ray that show the curves of the classes.
-LADDER = 2
+#: Noise levels per ray that show the curves of the classes, and as many where no others have been asked.
+LADDER, LADDER_ALONE = 2, 6
 
 
 def weight_basin(
@@ -293,13 +294,14 @@ def measure_weight_basin(
                 f"The largest noise level, `high` = {high:g}, takes the network on no ray below `accuracy`: the "
                 "radius lies beyond it. Set a larger `high`, or a higher `accuracy`."
             )
-    interval, level = _interval(found, radii, choices, own, target)
+    influences = _influences(found, radii, choices, own, target, key_of(seed, rays, own.contents.digests))
+    interval, level = _interval(radii, influences)
     curve = falling_curve(clean_accuracy, [], [])
     if found:
         curve = mean_curve(clean_accuracy, [ray.share for ray in found], [len(choices[0])] * rays, _slope(found), floor)
     class_radii = None
     if per_class and own.num_classes > 1:
-        curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
+        curve = replace(curve, classes=_class_curves(ask, clean, found, target, low, high))
         crossings = [math.nan if c is None else c.crossing(target) for c in curve.classes]
         class_radii = torch.tensor(crossings, dtype=torch.float64)
     evaluator.passed += own.passed
@@ -318,6 +320,7 @@ def measure_weight_basin(
         per_class=class_radii,
         per_layer=per_layer,
         realised=realised_noise(noise, radius) if 0 < radius < math.inf else {},
+        influences=influences,
     )
 
 
@@ -363,28 +366,45 @@ def _radii(rays: Sequence[Ray], low: float, high: float) -> Tensor:
     return torch.tensor([math.exp(ray.crossing(slope, bottom, top)) for ray in rays], dtype=torch.float64)
 
 
-def _interval(
-    rays: Sequence[Ray], radii: Tensor, choices: Sequence[Tensor], evaluator: Evaluator, target: float
-) -> tuple[tuple[float, float], float]:
-    """The interval over rays, widened by the choice of the probe's samples, and its level."""
-    low, high, level = median_interval(radii)
+def _influences(
+    rays: Sequence[Ray], radii: Tensor, choices: Sequence[Tensor], evaluator: Evaluator, target: float, key: str
+) -> Influences | None:
+    """Each sample's influence on the crossing of each ray that asked it; None where no ray has a crossing."""
     known = [(i, math.log(radius)) for i, radius in enumerate(radii.tolist()) if 0 < radius < math.inf]
     if not known:
+        return None
+    levels = torch.full((len(radii),), math.nan, dtype=torch.float64)
+    right = torch.full((len(radii), evaluator.samples), math.nan, dtype=torch.float64)
+    for i, level in known:
+        levels[i], right[i, choices[i]] = level, rays[i].outcomes(level)
+    influence = (right - target) / (target * (1 - target) * _slope(rays))
+    return Influences(key, levels, influence, evaluator.contents.clusters, evaluator.weight)
+
+
+def _interval(radii: Tensor, influences: Influences | None) -> tuple[tuple[float, float], float]:
+    """The interval over rays, widened by the choice of the probe's samples, and its level."""
+    low, high, level = median_interval(radii)
+    if influences is None:
         return (low, high), level
-    right = torch.full((len(known), evaluator.samples), math.nan, dtype=torch.float64)
-    for row, (i, level_of_ray) in enumerate(known):
-        right[row, choices[i]] = rays[i].outcomes(level_of_ray)
-    error = shared_error(right, evaluator.contents.clusters, evaluator.weight) / (target * (1 - target) * _slope(rays))
-    return widened((low, high), median(radii), error, evaluator.samples), level
+    known = ~influences.radii.isnan()
+    error = shared_error(influences.influence[known], influences.clusters, influences.weight)
+    return widened((low, high), median(radii), error, influences.influence.shape[1]), level
 
 
-def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, high: float) -> tuple[Curve | None, ...]:
-    """Accuracy of each class against σ, from all that was met and ``LADDER`` levels more per ray; None if absent."""
-    labels, turns = ask.evaluator.labels.cpu(), LADDER * len(rays)
+def _class_curves(
+    ask: _Asker, clean: Tensor, rays: Sequence[Ray], target: float, low: float, high: float
+) -> tuple[Curve | None, ...]:
+    """Accuracy of each class against σ, from all that was met and further levels per ray; None if absent."""
+    labels, number, levels = ask.evaluator.labels.cpu(), len(ask.choices), LADDER if rays else LADDER_ALONE
+    # Where all classes together are too seldom right nothing was met, though single classes may have a radius.
+    rays = rays or [Ray(target) for _ in range(number)]
     met = [dict(ray.right) for ray in rays]
-    for turn in range(turns):
-        ray, level = turn % len(rays), math.log(low) + (turn + 0.5) / turns * math.log(high / low)
-        met[ray][level] = ask(ray, level)
+    # Ray by ray: a ray's noise is drawn once.
+    for ray in range(number):
+        for part in range(levels):
+            place = (part * number + ray + 0.5) / (levels * number)
+            level = math.log(low) + place * math.log(high / low)
+            met[ray][level] = ask(ray, level)
     curves: list[Curve | None] = []
     for k in range(ask.evaluator.num_classes):
         own, members = clean[labels == k].double(), [labels[choice] == k for choice in ask.choices]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from netdyn.basins.change import Change
 from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
 from netdyn.linear.characteristic import Subnetwork
@@ -106,6 +107,8 @@ class Report:
         layers: The layers, in order of execution.
         sample_basin: The basin in sample space; None if it was not measured.
         weight_basin: The basin in weight space; None if it was not measured.
+        sample_change: How the sample basin's radius has changed since the last evaluation, which a monitor knows.
+        weight_change: The same for the weight basin.
         accuracy: Accuracy on the probe; NaN if the network predicts numbers.
         val_accuracy: Accuracy on the validation probe; None without one, or if the network predicts numbers.
         samples: Number of samples in the probe.
@@ -138,6 +141,8 @@ class Report:
     batchnorm_train_gap: float = math.nan
     coverage: Covered | None = None
     notes: tuple[str, ...] = ()
+    sample_change: Change | None = None
+    weight_change: Change | None = None
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
 
@@ -171,6 +176,10 @@ class Report:
         values |= {"batchnorm/gap": self.batchnorm_gap, "batchnorm/train_gap": self.batchnorm_train_gap}
         for space, basin in self._basins():
             values |= _basin_scalars(f"basin/{space}", basin)
+        for space, change in (("sample", self.sample_change), ("weight", self.weight_change)):
+            if change is not None:
+                tags = ("change", "change_low", "change_high")
+                values |= {f"basin/{space}/{tag}": value for tag, value in zip(tags, change, strict=True)}
         if self.coverage is not None:
             values |= {f"coverage/{name}": value for name, value in self.coverage._asdict().items()}
         return {tag: value for tag, value in values.items() if math.isfinite(value)}
@@ -221,9 +230,10 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None."""
         basins = {
-            f"{space}_basin": {name: _plain(value) for name, value in vars(basin).items() if name != "curve"}
+            f"{space}_basin": {n: _plain(value) for n, value in vars(basin).items() if n not in ("curve", "influences")}
             for space, basin in self._basins()
         }
+        changes = {"sample_change": self.sample_change, "weight_change": self.weight_change}
         plain = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
         plain += ["batchnorm_gap", "batchnorm_train_gap"]
         return (
@@ -231,6 +241,7 @@ class Report:
             | {"phase": _plain(vars(self.phase))}
             | {"layers": [_plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
+            | {name: None if change is None else _plain(change._asdict()) for name, change in changes.items()}
             | basins
         )
 

@@ -77,6 +77,10 @@ def summary(report: Report) -> list[str]:
     for name, basin in (("sample", report.sample_basin), ("weight", report.weight_basin)):
         if basin is not None:
             lines.append(f"{name} basin: {_basin(basin, name, _accuracy_of(report))}")
+    for name, change in (("sample", report.sample_change), ("weight", report.weight_change)):
+        if change is not None:
+            factor, low, high = (f"{math.exp(value):.3g}" for value in change)
+            lines.append(f"{name} basin since the last evaluation: radius × {factor} (95 % interval {low} to {high})")
     return lines
 
 

@@ -1,0 +1,273 @@
+"""Noise on weights: what is moved, how far, in which units, and by which seed."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from netdyn.basins.weight_noise import WeightNoise, realised_noise, weight_tensors
+from netdyn.functional import weight_basin
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp(seed=0, bias=True):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        names = {
+            "fc1": nn.Linear(6, 16, bias),
+            "act1": nn.ReLU(),
+            "fc2": nn.Linear(16, 16, bias),
+            "act2": nn.Tanh(),
+            "head": nn.Linear(16, 3, bias),
+        }
+    network = nn.Sequential()
+    for name, module in names.items():
+        network.add_module(name, module)
+    return network
+
+
+def probe(samples=90):
+    return gaussian(samples, 6, seed=3), torch.arange(samples) % 3
+
+
+def states(network):
+    """All that a network consists of, by name."""
+    return {name: value.detach().clone() for name, value in [*network.named_parameters(), *network.named_buffers()]}
+
+
+def noise_on(network, layers=None, normalization="layer", seed=0):
+    return WeightNoise.on(network, layers, normalization, seed)
+
+
+def moves(network, rays=1, sigma=1.0, **options):
+    """What each ray adds to each tensor in units of sigma: {name: [rays, *shape]}, as the running network has it."""
+    noise, before, seen = noise_on(network, **options), states(network), []
+    hook = network.register_forward_pre_hook(lambda module, args: seen.append(states(module)))
+    inputs = probe(2)[0] if isinstance(network, nn.Sequential) else IDS
+    for ray in range(rays):
+        noise.network(noise.draw(ray), sigma)(inputs)
+    hook.remove()
+    assert all(torch.equal(value, before[name]) for name, value in states(network).items())
+    return {name: torch.stack([(state[name] - value) / sigma for state in seen]) for name, value in before.items()}
+
+
+# What is moved, and how far ------------------------------------------------------------------------------------------
+
+
+class Everything(nn.Module):
+    """Weights of all kinds: convolution, embedding, normalisation, a tied head, matrices that are no parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(12, 8)
+        self.conv = nn.Conv1d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm1d(8)
+        self.frozen = nn.Parameter(torch.eye(8) + 0.1, requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.head = nn.Linear(8, 12, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("matrix", torch.eye(8))
+        self.register_buffer("steps", torch.zeros(2, 2, dtype=torch.int64))
+
+    def forward(self, ids):
+        h = torch.relu(self.norm(self.conv(self.embed(ids).transpose(1, 2)))).mean(dim=2)
+        return self.head(h @ self.frozen @ self.matrix) * self.scale
+
+
+IDS = torch.arange(60).reshape(12, 5) % 12
+
+
+def everything():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Everything().eval()
+
+
+def test_floating_parameters_of_two_or_more_dimensions_are_moved_and_nothing_else():
+    moved = {name for name, noise in moves(everything()).items() if noise.any()}
+    assert moved == {"embed.weight", "conv.weight", "frozen"} == set(weight_tensors(everything(), None))
+
+
+def test_tied_weights_move_together_and_once():
+    network, seen = everything(), []
+    network.register_forward_pre_hook(lambda module, args: seen.append((module.embed.weight, module.head.weight)))
+    noise = noise_on(network)
+    noise.network(noise.draw(0), 1.0)(IDS)
+    assert all(torch.equal(embed, head) for embed, head in seen)
+    # n = 20 rays of 96 numbers: the relative standard error is 0.02; moved twice, noise would be sqrt(2) as strong.
+    moved = moves(network, rays=20)["embed.weight"]
+    assert moved.std().item() == pytest.approx(network.embed.weight.std(correction=0).item(), rel=0.1)
+    basin = weight_basin(network, IDS, network(IDS).argmax(dim=1), layers="each", rays=2)
+    assert set(basin.per_layer) == {"embed.weight", "conv.weight", "frozen"}
+
+
+def spreads(network):
+    return {name: value.std(correction=0).item() for name, value in states(network).items() if value.ndim > 1}
+
+
+def uneven():
+    """Three matrices of quite different spread and mean."""
+    network = mlp(bias=False)
+    with torch.no_grad():
+        for i, weight in enumerate(network.parameters()):
+            weight.copy_(weight / weight.std(correction=0) * 10.0 ** (i - 1) + i)
+    return network
+
+
+# n = 20 rays of 48 to 256 numbers each: the relative standard error of a deviation is 0.023 or less.
+CLOSE = 0.1
+
+
+def test_noise_is_in_units_of_each_tensors_own_deviation():
+    network = uneven()
+    moved, spread = moves(network, rays=20), spreads(network)
+    for name, noise in moved.items():
+        assert noise.std().item() == pytest.approx(spread[name], rel=CLOSE)
+        assert abs(noise.mean().item()) < 0.15 * spread[name]
+
+
+@pytest.mark.parametrize("layers", [None, ["fc1.weight", "fc2.weight"]])
+def test_global_noise_is_in_units_of_the_deviation_of_all_moved_entries_together(layers):
+    network = uneven()
+    moved = moves(network, rays=20, normalization="global", layers=layers)
+    chosen = [value for name, value in states(network).items() if layers is None or name in layers]
+    pooled = torch.cat([value.flatten() for value in chosen]).std(correction=0).item()
+    for name, noise in moved.items():
+        if layers is None or name in layers:
+            assert noise.std().item() == pytest.approx(pooled, rel=CLOSE)
+        else:
+            assert not noise.any()
+
+
+def test_two_numbers_are_moved_by_their_population_deviation():
+    # n = 300 rays of 2 numbers: the deviation has a relative standard error of 0.03; the sample deviation is sqrt(2).
+    network = nn.Linear(1, 2, bias=False)
+    network.weight = nn.Parameter(torch.tensor([[-1.0], [1.0]]))
+    drawn = torch.stack([noise_on(network).draw(ray)["weight"] for ray in range(300)])
+    assert drawn.std().item() == pytest.approx(1, rel=0.12)
+
+
+def test_of_one_tensor_both_normalizations_are_the_same():
+    network = nn.Linear(6, 3)
+    layer, together = (noise_on(network, normalization=name).draw(0)["weight"] for name in ("layer", "global"))
+    torch.testing.assert_close(layer, together)
+
+
+def test_common_deviation_is_exact_far_from_0():
+    network = uneven()
+    with torch.no_grad():
+        network.fc1.weight += 1e3
+    pooled = torch.cat([value.flatten().double() for value in network.parameters()]).std(correction=0).item()
+    assert float(noise_on(network, normalization="global").scales["fc1.weight"]) == pytest.approx(pooled, rel=1e-9)
+
+
+# Seeds and names -----------------------------------------------------------------------------------------------------
+
+
+def test_directions_are_functions_of_seed_ray_and_name():
+    network = mlp()
+    first, again = noise_on(network, seed=3).draw(5), noise_on(network, seed=3).draw(5)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    for other in (noise_on(network, seed=4).draw(5), noise_on(network, seed=3).draw(6)):
+        assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    noise_on(mlp()).draw(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_on_one_tensor_alone_is_the_same():
+    noise = noise_on(mlp())
+    alone = noise.only("fc2.weight").draw(3)
+    assert list(alone) == ["fc2.weight"]
+    assert torch.equal(alone["fc2.weight"], noise.draw(3)["fc2.weight"])
+
+
+def test_noise_of_a_tensor_depends_on_its_name_and_not_on_its_company():
+    small, large = mlp(), mlp()
+    large.add_module("more", nn.Linear(3, 3))
+    before, after = (moves(network) for network in (small, large))
+    for name, noise in before.items():
+        assert torch.equal(noise, after[name])
+
+
+def test_tensors_of_one_shape_get_different_noise():
+    network = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3))
+    moved = moves(network)
+    ratio = moved["0.weight"] / moved["1.weight"]
+    assert ratio.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [
+        (["fc1.weight"], {"fc1.weight"}),
+        (["fc*"], {"fc1.weight", "fc2.weight"}),
+        (["head.*", "fc[2-9].weight"], {"head.weight", "fc2.weight"}),
+        (["*", "fc1.weight"], {"fc1.weight", "fc2.weight", "head.weight"}),
+    ],
+)
+def test_globs_of_names_choose_what_is_moved(layers, chosen):
+    moved = moves(mlp(), layers=layers)
+    assert {name for name, noise in moved.items() if noise.any()} == chosen
+
+
+def test_constant_weights_are_named_and_the_others_moved():
+    network = mlp()
+    with torch.no_grad():
+        network.fc2.weight.fill_(0.5)
+    text = (
+        "The weights ['fc2.weight'] are constant: noise in units of their standard deviation, 0, does not move them. "
+        "Leave them out with `layers=`, or use normalization='global'."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(text)}$") as caught:
+        weight_basin(network, probe()[0], network(probe()[0]).argmax(dim=1), rays=2)
+    assert len([warning for warning in caught if "constant" in str(warning.message)]) == 1
+    assert {name for name, noise in moves(network).items() if noise.any()} == {"fc1.weight", "head.weight"}
+
+
+def test_global_noise_moves_constant_weights_too():
+    network = mlp()
+    with torch.no_grad():
+        network.fc2.weight.fill_(0.5)
+    moved = moves(network, normalization="global")
+    assert moved["fc2.weight"].any()
+    assert noise_on(network, normalization="global").unmoved == []
+
+
+def test_noise_that_low_precision_rounds_is_reported():
+    # Weights 100 and 101 in bfloat16 lie on steps of 0.5; their spread is 0.5, and noise of 0.02 of it is lost.
+    network = nn.Linear(64, 2, bias=False).to(torch.bfloat16)
+    with torch.no_grad():
+        network.weight.copy_(100 + (torch.arange(128).reshape(2, 64) % 2))
+    noise = noise_on(network)
+    assert realised_noise(noise, 0.02)["weight"] == 0
+    # At twice the step's spread rounding adds its own: sqrt(1 + (step / sqrt(12) / noise)^2) = 1.01.
+    assert realised_noise(noise, 2.0)["weight"] == pytest.approx(1.01, abs=0.1)
+
+
+def test_noise_on_a_constant_weight_has_no_share():
+    network = mlp()
+    with torch.no_grad():
+        network.fc2.weight.fill_(0.5)
+    found = realised_noise(noise_on(network), 0.5)
+    assert math.isnan(found["fc2.weight"])
+    assert found["fc1.weight"] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_weights_are_moved_in_float32_or_better_and_rounded_once(dtype):
+    network = mlp().to(dtype)
+    noise = noise_on(network)
+    direction = noise.draw(0)
+    for name, moved in noise.moved(direction, 0.3).items():
+        wide = torch.promote_types(dtype, torch.float32)
+        expected = (network.get_parameter(name).detach().to(wide) + 0.3 * direction[name]).to(dtype)
+        assert torch.equal(moved, expected)
