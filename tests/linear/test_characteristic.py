@@ -93,6 +93,31 @@ def test_the_map_of_a_network_that_does_not_depend_on_its_input_is_zero():
     assert not characteristic_maps(fill(Blind()), samples()).any()
 
 
+@pytest.mark.parametrize("name", ["fc1", "fc2"])
+def test_the_output_of_a_plain_module_counts_as_a_layer(name):
+    network = fill(Plain())
+    whole, parts = characteristic_maps(network, samples()), characteristic_maps(network, samples(), name)
+    with torch.no_grad():
+        before = network.fc1.weight if name == "fc1" else network.fc2.weight @ network.fc1.weight
+        after = network.fc3.weight @ network.fc2.weight if name == "fc1" else network.fc3.weight
+        expected = torch.einsum("ku,ui->kui", after, before)
+    close(parts, expected)
+    close(parts.sum(dim=1), whole)
+    units, shares = subnetwork(network, samples(), name, most=2)
+    assert units.shape == shares.shape == (CLASSES, 2)
+
+
+class Plain(nn.Module):
+    """No activation reads the outputs of its first two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(FEATURES, 7), nn.Linear(7, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return self.fc3(torch.tanh(1.5 * self.fc2(self.fc1(x)) + 0.5) / 1.5)
+
+
 def test_subnetworks_are_the_units_with_the_largest_shares():
     network = networks.functional_mlp()
     units, shares = subnetwork(network, samples(), "fc.2", most=3)

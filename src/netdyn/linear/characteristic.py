@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ def characteristic_maps(
     Args:
         model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them.
         inputs: Samples first, with exactly one floating tensor.
-        layer: Name of a layer, for the parts of the maps that go through its units: pathway × input map of each unit.
-            None: the whole maps.
+        layer: Name of a layer, or of a module whose output counts as one, for the parts of the maps that go through its
+            units: pathway × input map of each unit. None: the whole maps.
         units: Indices of the layer's units; None: all.
 
     Returns:
@@ -161,7 +161,7 @@ def _mean_gradients(
     for samples in (MAP_SAMPLES[0], MAP_SAMPLES[-1]):
         last = samples == MAP_SAMPLES[-1]
         index = evenly_spaced(count(inputs), samples)
-        with straight_run(model, inputs, replace(choice, promoted=()), index, head) as (logits, chosen, sites):
+        with straight_run(model, inputs, choice, index, head) as (logits, chosen, sites):
             (source,) = floating(chosen)
             means: list[Tensor] = []
             differing: list[Tensor] = []
