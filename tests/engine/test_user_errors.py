@@ -93,7 +93,8 @@ CASES = {
         CALLED.format("float32 [20, 6]")
         + "RuntimeError: shape '[20, 6]' is invalid for input of size 12. It runs on all 20 at once: this model "
         "cannot be run on a part of its samples. Where its `forward` or its state fixes their number, take it from "
-        "the input (`len(x)`).",
+        "the input (`len(x)`). Where each sample needs all others (nodes of one graph), pass indices as `inputs`, and "
+        "a `forward=` that runs all and picks them.",
     ),
     "bytes that the model does not convert": (
         lambda: diagnose(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)), IMAGES, Y),

@@ -45,9 +45,12 @@ def call_explained(
         what = "`forward`" if own else "The model"
         raised = f"{what}, called with {some}`inputs` ({shown(passed)}), raised {reason}"
         if passed is not inputs and _runs(forward, module, passed):
+            whole = instead("forward", "a `forward=`", "a module")
             return (
                 f"{raised} It runs on all {count(passed)} at once: this model cannot be run on a part of its samples. "
-                "Where its `forward` or its state fixes their number, take it from the input (`len(x)`)."
+                "Where its `forward` or its state fixes their number, take it from the input (`len(x)`). Where each "
+                "sample needs all others (nodes of one graph), pass indices as `inputs`, and "
+                f"{whole} that runs all and picks them."
             )
         if own:
             return f"{raised} It is called as `forward(model, inputs)`, and must return the logits [samples, classes]."
