@@ -292,6 +292,7 @@ def test_the_defaults_are_the_documented_ones():
         "num_classes": None,
         "unpack": None,
         "forward": None,
+        "observer_hooks": None,
         "batch_size": None,
         "measure": MEASURES,
         "layers": None,

@@ -615,7 +615,7 @@ def test_a_monitor_can_begin_again():
 def test_part_of_a_network_may_be_measured():
     net, _ = made()
     whole = nn.ModuleDict({"body": net, "other": nn.Linear(2, 2)})
-    report = Monitor(probe(), **MODES).measure(whole, 0, network=lambda: whole["body"])
+    report = Monitor(probe(), **MODES).measure(whole, 0, network=lambda own: own["body"])
     assert report.scalars() == diagnose(net, *probe(), measure=["modes"]).scalars()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from netdyn._utils import checks
 from netdyn._utils.distributed import Processes, is_sharded
 from netdyn._utils.options import offering, takes_options_of
 from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import restored
+from netdyn.isolation.isolated import shadowed
 from netdyn.loggers.find import destination
 from netdyn.monitor import Monitor
 from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
@@ -128,7 +128,7 @@ class DynamicsMonitor(Callback):
         """Collect the probe from the first batches, if the data set cannot be read."""
         if self._collector is not None:
             collector = self._collector
-            with restored(pl_module, trainer.datamodule, self.monitor.unpack):  # type: ignore[attr-defined]
+            with shadowed(self.monitor.unpack) as (collector.unpack,):
                 if not self._guarded(lambda: self._collect(collector, batch, pl_module)):
                     self._collector, self._unusable = None, True
             first = self.monitor.probe is not None and not self.monitor.evaluations
@@ -169,7 +169,7 @@ class DynamicsMonitor(Callback):
         if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module
-        self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer, pl_module))
+        self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer))
         self._publish(trainer)
         self._release()
 
@@ -203,7 +203,7 @@ class DynamicsMonitor(Callback):
         if self.monitor.probe is None or self._unusable:
             return
         self._measured_step = trainer.global_step
-        self.monitor.measure(pl_module, step, network=partial(self._network, trainer, pl_module))
+        self.monitor.measure(pl_module, step, network=partial(self._network, trainer))
         self._publish(trainer)
 
     def _publish(self, trainer: Trainer) -> None:
@@ -221,11 +221,10 @@ class DynamicsMonitor(Callback):
         Raises:
             ValueError: If the LightningModule has no ``forward`` and not exactly one child with parameters.
         """
-        forward = self.monitor.config.forward
         module: nn.Module = pl_module
-        if forward is None and type(pl_module).forward.__qualname__ == "LightningModule.forward":
+        if self.monitor.config.forward is None and type(pl_module).forward.__qualname__ == "LightningModule.forward":
             module = _only_child(pl_module)
-        return Adapter(module, forward, context=trainer.precision_plugin.forward_context)
+        return Adapter(module, context=trainer.precision_plugin.forward_context)
 
     def _get_probes(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the probes; of several processes the first one reads, and sends what it has read to the others."""
@@ -255,14 +254,12 @@ class DynamicsMonitor(Callback):
             trainer.state.stage = stage
 
     def _read(self, given: Any, loaders: Any, trainer: Trainer, pl_module: LightningModule) -> Probe | None:
-        def transfer(batch: Any) -> Any:
-            return _transfer(trainer, pl_module, batch)
-
         monitor = self.monitor
         loader, _, others = first_of(loaders)
-        options = (monitor.probe_size, monitor.config.seed, transfer, monitor.unpack)
-        restoring = restored(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-        with offering(Monitor), restoring, torch.no_grad():
+        hooks = _transfer_hooks(trainer)
+        copies = shadowed(pl_module, *hooks.values(), monitor.unpack, quiet=True)
+        with offering(Monitor), copies as (_, *own, unpack), torch.no_grad():
+            options = (monitor.probe_size, monitor.config.seed, partial(_transfer, trainer, own), unpack)
             if given is not None:
                 return given_probe(given, *options)
             together = loaders is trainer.train_dataloader and (others or isinstance(loaders, Mapping))
@@ -340,8 +337,16 @@ def _only_child(pl_module: LightningModule) -> nn.Module:
     return next(iter(children.values()))
 
 
-def _transfer(trainer: Trainer, pl_module: LightningModule, batch: Any) -> Any:
-    """Convert a batch as training does: precision, the module's transfer hooks, device."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+def _transfer_hooks(trainer: Trainer) -> dict[str, Callable[..., Any]]:
+    """The hooks of the module, or of the data module, through which training's batches pass."""
+    owners = trainer._data_connector._datahook_selector
+    assert owners is not None
+    names = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    return {name: getattr(owners.get_instance(name), name) for name in names}
+
+
+def _transfer(trainer: Trainer, hooks: Sequence[Callable[..., Any]], batch: Any) -> Any:
+    """Convert a batch as training does: precision, the transfer hooks, device."""
+    before, transfer, after = hooks
+    batch = before(trainer.precision_plugin.convert_input(batch), 0)
+    return after(transfer(batch, trainer.strategy.root_device, 0), 0)

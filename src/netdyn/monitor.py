@@ -23,8 +23,8 @@ from netdyn.basins.change import Influences, sample_change, weight_change
 from netdyn.budget import Budget
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate, raise_it
-from netdyn.isolation.adapter import Adapter
-from netdyn.isolation.isolated import isolated, restored
+from netdyn.isolation.adapter import isolated_task
+from netdyn.isolation.isolated import name_shared, shadowed
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
 from netdyn.probes.loaders import check_given, given_probe, on_device_of
@@ -36,6 +36,9 @@ from netdyn.report.results import Report
 from netdyn.schedules import by_steps
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
 from netdyn.tracing.rows import RowMemory
+
+#: The part of a model to run, as a function of the model.
+Part = Callable[[nn.Module], nn.Module]
 
 
 @takes_options_of(Config)
@@ -176,13 +179,14 @@ class Monitor:
 
     # --- what ---
 
-    def measure(self, model: nn.Module, step: int, *, network: Callable[[], nn.Module] | None = None) -> Report | None:
+    def measure(self, model: nn.Module, step: int, *, network: Part | None = None) -> Report | None:
         """Measure a network, and send the results to the loggers.
 
         Args:
             model: The network; it is left as it was found.
             step: The step to log the results at.
-            network: Makes the module to run, if that is not ``model`` itself but a part of it, or an adapter.
+            network: ``network(model)`` → the module to run, if that is not ``model`` itself but a part of it. It gets a
+                copy of ``model``.
 
         Returns:
             The report; None if the evaluation was skipped to keep to ``max_overhead``, or failed.
@@ -242,9 +246,7 @@ class Monitor:
             weight_change=weight_change(now["weight"], before.get("weight")),
         )
 
-    def close(
-        self, model: nn.Module | None = None, step: int | None = None, *, network: Callable[[], nn.Module] | None = None
-    ) -> None:
+    def close(self, model: nn.Module | None = None, step: int | None = None, *, network: Part | None = None) -> None:
         """End of training: draw the last report, at its own step, and close the files that were opened here.
 
         Args:
@@ -271,14 +273,14 @@ class Monitor:
         """Read the probes, onto the device of the network."""
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
-        options = (self.probe_size, self.config.seed, on_device_of(model), self.unpack)
-        with offering(Monitor), restored(model), torch.no_grad():
+        with offering(Monitor), shadowed(self.unpack) as (unpack,), torch.no_grad():
+            options = (self.probe_size, self.config.seed, on_device_of(model), unpack)
             self.probe = given_probe(self.given_probe, *options)
             if self.given_val_probe is not None:
                 self.val_probe = given_probe(self.given_val_probe, *options)
 
     def _evaluated(
-        self, model: nn.Module, network: Callable[[], nn.Module] | None, config: Config, per_class: bool
+        self, model: nn.Module, network: Part | None, config: Config, per_class: bool
     ) -> tuple[Report | None, float]:
         """The report on the network, None if it failed, and the seconds of training before; its time counts either way.
 
@@ -286,18 +288,18 @@ class Monitor:
         """
         # A local list is not restored afterwards; attributes of a monitor that the model refers to are.
         found: list[Report] = []
-        probe, forward = self.probe, config.forward
+        probe, criterion = self.probe, config.criterion
         assert probe is not None
+        task: dict[str, Any] = {"forward": config.forward, "observer_hooks": config.observer_hooks or ()}
 
         def work() -> None:
-            with isolated(model), restored(forward, config.criterion):
-                self.processes.align(model.buffers())
-                own = network() if network is not None else Adapter(model, forward)
+            with isolated_task(model, criterion, part=network, **task) as (own, own_criterion):
+                self.processes.align(own.buffers())
                 found.append(
                     evaluate(
                         own,
                         probe,
-                        config,
+                        replace(config, criterion=own_criterion),
                         val_probe=self.val_probe,
                         processes=self.processes,
                         on_failure=raise_it if self.strict else self._warn_of_failure,
@@ -309,6 +311,9 @@ class Monitor:
                     )
                 )
 
+        if not self.evaluations:
+            # What cannot be copied is named before it is used: `guarded` warns at its end.
+            self.guarded(lambda: name_shared(model, config.forward, criterion))
         done, seconds, trained, spent = self.guarded(work)
         self.budget.last, self.budget.spent = seconds, spent + seconds
         return found[0] if done else None, trained
@@ -407,9 +412,7 @@ class Monitor:
         self._drawn = True
         self._draw(lambda: report.figures() | self.history.figures(), self._last_step)
 
-    def _draw_last(
-        self, report: Report, model: nn.Module | None, step: int, network: Callable[[], nn.Module] | None
-    ) -> None:
+    def _draw_last(self, report: Report, model: nn.Module | None, step: int, network: Part | None) -> None:
         """Draw the last report and the trained network, if the time that the first drawing took fits into the budget.
 
         Each is drawn at the step that it belongs to.

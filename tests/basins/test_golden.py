@@ -137,7 +137,7 @@ def test_accuracy_under_noise_is_foolboxs(sigma):
             lost = attack(model, ep.astensor(x), ep.astensor(target), epsilons=sigma * math.sqrt(64))[2]
             right.append(~lost.raw)
     theirs = torch.stack(right).double()
-    with isolated(network):
+    with isolated(network) as (network,):
         evaluator = prepare(network, x, target, None, None)
         noise = Noise.at(network, x, evaluator.by_sample, None, seed=0)
         levels = torch.full((20, len(x)), math.log(sigma), dtype=torch.float64)

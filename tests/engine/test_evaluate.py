@@ -61,7 +61,7 @@ def evaluated(case, val_probe=None, distributions=True, **options):
     """The report, and what failed on the way."""
     net, x, target = case
     failed = []
-    with isolated(net):
+    with isolated(net) as (net,):
         report = evaluate.evaluate(
             net,
             Probe(x, target),
@@ -519,12 +519,12 @@ class Bent(nn.Module):
 def test_few_samples_are_asked_where_they_agree_and_all_where_they_do_not(make, gradients, monkeypatch):
     model, (x, _) = make(), plain_probe()
     choice = choose(model, discover(model, x), None)
-    with counted(monkeypatch, torch.autograd, "grad") as calls, isolated(model):
-        maps = characteristic.input_maps(model, x, choice)
+    with counted(monkeypatch, torch.autograd, "grad") as calls, isolated(model) as (own,):
+        maps = characteristic.input_maps(own, x, choice)
     assert len(calls) == gradients
     monkeypatch.setattr(characteristic, "MAP_SAMPLES", (MANY_SAMPLES,))
-    with isolated(model):
-        whole = characteristic.input_maps(model, x, choice)
+    with isolated(model) as (own,):
+        whole = characteristic.input_maps(own, x, choice)
     assert torch.allclose(maps, whole, atol=1e-6)
 
 
@@ -579,7 +579,7 @@ def trained():
 def searched(case, search, **options):
     """The result of a search."""
     network, x, target = case
-    with isolated(network):
+    with isolated(network) as (network,):
         return search(prepare(network, x, target, None, None), 1e-3, 1e1, **options)
 
 

@@ -175,7 +175,7 @@ def test_where_nothing_can_be_read_the_reason_is_given(kind, module):
 def test_without_layers_the_other_measures_come(layers, error):
     network, failed = fill(Late()).eval(), []
     said = re.escape("['first'] mix or sort the samples of a batch")
-    with isolated(network), pytest.warns(DynamicsWarning, match=said):
+    with isolated(network) as (network,), pytest.warns(DynamicsWarning, match=said):
         report = evaluate(
             network,
             Probe(samples(), labels()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import multiprocessing
 import pickle
@@ -136,7 +137,7 @@ def criterion_that_counts() -> Training:
 
 
 def compiled_without_hooks() -> Training:
-    training = modules.SCENARIOS["compiled_validated"]()
+    training = modules.SCENARIOS["compiled_function"]()
     training.monitor["measure"] = ["sample_basin"]
     return training
 
@@ -183,34 +184,58 @@ def python_generator_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(isolation, "random", Without(isolation.random, setstate=nothing))
 
 
+def measured_on_the_original(patch: pytest.MonkeyPatch) -> None:
+    """The copies are the originals, which nothing guards."""
+    patch.setattr(isolation.Shadows, "_copy", lambda self, value, where: value)
+
+
+def in_place(guard: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Take a guard away from a network that is measured in place, because it cannot be copied."""
+
+    @functools.wraps(guard)
+    def take_away(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(isolation, "_cannot_be_copied", lambda model: True)
+        guard(patch)
+
+    return take_away
+
+
+@in_place
 def nothing_restored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot.Snapshot, "restore", nothing)
 
 
+@in_place
 def tensors_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_tensor", nothing_kept)
 
 
+@in_place
 def attributes_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_dict", nothing_kept)
 
 
+@in_place
 def lists_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_list", nothing_kept)
 
 
+@in_place
 def sets_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_set", nothing_kept)
 
 
+@in_place
 def own_generators_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_generator", nothing_kept)
 
 
+@in_place
 def arrays_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_array", nothing_kept)
 
 
+@in_place
 def gradients_not_kept(patch: pytest.MonkeyPatch) -> None:
     """The map is taken by a backward pass, which adds to gradients; what hangs on parameters is not put back."""
 
@@ -222,6 +247,7 @@ def gradients_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_parameter", nothing_kept)
 
 
+@in_place
 def objects_not_followed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_attributes", lambda value: [])
 
@@ -230,20 +256,20 @@ def modes_left_alone(patch: pytest.MonkeyPatch) -> None:
     """Measure in whatever mode the modules are: normalisations learn, dropouts draw (and are given back)."""
 
     @contextmanager
-    def naive(model: nn.Module) -> Iterator[None]:
+    def naive(*given: Any, **options: Any) -> Iterator[tuple[Any, ...]]:
         with isolation.rng_restored(), torch.no_grad():
-            yield
+            yield given
 
     patch.setattr(monitoring, "isolated", naive)
 
 
 def modes_by_eval_and_train(patch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def naive(model: nn.Module) -> Iterator[None]:
+    def naive(model: nn.Module, *functions: Any, **options: Any) -> Iterator[tuple[Any, ...]]:
         training = model.training
         with isolation.rng_restored(), torch.no_grad():
             model.eval()
-            yield
+            yield model, *functions
             model.train(training)
 
     patch.setattr(monitoring, "isolated", naive)
@@ -258,7 +284,7 @@ def inference_mode_not_left(patch: pytest.MonkeyPatch) -> None:
 
 
 def logging_not_silenced(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(isolation, "_silence_logging", nothing)
+    patch.setattr(isolation, "_quieten", nothing)
 
 
 def loader_iterated(patch: pytest.MonkeyPatch) -> None:
@@ -274,18 +300,20 @@ def data_set_not_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def hooks_for_batches_not_kept(patch: pytest.MonkeyPatch) -> None:
-    """What the user's own functions change while the probe is read or gathered is not put back."""
-    patch.setattr(callback, "restored", no_context)
+    """The user's own functions are called, not copies of them, while the probe is read or gathered."""
 
+    @contextmanager
+    def naive(*given: Any, **options: Any) -> Iterator[list[Any]]:
+        yield list(given)
 
-def criterion_not_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(monitoring, "restored", no_context)
+    patch.setattr(callback, "shadowed", naive)
 
 
 def batches_not_copied(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loaders, "detached_copy", lambda batch: batch)
 
 
+@in_place
 def weights_shaken_in_place(patch: pytest.MonkeyPatch) -> None:
     """Add the noise and take it off again; the snapshot would put the weights back: both must be gone."""
 
@@ -304,10 +332,12 @@ def weights_shaken_in_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_parameter", nothing_kept)
 
 
+@in_place
 def parameters_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(snapshot, "_save_parameter", nothing_kept)
 
 
+@in_place
 def hooks_left_behind(patch: pytest.MonkeyPatch) -> None:
     """Hooks are taken off after the run, and the snapshot would take them off too: both must be gone."""
 
@@ -336,6 +366,10 @@ GUARDS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], Training],
     (numpy_generator_not_kept, modules.SCENARIOS["forward_draws_from_global_generators"], "/generators/numpy"),
     (python_generator_not_kept, modules.SCENARIOS["forward_draws_from_global_generators"], "/generators/python"),
     (generators_not_kept, plain, "/generators/"),
+    (measured_on_the_original, plain, "/training:"),
+    (measured_on_the_original, modules.SCENARIOS["forward_averages_in_buffers"], "/content/_buffers"),
+    (measured_on_the_original, modules.SCENARIOS["forward_fills_containers"], "/content/as_list"),
+    (measured_on_the_original, modules.SCENARIOS["forward_draws_from_own_generators"], "/content/torch_generator"),
     (nothing_restored, plain, "/training:"),
     (tensors_not_kept, modules.SCENARIOS["forward_averages_in_buffers"], "/content/_buffers"),
     (attributes_not_kept, modules.SCENARIOS["forward_updates_metrics"], "forward_accuracy"),
@@ -357,7 +391,7 @@ GUARDS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], Training],
     (data_set_not_kept, data_set_with_generator, "/steps"),
     (hooks_for_batches_not_kept, data.SCENARIOS["transfer_hook_uses_plain_helper_object"], "/steps"),
     (hooks_for_batches_not_kept, data.SCENARIOS["stream_unpacked_with_random_numbers"], "/steps"),
-    (criterion_not_kept, criterion_that_counts, "/watched/tally"),
+    (measured_on_the_original, criterion_that_counts, "/watched/tally"),
     (batches_not_copied, unpack_that_empties, "KeyError"),
     (weights_shaken_in_place, plain, "/content/_parameters"),
     (parameters_not_kept, modules.SCENARIOS["embedding_with_a_largest_norm"], "/steps"),

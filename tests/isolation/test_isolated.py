@@ -229,18 +229,39 @@ def test_the_portrait_notices_what_an_unruly_forward_does(prepare, misbehave):
 def test_what_a_forward_does_to_its_module_is_undone(prepare, misbehave, training):
     network = Unruly(prepare, misbehave).train(training)
     before = portrait(network)
-    with isolated(network):
+    with isolated(network) as (own,):
+        own(samples())
+        own(samples())
+        assert portrait(network) == before
+    assert portrait(network) == before
+
+
+class MeasuredInPlace(Unruly):
+    """What ends with the object must not end with a copy."""
+
+    def __del__(self):
+        pass
+
+
+@unruly
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_it_is_undone_where_the_network_cannot_be_copied(prepare, misbehave, training):
+    network = MeasuredInPlace(prepare, misbehave).train(training)
+    before = portrait(network)
+    with isolated(network) as (own,):
+        assert own is network
         network(samples())
         network(samples())
     assert portrait(network) == before
 
 
 @unruly
-def test_it_is_undone_also_when_the_forward_fails(prepare, misbehave):
-    network = Unruly(prepare, misbehave, fails=True)
+@pytest.mark.parametrize("kind", [Unruly, MeasuredInPlace])
+def test_it_is_undone_also_when_the_forward_fails(kind, prepare, misbehave):
+    network = kind(prepare, misbehave, fails=True)
     before = portrait(network)
-    with pytest.raises(ArithmeticError, match="out of luck"), isolated(network):
-        network(samples())
+    with pytest.raises(ArithmeticError, match="out of luck"), isolated(network) as (own,):
+        own(samples())
     assert portrait(network) == before
 
 
@@ -264,8 +285,8 @@ def test_a_second_measurement_gives_the_same(prepare, misbehave):
 def test_it_is_undone_also_after_an_interrupt():
     network = Unruly(*UNRULY["buffer"])
     before = portrait(network)
-    with contextlib.suppress(KeyboardInterrupt), isolated(network):
-        network(samples())
+    with contextlib.suppress(KeyboardInterrupt), isolated(network) as (own,):
+        own(samples())
         raise KeyboardInterrupt
     assert portrait(network) == before
 
@@ -295,8 +316,8 @@ def test_inside_everything_is_in_eval_mode_and_afterwards_as_it_was():
     network = networks.frozen_bn(networks.bn_mlp())
     flags = [module.training for module in network.modules()]
     assert len(set(flags)) == 2
-    with isolated(network):
-        assert not any(module.training for module in network.modules())
+    with isolated(network) as (own,):
+        assert not any(module.training for module in own.modules())
         assert not torch.is_grad_enabled()
     assert [module.training for module in network.modules()] == flags
     assert torch.is_grad_enabled()
@@ -362,8 +383,8 @@ def test_compiled_modules_run_eagerly_and_no_new_graph_is_made():
         return graph.forward
 
     compiled = torch.compile(networks.bn_mlp().eval(), backend=backend)
-    with isolated(compiled):
-        inside = compiled(samples())
+    with isolated(compiled) as (own,):
+        inside = own(samples())
     assert graphs == []
     with torch.no_grad():
         torch.testing.assert_close(compiled(samples()), inside)
@@ -439,8 +460,8 @@ def test_a_buffer_that_has_not_changed_is_not_written_to(statistic):
     network.bn1.running_mean[0] = statistic
     tensors = [*network.buffers(), *network.parameters()]
     versions = [tensor._version for tensor in tensors]
-    with isolated(network):
-        network(samples())
+    with isolated(network) as (own,):
+        own(samples())
     assert [tensor._version for tensor in tensors] == versions
 
 

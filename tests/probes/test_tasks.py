@@ -13,7 +13,7 @@ from networks import CLASSES, Ending, bn_mlp, fill, labels, samples
 
 
 def prepared(network, target, inputs=None, criterion=None, batch_size=None):
-    with isolated(network):
+    with isolated(network) as (network,):
         return prepare(network, samples(len(target)) if inputs is None else inputs, target, criterion, batch_size)
 
 

@@ -124,6 +124,13 @@ def function(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a function, got {value!r} of type {type(value).__name__}.")
 
 
+def hooks(name: str, value: Any) -> None:
+    """Check that ``value`` is None, or a list of functions and of names."""
+    listed = isinstance(value, list | tuple)
+    if value is not None and not (listed and all(isinstance(item, str) or callable(item) for item in value)):
+        raise TypeError(f"`{name}` must be a list of hooks, or of names of packages, got {value!r}.")
+
+
 def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
     """Return class labels as int64 ``[samples]``."""
     whole("num_classes", num_classes)

@@ -47,6 +47,8 @@ class Config:
         forward: ``forward(model, inputs)`` → outputs. None: ``model(inputs)``, or ``model(**inputs)`` and
             ``model(*inputs)`` where the model's ``forward`` takes a mapping or a sequence so. Of an output that is no
             tensor, ``.logits``, ``["logits"]`` or the first item of a tuple are the logits.
+        observer_hooks: Hooks of the model that only look at it, and must not see measurements: the hooks themselves, or
+            names of the packages that register them. Hooks of wandb and other loggers are known.
         batch_size: Samples per forward pass. None: the whole probe at once.
         task: What the targets are: ``"classes"`` (labels ``[samples]``, or one per position ``[samples, …]`` of logits
             ``[samples, classes, …]`` or ``[samples, positions, classes]``), ``"multilabel"`` (zeros and ones
@@ -80,6 +82,7 @@ class Config:
     tolerance: float = TOLERANCE
     noise_at: list[str] | None = None
     forward: Callable[[Any, Any], Any] | None = None
+    observer_hooks: list[str | Callable[..., Any]] | None = None
     batch_size: int | None = None
     task: Task = "auto"
     ignore_index: int = -100
@@ -97,6 +100,7 @@ class Config:
         checks.names("weight_layers", self.weight_layers, words=("each",))
         checks.names("noise_at", self.noise_at, of="names of modules or inputs")
         checks.function("criterion", self.criterion)
+        checks.hooks("observer_hooks", self.observer_hooks)
         checks.function("forward", self.forward)
         checks.whole("max_classes", self.max_classes, minimum=2)
         checks.fraction("alpha", self.alpha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,8 +14,7 @@ from netdyn._utils.distributed import Processes
 from netdyn._utils.options import takes_options_of
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
-from netdyn.isolation.adapter import isolated_network
-from netdyn.isolation.isolated import restored
+from netdyn.isolation.adapter import isolated_task
 from netdyn.probes.loaders import first_loader, given_probe, on_device_of
 from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import input_and_target
@@ -96,8 +96,11 @@ def diagnose(
             return Probe(inputs, target)
         return given_probe(given, probe_size, config.seed, on_device_of(model), unpack or input_and_target)
 
-    own = (config.forward, config.criterion, unpack)
-    with isolated_network(model, config.forward) as network, restored(*own):
+    task = isolated_task(
+        model, config.criterion, unpack, forward=config.forward, observer_hooks=config.observer_hooks or ()
+    )
+    with task as (network, criterion, unpack):
+        config = replace(config, criterion=criterion)
         return evaluate(
             network,
             probe("", inputs, target),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from netdyn._utils.trees import Inputs
 from netdyn.isolation.call_errors import call_explained
 from netdyn.isolation.isolated import isolated
+from netdyn.isolation.wrappers import unwrapped
 
 #: Kinds of parameters that take an argument by position.
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -22,11 +23,13 @@ class Adapter(nn.Module):
 
     The module is called as ``forward(module, inputs)`` if that is given, else as :func:`call` does. The adapter shares
     the module's dictionaries, so that a parameter that :func:`torch.func.functional_call` replaces here is replaced in
-    the module. Each call enters a ``context`` of its own (mixed precision).
+    the module. Each call enters a ``context`` of its own (mixed precision), and may ``convert`` the inputs. An adapter
+    of an adapter takes its place.
     """
 
     _call: Callable[[Any, Inputs], Any]
     _context: Callable[[], AbstractContextManager[Any]]
+    _convert: Callable[[Inputs], Inputs] | None
     _module: nn.Module
 
     def __init__(
@@ -34,11 +37,15 @@ class Adapter(nn.Module):
         module: nn.Module,
         forward: Callable[[Any, Inputs], Any] | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        convert: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(module, Adapter):
+            forward = forward or module._call
+            context, convert, module = module._context, module._convert, module._module
         shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
         self.__dict__.update({name: getattr(module, name) for name in shared})
-        self.__dict__.update(_module=module, _call=forward or call, _context=context)
+        self.__dict__.update(_module=module, _call=forward or call, _context=context, _convert=convert)
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
         """The modules that run: the adapted one in place of the adapter."""
@@ -46,15 +53,36 @@ class Adapter(nn.Module):
 
     def forward(self, inputs: Inputs, /) -> Any:
         """The logits."""
+        inputs = inputs if self._convert is None else self._convert(inputs)
         with self._context(), call_explained(self._module, self._call, inputs, own=self._call is not call):
             return opened(self._call(self._module, inputs))
 
 
 @contextmanager
+def isolated_task(
+    model: nn.Module,
+    *functions: Any,
+    forward: Callable[[Any, Inputs], Any] | None = None,
+    part: Callable[[nn.Module], nn.Module] | None = None,
+    observer_hooks: Sequence[Any] = (),
+) -> Iterator[tuple[Any, ...]]:
+    """A network in place of the model, called with inputs alone and putting out logits, and copies of ``functions``.
+
+    ``part`` picks the part of the model to run. See :func:`isolated`.
+    """
+    _, precision = unwrapped(model)
+    with isolated(model, forward, *functions, observer_hooks=observer_hooks) as (own, forward, *others):
+        own = own if part is None else part(own)
+        if precision is not None:
+            own = Adapter(own, context=precision.forward_context, convert=precision.convert_input)
+        yield Adapter(own, forward), *others
+
+
+@contextmanager
 def isolated_network(model: nn.Module, forward: Callable[[Any, Inputs], Any] | None = None) -> Iterator[nn.Module]:
-    """Inside, the module is isolated; yields a network that is called with inputs alone and puts out logits."""
-    with isolated(model):
-        yield Adapter(model, forward)
+    """The network of :func:`isolated_task`."""
+    with isolated_task(model, forward=forward) as (network,):
+        yield network
 
 
 def call(module: nn.Module, inputs: Inputs) -> Any:
@@ -83,7 +111,7 @@ def opened(output: Any) -> Any:
 
 def _parameters(module: nn.Module) -> list[inspect.Parameter]:
     """The parameters of a module's ``forward``; of a wrapper that takes anything, those of its only child's."""
-    module = getattr(module, "_orig_mod", module)  # a compiled module
+    module, _ = unwrapped(module)
     try:
         own = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):

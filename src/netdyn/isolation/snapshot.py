@@ -16,17 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import Parameter, is_lazy
 
 from netdyn._utils.distributed import is_shard
+from netdyn.isolation.shadow import LARGEST_BYTES, LONGEST, SYSTEM, is_foreign
 
 Restore = Callable[[], object]
 
-#: Larger tensors and arrays count as data and are not saved; the members of longer containers are not followed.
-LARGEST_BYTES, LONGEST = 1 << 24, 10_000
-#: Packages whose objects are not followed: they lead to threads, files and everything else.
-_FOREIGN = (
-    *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "tensorboard", "netdyn"),
-    *("threading", "_thread", "queue", "multiprocessing", "concurrent", "asyncio"),
-    *("logging", "_io", "io", "functools", "builtins"),
-)
+_ABSENT = object()
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
@@ -81,11 +75,14 @@ def _save_array(array: np.ndarray[Any, Any]) -> Restore:
 
 def _save_generator(generator: Any) -> Restore:
     if isinstance(generator, torch.Generator):
-        return functools.partial(generator.set_state, generator.get_state())
+        before = generator.get_state()
+        return lambda: None if torch.equal(generator.get_state(), before) else generator.set_state(before)
     if isinstance(generator, random.Random):
-        return functools.partial(generator.setstate, generator.getstate())
+        state = generator.getstate()
+        return lambda: None if generator.getstate() == state else generator.setstate(state)
     bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator._bit_generator
-    return functools.partial(setattr, bits, "state", bits.state)
+    kept = bits.state
+    return lambda: None if repr(bits.state) == repr(kept) else setattr(bits, "state", kept)
 
 
 def _save_dict(content: dict[Any, Any]) -> Restore:
@@ -102,15 +99,35 @@ def _save_dict(content: dict[Any, Any]) -> Restore:
 
 
 def _save_list(content: list[Any]) -> Restore:
-    return functools.partial(content.__setitem__, slice(None), list(content))
+    before = list(content)
+    return lambda: None if _same(content, before) else content.__setitem__(slice(None), before)
 
 
 def _save_set(content: set[Any] | deque[Any]) -> Restore:
     before = list(content)
 
     def restore() -> None:
-        content.clear()
-        content.update(before) if isinstance(content, set) else content.extend(before)
+        # A reader elsewhere would not survive a rewriting.
+        if not _same(list(content), before):
+            content.clear()
+            content.update(before) if isinstance(content, set) else content.extend(before)
+
+    return restore
+
+
+def _same(members: list[Any], before: list[Any]) -> bool:
+    return len(members) == len(before) and all(a is b for a, b in zip(members, before, strict=False))
+
+
+def save_class(kind: type) -> Restore:
+    """Put back the attributes of a class that are no methods, where others have taken their place."""
+    before = dict(vars(kind))
+
+    def restore() -> None:
+        for name, value in list(vars(kind).items()):
+            kept = before.get(name, _ABSENT)
+            if value is not kept and not (callable(value) or hasattr(value, "__get__")):
+                delattr(kind, name) if kept is _ABSENT else setattr(kind, name, kept)
 
     return restore
 
@@ -127,7 +144,10 @@ class Snapshot:
             value = todo.pop()
             if id(value) not in self._seen and not isinstance(value, str | bytes | int | float | type(None) | type):
                 self._seen[id(value)] = value
-                restore, members = self._save(value)
+                try:
+                    restore, members = self._save(value)
+                except Exception:  # an object that cannot be looked at
+                    continue
                 if restore is not None:
                     self._undo.append(restore)
                 todo += members
@@ -201,10 +221,7 @@ def _attributes(value: Any) -> list[Any]:
     if not isinstance(attributes, dict) or isinstance(value, types.ModuleType | types.FunctionType):
         return []
     # Trainers, loggers and callbacks lead to everything else, also those of the user's own class.
-    away = any(base.__name__ in ("Trainer", "Logger", "Callback") and _is_foreign(base) for base in type(value).__mro__)
-    own = not _is_foreign(type(value)) and not away
+    kind = type(value)
+    away = any(base.__name__ in ("Trainer", "Logger", "Callback") and is_foreign(base) for base in kind.__mro__)
+    own = not (is_foreign(kind) or kind.__module__.partition(".")[0] in SYSTEM or away)
     return [attributes] if own or isinstance(value, torch.utils.data.Dataset) else []
-
-
-def _is_foreign(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in _FOREIGN

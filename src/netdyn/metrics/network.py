@@ -15,7 +15,6 @@ from netdyn._utils.trees import Inputs, count
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import evaluate
 from netdyn.isolation.adapter import isolated_network
-from netdyn.isolation.isolated import restored
 from netdyn.linear.tails import linear_tail
 from netdyn.metrics.base import SampleMetric, StateMetric
 from netdyn.probes.batchnorm import right_answers_gained
@@ -253,7 +252,7 @@ class NetworkModes(SampleMetric):
 
     def _measure(self, model: nn.Module, inputs: Inputs, target: Tensor) -> dict[str, float]:
         config = self.config
-        with isolated_network(model, config.forward) as network, restored(config.forward):
+        with isolated_network(model, config.forward) as network:
             return evaluate(network, Probe(inputs, target), config, distributions=False).scalars()
 
     def compute(self) -> dict[str, Tensor]:
