@@ -134,7 +134,9 @@ def test_the_batch_norm_gap_of_pixels_is_that_of_all_pixels(pixels):
 def test_modes_are_of_the_pixels_with_a_label(pixels):
     net, x, y = pixels
     with pytest.warns(DynamicsWarning, match=r"The layers \['down'\] have no modes.*positions of the labels, \[6, 6\]"):
-        first, down = diagnose(net, x, y, measure=["modes", "linear"]).layers
+        report = diagnose(net, x, y, measure=["modes", "linear"])
+    assert '"-" in down: the layer\'s fields do not have the positions that have a label each.' in str(report)
+    first, down = report.layers
     known = y >= 0
     fields = field_of(net, net.norm, x).movedim(1, -1)[known]
     tuning = reference.class_tuning(fields, y[known], 3)

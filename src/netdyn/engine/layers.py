@@ -183,7 +183,9 @@ class _LayerReader:
             judged = {name: self._judged(linear, true) for name, linear in tails.logits(true).items()} | judged
             for name in judged.keys() & self.reports.keys():
                 self.reports[name] = replace(self.reports[name], **judged[name])
-        unreached = self.map.unreached
+        if evaluator.positions is not None and self.modes:
+            self.elsewhere = [name for name in self.map if name in self.reports and not self.reports[name].sampled]
+        unreached = self.map.unreached | dict.fromkeys(self.elsewhere, "elsewhere")
         layers = tuple(
             replace(self.reports[name], unreached=unreached.get(name, "")) for name in self.map if name in self.reports
         )
@@ -229,7 +231,7 @@ class _LayerReader:
 
     def tell_of_other_positions(self) -> None:
         """Warn once of the layers that have no modes."""
-        if self.modes and self.elsewhere and self.evaluator.positions is not None:
+        if self.elsewhere and self.evaluator.positions is not None:
             checks.warn(
                 f"The layers {self.elsewhere} have no modes: their fields do not have the positions of the labels, "
                 f"{list(self.evaluator.positions.shape)}."
@@ -250,9 +252,7 @@ class _LayerReader:
         if not self.modes:
             return
         if self.evaluator.positions is not None and fields.ndim == 2:
-            if name not in self.elsewhere:
-                self.elsewhere.append(name)
-                self.reports[name] = LayerReport(name, self.units[name], 0, affine_defect=self.map.affine_defect[name])
+            self.reports[name] = LayerReport(name, self.units[name], 0, affine_defect=self.map.affine_defect[name])
             return
         if self.chosen is not None:
             chosen = self.chosen[self.part].to(fields.device)

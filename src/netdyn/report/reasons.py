@@ -11,7 +11,7 @@ from netdyn.report.results import LayerReport, Report
 
 def reasons(report: Report) -> list[str]:
     """One line for each reason why layers have no shares of OPT and NPT units, or lack samples, with their names."""
-    left = [layer for layer in report.layers if layer.sampled and math.isnan(layer.opt_fraction)]
+    left = [layer for layer in report.layers if (layer.sampled or layer.unreached) and math.isnan(layer.opt_fraction)]
     lines = []
     for why, applies in _KINDS:
         if names := [layer.name for layer in left if applies(layer)]:
@@ -39,6 +39,10 @@ _KINDS: tuple[tuple[str, Callable[[LayerReport], bool]], ...] = (
         "no gradient leads from the layer to the outputs: the network stops it (detach, no_grad, argmax), or does not "
         "use the layer for them.",
         lambda layer: layer.unreached == "detached",
+    ),
+    (
+        "the layer's fields do not have the positions that have a label each.",
+        lambda layer: layer.unreached == "elsewhere",
     ),
     ("the local field of every unit is the same for all samples.", lambda layer: layer.constant_fraction == 1),
     (

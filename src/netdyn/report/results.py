@@ -64,7 +64,8 @@ class LayerReport:
         tail_error: Standard error of ``tail_change``, from the samples' paired answers.
         linear_share: Squared correlation of the logits with those of that linear tail.
         unreached: Why the layer's wiring is unknown: ``"detached"`` (the network stops gradients on their way to the
-            outputs) or ``"untracked"`` (it runs without gradients); else empty.
+            outputs) or ``"untracked"`` (it runs without gradients); or ``"elsewhere"``: its fields do not have the
+            positions of the labels. Else empty.
         rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"false-discovery"`` or ``"none"``.
         left_out: Number of samples left out of the modes, because the layer's local fields are not finite for them.
         order_index: Order index of each measured unit ``[sampled]``.
