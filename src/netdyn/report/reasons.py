@@ -11,16 +11,17 @@ from netdyn.report.results import LayerReport, Report
 
 def reasons(report: Report) -> list[str]:
     """One line for each reason why layers have no shares of OPT and NPT units, or lack samples, with their names."""
-    left = [layer for layer in report.layers if (layer.sampled or layer.unreached) and math.isnan(layer.opt_fraction)]
+    read = [layer for layer in report.layers if layer.sampled or layer.unreached == "elsewhere"]
+    left = [layer for layer in read if math.isnan(layer.opt_fraction)]
     lines = []
     for why, applies in _KINDS:
         if names := [layer.name for layer in left if applies(layer)]:
             lines.append(f'"-" in {", ".join(names)}: {why}')
         left = [layer for layer in left if not applies(layer)]
     if without := [layer for layer in report.layers if layer.left_out]:
-        names = ", ".join(layer.name for layer in without)
+        shown = ", ".join(layer.name for layer in without)
         numbers = ", ".join(str(layer.left_out) for layer in without)
-        lines.append(f"samples left out in {names}: {numbers}, because local fields are not finite.")
+        lines.append(f"samples left out in {shown}: {numbers}, because local fields are not finite.")
     return lines
 
 
