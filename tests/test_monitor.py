@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import logging
 import math
 import warnings
@@ -17,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from clouds import FEATURES, probe
 from netdyn import DynamicsWarning, Monitor, budget, diagnose, monitor
+from netdyn._utils import checks
 from netdyn.loggers.tensorboard import last_layout, layout
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
 
@@ -529,6 +531,92 @@ def test_warnings_of_a_measurement_come_once():
     with pytest.warns(DynamicsWarning, match="^The probe holds 3 of 5 classes") as caught:
         loop(watch, steps=1)
     assert len(caught) == 1
+
+
+class Telling(nn.Module):
+    """Warns of other layers each time, and of two at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, _ = made()
+        self.calls = itertools.count()
+
+    def forward(self, x):
+        for _ in range(2):
+            checks.warn(f"The layers {'abcdefghij'[: next(self.calls) % 10]} and others are odd.")
+        return self.net(x)
+
+
+def test_a_kind_of_warning_comes_once_though_its_words_change():
+    watch = Monitor(probe(), measure=["sample_basin"])
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        for step in range(3):
+            watch.measure(Telling(), step)
+            if step == 0:
+                first = [str(warning.message) for warning in caught]
+    # All that the first evaluation has to say, each text once, and nothing of this kind later.
+    assert len(first) > 1
+    assert len(set(first)) == len(first)
+    assert [str(warning.message) for warning in caught] == first
+
+
+def test_a_failure_comes_once_though_its_words_change():
+    class Lost(nn.Module):
+        layers = itertools.count(1)
+
+        def forward(self, x):
+            raise RuntimeError("lost " + ", ".join("abcdefgh"[: next(self.layers)]))
+
+    watch = Monitor(probe(), **MODES)
+    with pytest.warns(UserWarning, match="lost a") as caught:
+        assert [watch.measure(Lost(), step) for step in range(4)] == [None] * 4
+    assert len(caught) == 1
+
+
+def test_another_failure_is_told_too():
+    errors = [ValueError("first"), TypeError("second"), TypeError("third")]
+
+    class Failing(nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def forward(self, x):
+            raise self.error
+
+    watch = Monitor(probe(), **MODES)
+    with pytest.warns(UserWarning, match="first|second") as caught:
+        assert [watch.measure(Failing(error), 0) for error in errors] == [None] * 3
+    assert ["first" in str(each.message) for each in caught] == [True, False]
+
+
+def test_a_run_that_begins_anew_says_everything_again():
+    x, target = probe()
+    watch = Monitor((x[target < 3], target[target < 3]), **MODES)
+    for _ in range(2):
+        with pytest.warns(DynamicsWarning, match="^The probe holds 3 of 5 classes"):
+            watch.measure(made()[0], 0)
+        watch.reset()
+
+
+@pytest.mark.parametrize(
+    ("measure", "named"),
+    [(["modes"], "'modes'"), (["linear"], "'linear'"), (["linear", "modes"], "'modes' and 'linear'")],
+)
+def test_a_failure_of_the_layers_names_what_was_asked_for(measure, named):
+    watch = Monitor(probe(), measure=measure, layers=["nope"])
+    text = f"^netdyn could not measure {named}, .* Leave {named} out of `measure`"
+    with pytest.warns(DynamicsWarning, match=text):
+        watch.measure(made()[0], 0)
+
+
+def test_the_untrained_network_and_the_first_step_are_two_columns():
+    """Lightning logs both at step 0."""
+    watch = Monitor(probe(), **MODES)
+    for step in (0, 0, 1):
+        watch.measure(made(seed=step)[0], step)
+    assert watch.history.steps == [0, 0, 1]
+    assert set(watch.history.figures()) == {"modes/map", "modes/gradient_map"}
 
 
 def test_the_network_and_every_generator_stay_as_they_were():

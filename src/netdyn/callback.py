@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,8 @@ from netdyn.report.results import Report
 
 #: An evaluation that takes more than this share of an epoch is reported.
 EXPENSIVE = 0.1
+#: What is said of a probe where there are several loaders.
+FIRST = "the first loader"
 
 
 @takes_options_of(Monitor, without=["loggers"])
@@ -232,9 +233,10 @@ class DynamicsMonitor(Callback):
         given = monitor.given_probe
         monitor.probe = self._shared(lambda: self._read(given, trainer.train_dataloader, trainer, pl_module), pl_module)
         if monitor.probe is None:
-            # A function of the user's takes the batch as training does.
-            _, path, _ = first_of(trainer.train_dataloader)
-            self._collector = Collector(monitor.probe_size, monitor.unpack, path if self._unpacks() else ())
+            self._collector = Collector(monitor.probe_size, monitor.unpack)
+            if self._unpacks():  # a function of the user's takes the whole batch, as training does
+                _, path, others = first_of(trainer.train_dataloader)
+                self._collector = Collector(monitor.probe_size, monitor.unpack, path, FIRST * others)
             rank_zero_info(
                 "DynamicsMonitor: the training data cannot be read by index; the probe is the first "
                 f"{monitor.probe_size} samples that training sees, and the first point is taken when it is full."
@@ -265,8 +267,7 @@ class DynamicsMonitor(Callback):
             together = loaders is trainer.train_dataloader and (others or isinstance(loaders, Mapping))
             if not can_read(loader) or (together and not self._unpacks()):
                 return None
-            probe = read_probe(loader, *options)
-        return replace(probe, taken=", ".join(filter(None, ("the first loader" * others, probe.taken))))
+            return read_probe(loader, *options, FIRST * others)
 
     def _unpacks(self) -> bool:
         """Whether batches are unpacked here, and not by a function of the user's, which takes those of all loaders."""

@@ -147,7 +147,7 @@ class Monitor:
     def reset(self) -> None:
         """Begin a new run: no evaluations, no history, nothing spent, nothing said."""
         self.config = self._asked
-        self._said: set[str] = set()
+        self._said: dict[str, str] = {}  # by kind
         self.budget = Budget(self.max_overhead)
         self.report: Report | None = None
         self._before: dict[str, Influences | None] = {}  # what the basins of the next evaluation are compared with
@@ -397,8 +397,8 @@ class Monitor:
             return
         if not available():
             if "figures" not in self._said:
-                self._said.add("figures")
-                self.inform("netdyn: figures need matplotlib, which the extra `plot` installs.")
+                self._said["figures"] = "netdyn: figures need matplotlib, which the extra `plot` installs."
+                self.inform(self._said["figures"])
             return
 
         def send(receiver: Destination) -> None:
@@ -487,17 +487,16 @@ class Monitor:
             said = set(self._said)  # one evaluation may say the same of several layers
             for warning in {str(warning): warning for warning in found}.values():
                 if warning.kind not in said:
-                    self._said.add(warning.kind)
-                    self._warn(warning)
+                    self._say(warning, warning.kind)
 
     def say_once(self, text: str, kind: str) -> None:
         """Warn, unless a warning of this kind has been issued before."""
         if kind not in self._said:
-            self._said.add(kind)
-            self._warn(UserWarning(text))
+            self._say(UserWarning(text), kind)
 
-    def _warn(self, warning: Warning) -> None:
+    def _say(self, warning: Warning, kind: str) -> None:
         """Issue a warning, on the first process."""
+        self._said.setdefault(kind, str(warning))
         if self.processes.rank == 0:
             warnings.warn(warning, stacklevel=3)
 

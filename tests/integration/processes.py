@@ -115,7 +115,7 @@ class Keeper(Callback):
                 "radii": None if report is None or report.weight_basin is None else report.weight_basin.radii,
                 "evaluations": self.monitor.monitor.evaluations,
                 "skipped": self.monitor.monitor.skipped,
-                "told": sorted(self.monitor.monitor._said),
+                "told": sorted(self.monitor.monitor._said.values()),
                 "callback metrics": {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(OURS)},
             }
         torch.save(record, self.folder / f"{trainer.global_rank}.pt")

@@ -31,11 +31,18 @@ def can_read(loader: Any) -> bool:
     return loader.batch_size is not None or loader.batch_sampler is not None
 
 
-def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable[[Any], Any], unpack: Unpack) -> Probe:
+def read_probe(
+    loader: DataLoader[Any],
+    size: int,
+    seed: int,
+    transfer: Callable[[Any], Any],
+    unpack: Unpack,
+    where: str = "",
+) -> Probe:
     """Read a stratified probe of ``size`` samples from a loader's data set, see :func:`netdyn.probes.reading.read`.
 
     ``seed`` seeds the choice, and the random numbers that reading draws. ``transfer`` moves a batch to the device, and
-    into the form, that the model expects.
+    into the form, that the model expects. ``where`` says which loader this is, if there are several.
     """
     dataset: Any = loader.dataset
     # The sampler may draw from some of the samples only; the others may be held-out data.
@@ -65,7 +72,7 @@ def read_probe(loader: DataLoader[Any], size: int, seed: int, transfer: Callable
         strata = target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
         chosen = stratified(strata, size, generator).to(target.device)
         inputs, target = take(inputs, chosen), target[chosen]
-    return Probe(copied(inputs), target, _taken(batch, unpack))
+    return Probe(copied(inputs), target, _taken(batch, unpack, where))
 
 
 def unpacked(unpack: Unpack, batch: Any) -> tuple[Inputs, Tensor]:
@@ -86,18 +93,20 @@ def unpacked(unpack: Unpack, batch: Any) -> tuple[Inputs, Tensor]:
     return found[0], found[1]
 
 
-def _taken(batch: Any, unpack: Unpack) -> str:
-    return what_is_taken(batch) if unpack is input_and_target else ""
+def _taken(batch: Any, unpack: Unpack, where: str = "") -> str:
+    what = what_is_taken(batch) if unpack is input_and_target else ""
+    return ", ".join(filter(None, (where, what)))
 
 
 class Collector:
     """Collects a probe of ``size`` samples from the training batches, if the data set cannot be read.
 
-    ``path`` leads to the part of a batch that counts, if it is made of the batches of several loaders.
+    ``path`` leads to the part of a batch that counts, if it is made of the batches of several loaders; ``where`` says
+    so.
     """
 
-    def __init__(self, size: int, unpack: Unpack, path: tuple[Any, ...] = ()) -> None:
-        self.size, self.unpack, self.path = size, unpack, path
+    def __init__(self, size: int, unpack: Unpack, path: tuple[Any, ...] = (), where: str = "") -> None:
+        self.size, self.unpack, self.path, self.where = size, unpack, path, where
         self.parts: list[Probe] = []
 
     def add(self, batch: Any) -> Probe | None:
@@ -106,7 +115,9 @@ class Collector:
             batch = batch[key]
         inputs, target = unpacked(self.unpack, detached_copy(batch))
         missing = self.size - sum(len(part.target) for part in self.parts)
-        self.parts.append(Probe(take(inputs, slice(0, missing)), target[:missing], _taken(batch, self.unpack)))
+        self.parts.append(
+            Probe(take(inputs, slice(0, missing)), target[:missing], _taken(batch, self.unpack, self.where))
+        )
         return self.probe() if len(target) >= missing else None
 
     def probe(self) -> Probe | None:
