@@ -220,7 +220,8 @@ def test_a_monitor_runs_the_probe_once_more_at_first_and_when_rows_change():
 def rows_of(table, order, key=("call", "a", 0)):
     rows = Rows(torch.arange(len(table)))
     for part in torch.tensor_split(order, 3):
-        rows.add(key, table[part], part)
+        rows.begin(part)
+        rows.add(key, table[part])
     return rows
 
 

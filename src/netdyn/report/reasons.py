@@ -15,8 +15,8 @@ def reasons(report: Report) -> list[str]:
     left = [layer for layer in read if math.isnan(layer.opt_fraction)]
     lines = []
     for why, applies in _KINDS:
-        if names := [layer.name for layer in left if applies(layer)]:
-            lines.append(f'"-" in {", ".join(names)}: {why}')
+        if met := [layer.name for layer in left if applies(layer)]:
+            lines.append(f'"-" in {", ".join(met)}: {why}')
         left = [layer for layer in left if not applies(layer)]
     if without := [layer for layer in report.layers if layer.left_out]:
         shown = ", ".join(layer.name for layer in without)

@@ -176,14 +176,16 @@ def read(
 
     def visit(site: Site) -> None:
         if choice.holds(site):
-            if rows is not None and samples is not None:
-                rows.add(site.key, site.axis.rows(site.field), samples)
+            if rows is not None:
+                rows.add(site.key, site.axis.rows(site.field))
             on_layer(site.name, layout(site.axis, site.field), layout(site.axis, site.output))
 
+    if rows is not None and samples is not None:
+        rows.begin(samples)
     unread = None if rows is None else rows.unread
     found = run(model, inputs, visit, promoted=choice.promoted, axes=choice.axes, unread=unread)
-    if rows is not None and samples is not None:
-        rows.add_outputs(found[0], samples)
+    if rows is not None:
+        rows.add_outputs(found[0])
     return found
 
 

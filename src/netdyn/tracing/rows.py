@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from netdyn._utils.trees import Inputs, evenly_spaced, numbers, tensors
+from netdyn._utils.trees import Inputs, evenly_spaced, tensors
 from netdyn.tracing.names import is_quantised
 from netdyn.tracing.site import Key, Unread
 
@@ -30,48 +31,64 @@ class Rows:
 
     def __init__(self, chosen: Tensor, unread: Unread | None = None) -> None:
         self.chosen = chosen  #: samples whose rows are kept, in ascending order, on the host
-        self.sums: dict[Key, Tensor] = {}  #: ``[samples, PARTS + 2]``: sums, size and number of units; NaN: not seen
         self.unread = unread or Unread()  #: inputs of activations without a row for each sample
         self.precision: dict[Key, float] = {}  #: the coarsest rounding up to a local field
         self._coarsest = 0.0
+        self._batches: list[Tensor] = []  # kept samples of each batch that has any
+        self._rows: Tensor | None = None  # of the present batch: which rows are kept; None for all
+        self._samples = 0  # in the present batch
+        self._sums: dict[Key, list[Tensor]] = {}
+        self._signs: dict[int, Tensor] = {}
 
-    def add(self, key: Key, rows: Tensor, samples: Tensor) -> None:
-        """Take the rows ``[batch, units]`` of some samples."""
-        places = torch.searchsorted(self.chosen, samples).clamp(max=len(self.chosen) - 1)
-        wanted = (self.chosen[places] == samples).nonzero()[:, 0]
-        if len(wanted) == 0:
-            return
+    def begin(self, samples: Tensor) -> None:
+        """Tell which samples, on the host, the next batch holds."""
+        kept, self._samples = torch.isin(samples, self.chosen), len(samples)
+        self._rows = None if bool(kept.all()) else kept.nonzero()[:, 0]
+        if self._rows is None or len(self._rows):
+            self._batches.append(samples[kept])
+
+    def add(self, key: Key, rows: Tensor) -> None:
+        """Take the rows ``[batch, units]`` of the present batch."""
+        if self._rows is not None:
+            if len(self._rows) == 0:
+                return
+            rows = rows.index_select(0, self._rows.to(rows.device))
         self._coarsest = max(self._coarsest, torch.finfo(rows.dtype).eps)
         self.precision[key] = self._coarsest
-        kept = rows if len(wanted) == len(samples) else rows.index_select(0, wanted.to(rows.device))
-        found = _sums(kept)
-        if key not in self.sums:
-            self.sums[key] = found.new_full((len(self.chosen), found.shape[1]), math.nan)
-        self.sums[key][places[wanted].to(found.device)] = found
+        self._sums.setdefault(key, []).append(self._reduced(rows))
+
+    def add_outputs(self, outputs: object) -> None:
+        """Take the network's outputs for the present batch, if they are one tensor."""
+        one = isinstance(outputs, Tensor) and outputs.ndim > 0 and outputs.is_floating_point()
+        if isinstance(outputs, Tensor) and one and len(outputs) == self._samples:
+            self.add(OUTPUTS, outputs.detach().reshape(len(outputs), -1))
+
+    def _reduced(self, rows: Tensor) -> Tensor:
+        """Sums of the parts of each row, with random signs, its size and its number of units: ``[rows, PARTS + 2]``."""
+        width = rows.shape[1]
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32)).nan_to_num(0.0, 0.0, 0.0)
+        if width not in self._signs:
+            generator = torch.Generator().manual_seed(width)
+            self._signs[width] = (torch.randint(0, 2, (width,), generator=generator) * 2 - 1).to(wide)
+        parts = F.pad(wide * self._signs[width], (0, -width % PARTS)).reshape(len(rows), PARTS, -1).sum(dim=2)
+        return torch.cat([parts, wide.norm(dim=1)[:, None], torch.full_like(parts[:, :1], width)], dim=1)
+
+    @property
+    def keys(self) -> list[Key]:
+        """The local fields that every batch has shown, and the outputs."""
+        return [key for key, sums in self._sums.items() if len(sums) == len(self._batches)]
 
     def seen_apart(self, other: Rows) -> set[Key]:
-        """The local fields that only one of two runs has."""
-        return (self.sums.keys() ^ other.sums.keys()) - {OUTPUTS}
+        """The local fields that only some batches, or only one of two runs, have shown."""
+        both = {*self.keys} & {*other.keys}
+        return (self._sums.keys() | other._sums.keys()) - both - {OUTPUTS}
 
-    def add_outputs(self, outputs: object, samples: Tensor) -> None:
-        """Take the network's outputs for some samples, if they are one tensor."""
-        if (
-            isinstance(outputs, Tensor)
-            and outputs.is_floating_point()
-            and outputs.ndim
-            and len(outputs) == len(samples)
-        ):
-            self.add(OUTPUTS, outputs.detach().reshape(len(outputs), -1), samples)
-
-
-def _sums(rows: Tensor) -> Tensor:
-    """Sums of the parts of each row, with random signs, its size, and its number of units."""
-    wide = rows.to(torch.promote_types(rows.dtype, torch.float32)).nan_to_num(0.0, 0.0, 0.0)
-    width = rows.shape[1]
-    generator = torch.Generator().manual_seed(width)
-    signs = torch.randint(0, 2, (width,), generator=generator).to(wide.device) * 2 - 1
-    parts = F.pad(wide * signs, (0, -width % PARTS)).reshape(len(rows), PARTS, -1).sum(dim=2)
-    return torch.cat([parts, wide.norm(dim=1)[:, None], torch.full_like(parts[:, :1], width)], dim=1)
+    def table(self, keys: Sequence[Key], chosen: Tensor) -> Tensor:
+        """The numbers of some samples, ``[keys, samples, PARTS + 2]``, on one device."""
+        order = torch.cat(self._batches).argsort()[torch.searchsorted(self.chosen, chosen)]
+        device = self._sums[keys[0]][0].device
+        found = torch.stack([torch.cat([part.to(device, torch.float32) for part in self._sums[key]]) for key in keys])
+        return found.index_select(1, order.to(device))
 
 
 @dataclass(frozen=True)
@@ -92,33 +109,32 @@ class Verdict:
 
 def compare(whole: Rows, other: Rows, coarsest: float = 0.0) -> Verdict:
     """How the rows of a run of the whole probe differ from those of the same samples in another run."""
-    places = torch.searchsorted(whole.chosen, other.chosen)
-    keys = [key for key in whole.sums if key in other.sums]
-    counts = []
-    for key in keys:
-        rounding = max(coarsest, whole.precision[key], other.precision[key])
-        counts.append(_differing(whole.sums[key], places, other.sums[key], max(SAME, ROUNDINGS * rounding)))
-    found = dict(zip(keys, numbers(counts), strict=True))
-    samples = len(other.chosen)
+    keys = [key for key in whole.keys if key in other.keys]
+    if not keys:
+        return Verdict()
+    rounding = [max(coarsest, whole.precision[key], other.precision[key]) for key in keys]
+    everything = whole.table(keys, whole.chosen)
+    own = everything if len(other.chosen) == len(whole.chosen) else whole.table(keys, other.chosen)
+    same = torch.tensor([max(SAME, ROUNDINGS * each) for each in rounding]).to(own)
+    counts = _differing(everything, own, other.table(keys, other.chosen), same[:, None])
+    (apart, far), samples = counts.tolist(), len(other.chosen)
     # Reordering moves two samples at least, and almost never few. A tie that rounding breaks may move one.
-    refused = {key for key, (_, far) in found.items() if far >= max(2, math.ceil(samples / 500))}
-    moved = {key for key, (apart, _) in found.items() if apart >= max(2.0, 0.05 * samples)}
+    refused = {key for key, count in zip(keys, far, strict=True) if count >= max(2, math.ceil(samples / 500))}
+    moved = {key for key, count in zip(keys, apart, strict=True) if count >= max(2.0, 0.05 * samples)}
     return Verdict(frozenset(refused) - {OUTPUTS}, frozenset(moved | refused))
 
 
-def _differing(whole: Tensor, places: Tensor, other: Tensor, same: float) -> Tensor:
-    """Numbers of rows ``[2]`` that differ by more than rounding, and by as much as those of different samples do."""
-    own = whole[places.to(whole.device)]
+def _differing(everything: Tensor, own: Tensor, other: Tensor, same: Tensor) -> Tensor:
+    """Numbers of rows ``[2, keys]`` that differ by more than rounding, and by as much as different samples do."""
     # Rows of a batch that is cut to its longest sample have other units: they cannot be compared.
-    known = ~((own[:, -1] != other[:, -1]) & own[:, -1].isfinite() & other[:, -1].isfinite())
-    size = own[:, PARTS] + own[:, PARTS].nanmedian()
-    difference = (own[:, :PARTS] - other[:, :PARTS]).abs()
-    beyond = difference > (same * size)[:, None]
-    usual = (whole[:, :PARTS] - whole[:, :PARTS].nanmedian(dim=0).values).abs().nanmedian(dim=0).values
-    missing = own[:, 0].isnan() | other[:, 0].isnan()
-    apart = known & (beyond.any(dim=1) | missing)
-    far = known & ((beyond & (difference > usual)).any(dim=1) | missing)
-    return torch.stack([apart.sum(), far.sum()])
+    known = own[..., -1] == other[..., -1]
+    size = own[..., PARTS] + own[..., PARTS].median(dim=1, keepdim=True).values
+    difference = (own[..., :PARTS] - other[..., :PARTS]).abs()
+    beyond = difference > (same * size)[..., None]
+    sums = everything[..., :PARTS]
+    usual = (sums - sums.median(dim=1, keepdim=True).values).abs().median(dim=1, keepdim=True).values
+    apart, far = beyond.any(dim=2), (beyond & (difference > usual)).any(dim=2)
+    return torch.stack([(known & apart).sum(dim=1), (known & far).sum(dim=1)])
 
 
 def other_parts(samples: int, batch_size: int | None, few: bool = False) -> list[Tensor]:
