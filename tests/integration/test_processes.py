@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from integration import metric_processes, processes
+from integration import metric_processes, processes, target_processes
 from integration.pair import JobFailed, Pair
 from integration.processes import assert_as_one, single_process
 from integration.scenarios.base import Classifier, dataset
@@ -156,6 +156,17 @@ def test_both_processes_compute_the_single_processs_values(split: str, alone: di
     assert first.keys() == alone.keys()
     for name, value in alone.items():
         assert first[name] == value, name
+
+
+@pytest.mark.filterwarnings("ignore::netdyn.DynamicsWarning")
+@pytest.mark.parametrize("kind", target_processes.KINDS)
+def test_targets_of_every_kind_have_the_single_processs_numbers(kind: str, pair: Pair):
+    first, second = pair.run(target_processes.measured, kind)
+    alone = target_processes.measured(kind, together=False)
+    assert first == second
+    # Rays on one process go through the network in other batches: rounding may differ.
+    assert first == pytest.approx(alone, rel=1e-5)
+    assert first["basin/sample/radius"] > 0
 
 
 # The pair itself -----------------------------------------------------------------------------------------------------
