@@ -17,6 +17,7 @@ from netdyn._utils.trees import (
     has_floating,
     leaf_names,
     map_tensors,
+    open_to_noise,
     samples_first,
     take,
     tensors,
@@ -149,6 +150,14 @@ def test_evenly_spaced_takes_samples_at_even_distances(number, wanted):
 )
 def test_noise_reaches_only_floating_tensors_with_samples(inputs, expected):
     assert has_floating(inputs) is expected
+
+
+def test_noise_falls_on_no_mask_beside_token_ids():
+    ids, mask, x = torch.ones(3, 2, dtype=torch.long), torch.ones(3, 2), torch.rand(3, 4)
+    assert open_to_noise({"ids": ids, "attention_mask": mask}) == (False, False)
+    assert open_to_noise({"x": x, "mask": mask}) == (True, True)
+    assert open_to_noise({"mask": mask}) == (True,)
+    assert open_to_noise((ids, mask)) == (False, True)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1.0, True), (math.nan, False), (math.inf, False), (-math.inf, False)])

@@ -108,9 +108,21 @@ def evenly_spaced(samples: int, wanted: int) -> Tensor:
     return torch.div(torch.arange(wanted) * samples, max(wanted, 1), rounding_mode="floor")
 
 
+def open_to_noise(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> tuple[bool, ...]:
+    """Which tensors noise falls on if none is named: the floating ones with the samples first.
+
+    Where these are masks, by their names, beside whole numbers (token ids), it falls on none of them.
+    """
+    own = samples_first(inputs) if by_sample is None else by_sample
+    floating = tuple(first and tensor.is_floating_point() for tensor, first in zip(tensors(inputs), own, strict=True))
+    masks = [name.endswith("mask") for name in leaf_names(inputs)]
+    only_masks = all(mask for mask, here in zip(masks, floating, strict=True) if here) and not all(masks)
+    return (False,) * len(floating) if only_masks else floating
+
+
 def has_floating(inputs: Inputs) -> bool:
-    """Whether noise can disturb any tensor: a floating one with the samples first."""
-    return any(own and t.is_floating_point() for t, own in zip(tensors(inputs), samples_first(inputs), strict=True))
+    """Whether there are tensors that noise can fall on, see :func:`open_to_noise`."""
+    return any(open_to_noise(inputs))
 
 
 def finite(inputs: Inputs) -> Tensor:

@@ -15,7 +15,7 @@ from netdyn._utils import checks
 from netdyn._utils.inputs import shown
 from netdyn._utils.options import instead
 from netdyn._utils.random import keys, normals
-from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, take, tensors
+from netdyn._utils.trees import Inputs, count, leaf_names, map_tensors, open_to_noise, take, tensors
 
 #: Noise for some rows, each one ray of one sample: an entry ``[rows, *shape]`` for each tensor of the inputs, then for
 #: each site; None where there is no noise.
@@ -47,16 +47,15 @@ class Noise:
 
         None: all floating inputs; without any, the output of the embedding that runs first.
         """
-        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
-        if names is None and any(floating) and not _are_masks_of_tokens(inputs, floating):
-            return cls(seed, floating)
         if names is None:
-            return cls(seed, (False,) * len(floating), _on_embedding(model, inputs, by_sample))
+            on_inputs = open_to_noise(inputs, by_sample)
+            return cls(seed, on_inputs, () if any(on_inputs) else _on_embedding(model, inputs, by_sample))
         checks.names("noise_at", names, of="names of modules or inputs")
         if not names:
             raise ValueError("`noise_at` must name at least one module or input, got []. Leave it None for all inputs.")
+        floating = tuple(own and t.is_floating_point() for t, own in zip(tensors(inputs), by_sample, strict=True))
         modules, paths = named_modules(model), leaf_names(inputs)
-        on_inputs, on_modules = set[int](), []
+        chosen, on_modules = set[int](), []
         for name in dict.fromkeys(names):
             own = {i for i, path in enumerate(paths) if name and (path == name or path.startswith(f"{name}."))}
             if own and not any(floating[i] for i in own):
@@ -66,11 +65,11 @@ class Noise:
             if not own and name not in modules:
                 near = checks.nearest(name, [*modules, *filter(None, paths)])
                 raise ValueError(f"`noise_at` names {name!r}, which is no module or input. {near}")
-            on_inputs |= own
+            chosen |= own
             if not own:
                 on_modules.append(name)
-        chosen = tuple(here and i in on_inputs for i, here in enumerate(floating))
-        return cls(seed, chosen, _sites(model, inputs, by_sample, on_modules))
+        on_inputs = tuple(here and i in chosen for i, here in enumerate(floating))
+        return cls(seed, on_inputs, _sites(model, inputs, by_sample, on_modules))
 
     def components(self, inputs: Inputs) -> int:
         """Numbers that one row of noise consists of."""
@@ -144,12 +143,6 @@ def changed_outputs(model: nn.Module, names: set[str], change: Callable[[str, in
             hook = modules[name].register_forward_hook(lambda module, args, output, name=name: changed(name, output))
             undo.callback(hook.remove)
         yield
-
-
-def _are_masks_of_tokens(inputs: Inputs, floating: Sequence[bool]) -> bool:
-    """Whether the only floating inputs are masks, by their names, beside token ids."""
-    masks = [name.endswith("mask") for name in leaf_names(inputs)]
-    return all(masks[i] for i, here in enumerate(floating) if here) and not all(masks)
 
 
 def _on_embedding(model: nn.Module, inputs: Inputs, by_sample: Sequence[bool]) -> tuple[NoisyOutput, ...]:
