@@ -315,55 +315,94 @@ def counter():
     return count
 
 
+READS = 0
+
+
+def count_globally(_):
+    global READS
+    READS += 1
+    return READS
+
+
 def spawning():
     generator = np.random.default_rng(0)
     return Samples(generator, lambda g: g.spawn(1)[0].normal())
 
 
-def filled():
-    return Samples(bytearray(1), lambda b: b.append(1) or len(b))
+def local():
+    """A class whose methods count in a variable around them, and draw from a generator there."""
+    n, generator = 0, np.random.default_rng(0)
+
+    class Local(Samples):
+        def __getitem__(self, index):
+            nonlocal n
+            n += 1
+            return torch.tensor([float(index), generator.random()]), os.getpid()
+
+        def state_around(self):
+            return n, generator.bit_generator.state["state"]["state"]
+
+    return Local()
 
 
 MOVING = {
-    "slots": (
-        lambda: Samples(Slots(), lambda s: s()),
-        lambda d: d.state.n,
-        "`dataset.state` (an object with __slots__)",
-    ),
-    "cycle": (lambda: Samples(itertools.count(), next), lambda d: repr(d.state), "`dataset.state` (an iterator)"),
-    "generator": (lambda: Samples((i for i in range(99)), next), lambda d: d.state.gi_frame.f_lasti, "(an iterator)"),
-    "spawn": (spawning, lambda d: d.state.bit_generator.seed_seq.n_children_spawned, "(generators that spawn others)"),
-    "closure": (
-        lambda: Samples(counter(), lambda c: c()),
-        lambda d: d.state.__closure__[0].cell_contents,
-        "'n' around it",
-    ),
-    "class": (ByClass, lambda d: type(d).reads, "`dataset` (attributes of its class)"),
-    "bytearray": (filled, lambda d: len(d.state), "`dataset.state` (a bytearray)"),
-    "array": (
-        lambda: Samples(array.array("i", [0]), lambda a: a.append(1) or len(a)),
-        lambda d: len(d.state),
-        "`dataset.state` (a array)",
-    ),
+    "slots": (lambda: Samples(Slots(), lambda s: s()), lambda d: d.state.n),
+    "count": (lambda: Samples(itertools.count(), next), lambda d: repr(d.state)),
+    "cycle": (lambda: Samples(itertools.cycle(range(5)), next), lambda d: repr(d.state.__reduce__())),
+    "spawn": (spawning, lambda d: d.state.bit_generator.seed_seq.n_children_spawned),
+    "closure": (lambda: Samples(counter(), lambda c: c()), lambda d: d.state.__closure__[0].cell_contents),
+    "class": (ByClass, lambda d: type(d).reads),
+    "bytearray": (lambda: Samples(bytearray(1), lambda b: b.append(1) or len(b)), lambda d: len(d.state)),
+    "array": (lambda: Samples(array.array("i", [0]), lambda a: a.append(1) or len(a)), lambda d: len(d.state)),
     "sobol": (
         lambda: Samples(torch.quasirandom.SobolEngine(1), lambda s: s.draw(1)),
         lambda d: d.state.num_generated,
-        "`dataset.state` (a SobolEngine)",
     ),
 }
-EVERY = pytest.mark.parametrize(("make", "state", "named"), MOVING.values(), ids=MOVING)
+NAMED = {
+    "generator": (
+        lambda: Samples((i for i in range(99)), next),
+        lambda d: d.state.gi_frame.f_lasti,
+        "`dataset.state` (an iterator that cannot be copied)",
+    ),
+    "around a method": (
+        local,
+        lambda d: d.state_around()[0],
+        "`dataset` (the variable 'n' around its method '__getitem__')",
+    ),
+    "global": (
+        lambda: Samples(None, count_globally),
+        lambda d: READS,
+        "`dataset.draw` (the global variable 'READS')",
+    ),
+}
 
 
-@EVERY
-def test_what_no_snapshot_holds_stays_where_it_was(make, state, named):
+@pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support will be removed from itertools")
+@pytest.mark.parametrize(("make", "state"), MOVING.values(), ids=MOVING)
+@pytest.mark.parametrize("forks", [True, False], ids=["in a worker", "here"])
+def test_what_a_data_set_holds_stays_where_it_was(forks, make, state, monkeypatch, recwarn):
+    if not forks:
+        monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     data = make()
     before = state(data)
-    inputs, _ = first_batch(data)
+    inputs, process = first_batch(data)
+    assert (process == os.getpid()).all() != forks
     assert inputs[:, 0].tolist() == INDEX
     assert state(data) == before
+    assert list(recwarn) == []
 
 
-@EVERY
+@pytest.mark.parametrize(("make", "state", "named"), NAMED.values(), ids=NAMED)
+def test_in_a_worker_nothing_moves(make, state, named, recwarn):
+    data = make()
+    before = state(data)
+    first_batch(data)
+    assert state(data) == before
+    assert list(recwarn) == []
+
+
+@pytest.mark.parametrize(("make", "state", "named"), NAMED.values(), ids=NAMED)
 def test_what_is_read_here_and_cannot_be_put_back_is_named_first(here, make, state, named):
     data = make()
     before = state(data)
@@ -378,7 +417,15 @@ def test_what_is_read_here_and_cannot_be_put_back_is_named_first(here, make, sta
     ((text, at),) = seen
     assert text.startswith("The probe is read in this process, and netdyn cannot put back: ")
     assert named in text
-    assert at == before
+    assert at == before != state(data)
+
+
+def test_generators_around_methods_are_put_back(here):
+    data = local()
+    before = data.state_around()[1]
+    with pytest.warns(DynamicsWarning, match="'n' around its method"):
+        first_batch(data)
+    assert data.state_around()[1] == before
 
 
 class Plain(Samples):

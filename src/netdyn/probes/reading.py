@@ -8,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,15 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from netdyn._utils.trees import tensors
 from netdyn._utils.user_code import explained
-from netdyn.isolation.isolated import restored, rng_restored
+from netdyn.isolation.isolated import restored, rng_restored, shadowed
 from netdyn.probes.unpacking import detached_copy
-from netdyn.probes.unrestorable import instead_of_reading, shared_tensors, warn_of_shared, warn_of_unrestorable
+from netdyn.probes.unrestorable import (
+    around_methods,
+    instead_of_reading,
+    shared_tensors,
+    warn_of_shared,
+    warn_of_unrestorable,
+)
 
 T = TypeVar("T")
 
@@ -39,7 +45,7 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
 
     The loader itself is not iterated: this would draw random numbers, advance its generator and might reset its
     workers. Another loader reads its data set in one worker process, with its ``collate_fn`` and ``worker_init_fn``.
-    Where this is not possible, it reads in this process, and what moves is put back as far as it can be.
+    Where this is not possible, a copy of the data set is read in this process.
 
     ``seed`` seeds the global generators where the data set is read (for random transforms).
     """
@@ -52,6 +58,7 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
             with restored(*shared_tensors(**things)), tempfile.TemporaryDirectory(prefix="netdyn-") as folder:
                 own = _own_loader(
                     loader,
+                    loader.dataset,
                     chosen,
                     collate_fn=_ToFile(loader.collate_fn, folder),
                     worker_init_fn=partial(_begin, loader.worker_init_fn if loader.num_workers else None, seed),
@@ -63,13 +70,17 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
                     return use(batches)
         except WorkerError as error:
             failed = error
-    if not runs_no_code(loader):
-        warn_of_unrestorable(**things)
-    with rng_restored() if runs_no_code(loader) else restored(*things.values()):
+    with ExitStack() as undo:
+        undo.enter_context(rng_restored())
+        dataset, collate_fn = loader.dataset, loader.collate_fn
+        if not runs_no_code(loader):
+            warn_of_unrestorable(**things)
+            undo.enter_context(restored(*around_methods(**things)))
+            dataset, collate_fn = undo.enter_context(shadowed(dataset, collate_fn, quiet=True))
         _seed(seed)
         generator = torch.Generator().manual_seed(seed)
         try:
-            return use(_here(_own_loader(loader, chosen, collate_fn=loader.collate_fn, generator=generator)))
+            return use(_here(_own_loader(loader, dataset, chosen, collate_fn=collate_fn, generator=generator)))
         except Exception:
             if failed is not None and loader.num_workers:
                 # Training reads in workers too: the failure there is the one that counts.
@@ -102,8 +113,7 @@ def _worker_options(loader: DataLoader[Any]) -> dict[str, Any] | None:
     return {"multiprocessing_context": "fork", "timeout": PATIENCE}
 
 
-def _own_loader(loader: DataLoader[Any], chosen: Sequence[Any] | None, **options: Any) -> DataLoader[Any]:
-    dataset = loader.dataset
+def _own_loader(loader: DataLoader[Any], dataset: Any, chosen: Sequence[Any] | None, **options: Any) -> DataLoader[Any]:
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size=loader.batch_size, drop_last=loader.drop_last, **options)
     if loader.batch_size is None and loader.batch_sampler is None:

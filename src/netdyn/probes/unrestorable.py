@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import ctypes
 import dis
 import functools
@@ -44,13 +43,20 @@ def warn_of_shared(**things: Any) -> None:
 
 
 def warn_of_unrestorable(**things: Any) -> None:
-    """Warn of what reading in this process may change and netdyn cannot put back."""
+    """Warn of what reading in this process may change, and netdyn can neither copy nor put back."""
     if found := list(_found(things, lambda value: _of_the_system(value) or _in_this_process(value))):
         checks.warn(
             f"The probe is read in this process, and netdyn cannot put back: {_listed(found)}. If reading a sample "
             "changes it, training goes on from there. Give the DataLoader a worker (num_workers=1). Otherwise: "
             f"{instead_of_reading()}"
         )
+
+
+def around_methods(**things: Any) -> list[Any]:
+    """What the variables around methods hold: a copy of an object has the same methods."""
+    owners = _found(things, lambda value: "methods" * bool(_methods(type(value))))
+    methods = {method for _, _, owner in owners for method in _methods(type(owner))}
+    return [value for method in methods for value in inspect.getclosurevars(method).nonlocals.values()]
 
 
 def instead_of_reading() -> str:
@@ -109,11 +115,15 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         if len(value) < LONGEST:
             yield from ((f"[{place}]", member) for place, member in enumerate(value))
     elif not _is_built_in(type(value)) or isinstance(value, torch.utils.data.Dataset):
-        # Methods of the user's own classes may hold variables around them.
-        methods = (item for base in type(value).__mro__ if _is_own(base) for item in vars(base).items())
-        yield from ((f".{name}", f) for name, f in methods if isinstance(f, types.FunctionType))
+        yield from ((f".{method.__name__}", method) for method in _methods(type(value)))
         yield from ((f".{name}", member) for name, member in getattr(value, "__dict__", {}).items())
-        yield from ((f".{name}", getattr(value, name, None)) for name in _slots(type(value)))
+        slots = (item for base in type(value).__mro__ for item in vars(base).items())
+        yield from ((f".{name}", s.__get__(value)) for name, s in slots if isinstance(s, types.MemberDescriptorType))
+
+
+def _methods(kind: type) -> list[types.FunctionType]:
+    """The methods of a class of the user's own."""
+    return [f for base in kind.__mro__ if _is_own(base) for f in vars(base).values() if type(f) is types.FunctionType]
 
 
 def _is_built_in(kind: Any) -> bool:
@@ -127,12 +137,6 @@ def _is_own(kind: Any) -> bool:
     return not _is_built_in(kind) and "site-packages" not in file and "dist-packages" not in file
 
 
-def _slots(kind: type) -> list[str]:
-    named = (vars(base).get("__slots__", ()) for base in kind.__mro__ if _is_own(base))
-    names = (name for slots in named for name in ([slots] if isinstance(slots, str) else slots))
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
-
-
 def _of_the_system(value: Any) -> str:
     """A word for what belongs to the system and not to one process; empty for anything else."""
     if isinstance(value, io.IOBase):
@@ -143,38 +147,15 @@ def _of_the_system(value: Any) -> str:
 
 
 def _in_this_process(value: Any) -> str:
-    """A word for what reading may change and a snapshot does not hold; empty for anything else."""
-    if isinstance(value, bytearray | array.array | torch.quasirandom.SobolEngine):
-        return f"a {type(value).__name__}"
+    """A word for what changes where a copy of the data set is read in this process; empty for anything else."""
+    if isinstance(value, types.GeneratorType):
+        return "an iterator that cannot be copied"
     if isinstance(value, types.FunctionType):
-        return _what_code_changes(value.__code__) if _is_own(value) else ""
-    if isinstance(value, Iterator) and _is_built_in(type(value)):
-        return "an iterator"
-    if not _is_own(type(value)):
-        return ""
-    if _slots(type(value)) and not getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False):
-        return "an object with __slots__"
-    methods = (f for base in type(value).__mro__ if _is_own(base) for f in vars(base).values())
-    codes = [f.__code__ for f in methods if isinstance(f, types.FunctionType)]
-    return "attributes of its class" if any(_sets_attribute_of(type(value), code) for code in codes) else ""
-
-
-def _what_code_changes(code: types.CodeType) -> str:
-    """A word for the variables around a function that it writes to, and for the generators that it makes."""
-    for step in dis.get_instructions(code):
-        if step.opname == "STORE_DEREF" and step.argval in code.co_freevars:
-            return f"the variable {step.argval!r} around it"
-        if step.opname == "STORE_GLOBAL":
-            return f"the global variable {step.argval!r}"
-    return "generators that spawn others" if "spawn" in code.co_names else ""
-
-
-def _sets_attribute_of(kind: type, code: types.CodeType) -> bool:
-    """Whether a method writes to an attribute that its class has, by way of the class."""
-    of_class = {name for base in kind.__mro__ if _is_own(base) for name in vars(base) if not name.startswith("__")}
-    mentioned = {*code.co_names, *code.co_freevars, *code.co_varnames}
-    if "super" in code.co_names:
-        mentioned.discard("__class__")
-    by_class = mentioned & {"__class__", "type", "cls", *(base.__name__ for base in kind.__mro__ if _is_own(base))}
-    stores = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR"}
-    return bool(by_class and stores & of_class)
+        stores = [step for step in dis.get_instructions(value) if step.opname == "STORE_GLOBAL"] * _is_own(value)
+        return f"the global variable {stores[0].argval!r}" if stores else ""
+    for method in _methods(type(value)):
+        # Functions that are part of an object are copied with the variables around them; methods are not.
+        for step in dis.get_instructions(method):
+            if step.opname == "STORE_DEREF" and step.argval in method.__code__.co_freevars:
+                return f"the variable {step.argval!r} around its method {method.__name__!r}"
+    return ""
