@@ -164,8 +164,9 @@ class Shadows:
             self._later(self._fill_cell, twin := types.CellType(), value, where)
             return twin
         if issubclass(kind, functools.partial):
-            function, arguments, options = (self._copy(p, where) for p in (value.func, value.args, value.keywords))
-            return functools.partial.__new__(kind, function, *arguments, **{**value.keywords, **dict(options)})
+            function, arguments = self._copy(value.func, where), [self._copy(each, where) for each in value.args]
+            options = {name: self._copy(each, (where, name)) for name, each in value.keywords.items()}
+            return functools.partial.__new__(kind, function, *arguments, **options)
         if kind is weakref.ReferenceType:
             target = value()
             return weakref.ref(self._copy(target, where)) if issubclass(type(target), nn.Module | Tensor) else value
