@@ -8,7 +8,7 @@ from made_reports import INF, NAN, Reader, basin, layer, report
 from netdyn.report.text import COLUMNS
 
 WHOLE = report(
-    layer("encoder.fc1", constant=0.25),
+    layer("encoder.fc1", dead=0.25),
     layer("fc2", opt=0.0625, gradient=-0.25, tail=NAN),
     sample=basin(),
     weight=basin(INF, (1.25, INF)),
