@@ -407,10 +407,13 @@ def test_outputs_whose_target_does_not_vary_take_no_part(scale):
     assert simulated(net, x, judge, found.radius) == pytest.approx(0.5, abs=0.05)
 
 
-def test_targets_that_do_not_vary_at_all_are_refused():
-    net, x = nn.Linear(3, 2), torch.randn(20, 3)
+@pytest.mark.parametrize("samples", [1, 20, 999])
+def test_targets_that_do_not_vary_at_all_are_refused(samples):
+    """Among them numbers whose mean is rounded, so that they seem to deviate from it."""
+    net, x = nn.Linear(3, 2), torch.randn(samples, 3)
+    target = torch.tensor([0.3, 1 / 7], dtype=torch.float64).expand(samples, 2).clone()
     with pytest.raises(ValueError, match=r"^`target` must vary between samples.*`criterion=`"):
-        sample_basin(net, x, torch.full((20, 2), 0.3))
+        sample_basin(net, x, target)
 
 
 def classifier(outputs, samples):

@@ -62,7 +62,7 @@ def prepare(
         as_logits(outputs, min(samples, 2))  # raises
     read = read_targets(outputs, target, inputs, options)
     if read.kind == "numbers":
-        return _regression(model, inputs, read.values, batch_size, tolerance, device)
+        return _regression(model, inputs, read.values, batch_size, tolerance)
     if (kept := read.kept) is not None:
         inputs, read = take(inputs, kept), replace(read, values=read.values[kept])
     notes = (read.note,) if read.note else ()
@@ -88,15 +88,11 @@ def prepare(
 
 
 def _regression(
-    model: nn.Module,
-    inputs: Inputs,
-    numbers: Tensor,
-    batch_size: int | None,
-    tolerance: float,
-    device: torch.device,
+    model: nn.Module, inputs: Inputs, numbers: Tensor, batch_size: int | None, tolerance: float
 ) -> Evaluator:
     """Numbers to be predicted: the outputs without noise take the place of the target."""
-    scale = numbers.double().std(dim=0, correction=0)
+    # Of equal numbers, rounding may leave a deviation.
+    scale = numbers.double().std(dim=0, correction=0) * (numbers != numbers[:1]).any(dim=0)
     constant = scale <= CONSTANT * scale.max()
     if bool(constant.all()):
         raise ValueError(
