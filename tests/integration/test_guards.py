@@ -288,7 +288,7 @@ def logging_not_silenced(patch: pytest.MonkeyPatch) -> None:
 
 
 def loader_iterated(patch: pytest.MonkeyPatch) -> None:
-    def first_batches(batches: Any, size: int, seed: int, transfer: Any, unpack: Any) -> Probe:
+    def first_batches(batches: Any, size: int, seed: int, transfer: Any, unpack: Any, where: str) -> Probe:
         return Probe(*(torch.cat(parts) for parts in zip(*map(unpack, batches), strict=True)))
 
     patch.setattr(callback, "read_probe", first_batches)
@@ -296,7 +296,7 @@ def loader_iterated(patch: pytest.MonkeyPatch) -> None:
 
 def data_set_not_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])  # it is read in this process
-    patch.setattr(reading, "restored", no_context)
+    patch.setattr(reading, "shadowed", lambda *things, **_: nullcontext(things))
 
 
 def hooks_for_batches_not_kept(patch: pytest.MonkeyPatch) -> None:
