@@ -868,3 +868,36 @@ def test_a_given_empty_data_set_is_refused():
 def test_a_single_tensor_is_refused_as_no_pair():
     with pytest.raises(TypeError, match="pair"):
         give(torch.zeros(3, 2))
+
+
+# The order of a batch
+
+
+class Sequences(Dataset):
+    """Sequences of any length."""
+
+    def __init__(self, **attributes):
+        self.lengths = [1 + (7 * i) % 13 for i in range(60)]
+        self.__dict__.update(attributes)
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, i):
+        return torch.ones(self.lengths[i], 2), i % 3
+
+
+def longest_first(samples):
+    samples = sorted(samples, key=lambda sample: -len(sample[0]))
+    padded = torch.nn.utils.rnn.pad_sequence([x for x, _ in samples], batch_first=True)
+    return padded, torch.tensor([y for _, y in samples])
+
+
+@pytest.mark.parametrize("attributes", [{}, {"targets": [i % 3 for i in range(60)]}], ids=["a pool", "labels"])
+def test_a_probe_keeps_the_order_that_batches_have(attributes):
+    """Packed sequences must come longest first, and the collate function sees to it."""
+    probe = read(Sequences(**attributes), size=12, collate_fn=longest_first)
+    lengths = probe.inputs[..., 0].sum(1)
+    assert lengths.tolist() == sorted(lengths.tolist(), reverse=True)
+    assert len(probe.target) == 12
+    torch.nn.utils.rnn.pack_padded_sequence(probe.inputs, lengths.long(), batch_first=True, enforce_sorted=True)
