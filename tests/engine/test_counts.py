@@ -1,14 +1,16 @@
 """What an evaluation in a run costs, in counts that do not depend on the machine."""
 
 import copy
+import sys
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from netdyn import Monitor
+from netdyn import Monitor, diagnose
 from netdyn._utils import random
 
 SAMPLES = 1024
@@ -96,3 +98,33 @@ def test_nothing_as_large_as_the_probe_or_the_weights_goes_to_the_host_and_back(
     # Logits [samples, classes] are the largest: the linear tails are judged on the host.
     assert max(crossings.entries) <= 10 * SAMPLES
     assert min(weights, x[:SAMPLES].numel()) > 10 * SAMPLES
+
+
+class Operators(TorchDispatchMode):
+    """Number of operators that run on behalf of the modes: called from ``modes/`` or ``engine/modes.py``."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        frame = sys._getframe(1)
+        while frame is not None and "/netdyn/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        place = "" if frame is None else frame.f_code.co_filename
+        self.number += "/netdyn/modes/" in place or place.endswith("/engine/modes.py")
+        return func(*args, **(kwargs or {}))
+
+
+def operators(layers, width=32, classes=10):
+    torch.manual_seed(0)
+    hidden = [module for _ in range(layers) for module in (nn.Linear(width, width), nn.ReLU())]
+    network = nn.Sequential(*hidden, nn.Linear(width, classes))
+    with Operators() as counted:
+        diagnose(network, torch.randn(512, width), torch.arange(512) % classes, measure=["modes"], progress=False)
+    return counted.number
+
+
+def test_the_modes_of_a_layer_take_few_operators():
+    # The time of a small layer is that of its operators, about 4 µs each, not that of its numbers.
+    assert (operators(15) - operators(5)) / 10 <= 300

@@ -189,9 +189,10 @@ def digits(classes):
     return torch.tensor(images / 16, dtype=torch.float32)[:600], torch.tensor(target)[:600]
 
 
-@pytest.mark.parametrize("classes", [5, 10])
-def test_two_steps_of_training_are_seen_in_a_layer(classes):
-    # Networks of digits, seeds 0 to 4: before training no layer exceeds z = 3.3 (1 in 2,000), after two steps one does.
+@pytest.mark.parametrize(("classes", "critical"), [(5, 2.33), (10, 3.3)])
+def test_two_steps_of_training_are_seen_in_a_layer(classes, critical):
+    # Networks of digits, seeds 0 to 4: z of ten classes exceeds 3.3 by chance in 1 of 2,000 layers; that of five, which
+    # ends at 4, exceeds 2.33 in at most 1 of 100. No layer does before training, one does after two steps.
     x, y = digits(classes)
     for seed in range(5):
         torch.manual_seed(seed)
@@ -204,4 +205,4 @@ def test_two_steps_of_training_are_seen_in_a_layer(classes):
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(network(x), y).backward()
                 optimiser.step()
-        assert largest[0] < 3.3 < largest[1], largest
+        assert largest[0] < critical < largest[1], largest

@@ -95,6 +95,13 @@ def order_z(tuning, pathway):
     return float(layer_z(wiring_of(tuning, pathway, True), torch.ones(len(tuning), dtype=torch.bool)))
 
 
+@pytest.mark.parametrize("classes", [5, 10])
+def test_z_ends_at_the_number_of_classes_less_one(classes):
+    eye = torch.eye(classes, dtype=torch.float64)
+    assert order_test(2 * eye - 1, eye).z == pytest.approx(classes - 1)
+    assert order_test(1 - 2 * eye, eye).z == pytest.approx(1 - classes)
+
+
 def test_unit_order_and_scale_do_not_matter():
     layer = NASTY["skewed"]
     z, chance = order_test(layer.tuning, layer.pathway)

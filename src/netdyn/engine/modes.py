@@ -22,12 +22,14 @@ from netdyn.modes.ranks import (
     tuning_from_ranks,
 )
 from netdyn.modes.shares import share_of, shares_of
-from netdyn.modes.sorting import ranks_from, sort_rows, unit_blocks, unit_rows
+from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.modes.transfer import kept_order
 from netdyn.probes.evaluator import Evaluator
 
 #: Bins of a layer's rank probability distribution.
 BINS = 20
+#: What a unit's local field does over the samples; one that is never finite is unread.
+CONSTANT, VARIES, UNREAD = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,8 @@ class ModeReader:
         """The fields of a :class:`~netdyn.report.results.LayerReport` that belong to modes."""
         targets = self.targets
         fields, kept = finite_samples(fields)
-        unread = torch.zeros(fields.shape[1], dtype=torch.bool, device=fields.device)
         if kept is not None:
-            outputs, unread = outputs[kept], fields.isnan().any(dim=0)
+            outputs = outputs[kept]
             targets = self._targets(kept.to(self.labels.device))
         rows, out = unit_rows(fields), unit_rows(outputs)
         signs = self._signs(pathway)
@@ -90,22 +91,24 @@ class ModeReader:
         for part in unit_blocks(rows):
             order, differs = sort_rows(rows[part])
             ranks = ranks_from(order, differs)
-            varies = differs.any(dim=1) & ~unread[part]
+            tuning, state = self._tuning(ranks, targets), differs.any(dim=1).to(torch.uint8)
+            if kept is not None:
+                unread = holds_nan(rows[part])
+                tuning, state = tuning.masked_fill(unread, torch.nan), state.masked_fill(unread, UNREAD)
             same = (out[part] == out[part, :1]).all(dim=1)
             transfer = kept_order(rows[part], out[part], order, differs)
-            found.append((self._tuning(ranks, unread[part], targets), torch.stack([varies, same, transfer])))
+            found.append(torch.cat([tuning, state[None], same[None], transfer[None]]))
             if of_all is not None and counts is not None:
-                counts += rank_counts(ranks, targets.labels, of_all[:, part] * varies, BINS)
+                counts += rank_counts(ranks, targets.labels, of_all[:, part] * (state == VARIES), BINS)
         # One copy to the host for each layer: everything from here on is small.
-        numbers = [torch.cat(pieces, dim=-1) for pieces in zip(*found, strict=True)]
-        together = torch.cat([signs, unread[None], *numbers]).cpu()
-        signs, unread, tuning, (varies, same, transfer) = torch.split(together, [len(signs), 1, len(numbers[0]), 3])
-        constant, wiring = (varies + unread[0]) == 0, Wiring.of(tuning, signs, centred=self.exclusive)
-        shares = shares_of(wiring, constant, targets.shares, self.config.alpha)
+        together = torch.cat([signs, torch.cat(found, dim=1)]).cpu()
+        signs, tuning, (state, same, transfer) = torch.split(together, [len(signs), len(together) - len(signs) - 3, 3])
+        wiring = Wiring.of(tuning, signs, centred=self.exclusive)
+        shares = shares_of(wiring, state == CONSTANT, targets.shares, self.config.alpha)
         return vars(shares) | {
-            "sampled": len(constant),
+            "sampled": len(state),
             "left_out": self.rows - len(fields),
-            "dead_fraction": share_of(same[varies == 1] == 1),
+            "dead_fraction": share_of(same[state == VARIES] == 1),
             "transfer_order": float(transfer.nanmean()),
             "order_index": wiring.index,
             "alignment": wiring.alignment,
@@ -130,16 +133,14 @@ class ModeReader:
         shares = shares if self.classes is None else shares[: len(self.classes)]
         return _Targets(labels, sizes, ranks, shares if evaluator.labelled else None)
 
-    def _tuning(self, ranks: Tensor, unread: Tensor, targets: _Targets) -> Tensor:
+    def _tuning(self, ranks: Tensor, targets: _Targets) -> Tensor:
         """Tuning to the classes or labels, or to the numbers to be predicted."""
         if targets.number_ranks is not None:
-            tuning = correlation_from_ranks(ranks, targets.number_ranks)
-        elif self.evaluator.multilabel:
-            tuning = label_tuning_from_ranks(ranks, targets.labels)
-        else:
-            tuning = tuning_from_ranks(ranks, targets.labels, targets.sizes)
-            tuning = tuning if self.classes is None else tuning[: len(self.classes)]
-        return tuning.masked_fill(unread, torch.nan)
+            return correlation_from_ranks(ranks, targets.number_ranks)
+        if self.evaluator.multilabel:
+            return label_tuning_from_ranks(ranks, targets.labels)
+        tuning = tuning_from_ranks(ranks, targets.labels, targets.sizes)
+        return tuning if self.classes is None else tuning[: len(self.classes)]
 
     def _signs(self, pathway: Tensor) -> Tensor:
         """How the units are wired to the chosen classes, or to the numbers to be predicted: the pathway's signs."""

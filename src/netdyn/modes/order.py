@@ -63,7 +63,7 @@ class Wiring:
             )
         sign = self.sign * live
         ordered = (self.tuning * sign).sum(dim=1) / sign.abs().sum(dim=1)
-        return (6 * (1 - class_share.to(ordered)) * ordered).nanmean()
+        return ((6 - 6 * class_share.to(ordered)) * ordered).nanmean()
 
 
 def wiring_of(tuning: Tensor, pathway: Tensor, centre: bool) -> Wiring:

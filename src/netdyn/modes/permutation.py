@@ -76,8 +76,9 @@ def order_test(
 
 def layer_z(wiring: Wiring, known: Tensor) -> Tensor:
     """The layer's z value over the classes ``known``; NaN without a wired unit that is tuned to any."""
-    both = wiring.sign[known] @ wiring.tuning[known].t()
-    centred = both - both.mean(dim=0) - both.mean(dim=1, keepdim=True) + both.mean()
+    both = (wiring.sign @ wiring.tuning.t())[known][:, known]
+    rows = both - both.mean(dim=0)
+    centred = rows - rows.mean(dim=1, keepdim=True)
     return centred.trace() * math.sqrt(len(centred) - 1) / centred.square().sum().sqrt()
 
 

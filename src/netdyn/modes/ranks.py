@@ -254,7 +254,7 @@ def rank_counts(doubled: Tensor, target: Tensor, sign: Tensor, bins: int) -> Ten
     most = max(2 * samples, 1)
     cell = -(-position // most) + position // most
     # Each class has three rows of cells: for units wired against it, not at all, and for it.
-    row = 3 * torch.arange(classes, device=doubled.device)[:, None] + 1 + (sign > 0).long() - (sign < 0).long()
+    row = torch.arange(1, 3 * classes, 3, device=doubled.device)[:, None] + sign.long()
     places = (row * cells).t().gather(1, target.expand(units, samples)).flatten()
     places += cell.index_select(0, doubled.flatten())
     against, _, along = occurrences(places, classes * 3 * cells).reshape(classes, 3, cells).unbind(1)
