@@ -411,3 +411,33 @@ def test_a_registered_module_that_raises_is_no_activation_and_causes_no_warning(
         assert list(local_fields(fill(Patient()), samples())) == ["a"]
     finally:
         REGISTERED.modules.discard(Failing)
+
+
+class Packed(nn.Module):
+    """Reads each of the padded sequences to its length."""
+
+    def __init__(self, enforce_sorted):
+        super().__init__()
+        self.enforce_sorted = enforce_sorted
+        self.cell, self.hidden, self.out = nn.GRU(4, 12, batch_first=True), nn.Linear(12, 16), nn.Linear(16, 3)
+
+    def forward(self, x, lengths):
+        sort = {"batch_first": True, "enforce_sorted": self.enforce_sorted}
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), **sort)
+        return self.out(torch.relu(self.hidden(self.cell(packed)[1][-1])))
+
+
+@pytest.mark.filterwarnings("ignore:Not all of the network can be read:netdyn.DynamicsWarning")
+@pytest.mark.parametrize("batch_size", [None, 25])
+def test_sequences_that_must_be_sorted_by_length_stay_so(batch_size):
+    x = samples(90, shape=(7, 4))
+    lengths = 7 - torch.arange(90) // 15
+    strict, free = fill(Packed(True)).eval(), fill(Packed(False)).eval()
+    with torch.no_grad():
+        strict.out.bias -= strict(x, lengths).mean(0)
+        free.load_state_dict(strict.state_dict())
+        y = strict(x, lengths).argmax(1)
+    found, expected = (diagnose(net, (x, lengths), y, high=100.0, batch_size=batch_size) for net in (strict, free))
+    assert [layer.name for layer in found.layers] == ["hidden"]
+    assert found.accuracy == 1
+    assert found.scalars() == pytest.approx(expected.scalars(), rel=1e-5)

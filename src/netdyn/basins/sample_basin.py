@@ -171,9 +171,11 @@ class Rays:
     def rows_right(self, index: Tensor, sigma: Tensor) -> Tensor:
         """Whether some samples, which may come more than once, are right on their first ray at levels of their own."""
         before = self._own.passed
-        outputs, target = self._outputs(torch.zeros_like(index), index, sigma)
+        order = index.argsort(stable=True)  # packed sequences may have to stay in the order of their lengths
+        outputs, target = self._outputs(torch.zeros_like(index), index[order], sigma[order])
         self.evaluator.passed += self._own.passed - before
-        return apply_criterion(self._own.criterion, outputs, target).cpu()
+        right = apply_criterion(self._own.criterion, outputs, target).cpu()
+        return right[order.argsort()]
 
     def _asked(self, levels: Tensor) -> Tensor:
         own = self._own
@@ -181,7 +183,8 @@ class Rays:
         found[1] = -1
         asked = (~levels.isnan()).nonzero()
         for part in blocks(len(asked), own.batch_size or own.samples):
-            rays, index = asked[part].t()
+            # In the order of the samples, also where a batch holds several rays.
+            rays, index = asked[part][asked[part, 1].argsort(stable=True)].t()
             outputs, target = self._outputs(rays, index, levels[rays, index].exp())
             found[0][rays, index] = apply_criterion(own.criterion, outputs, target).double().cpu()
             if own.num_classes > 1:

@@ -226,11 +226,12 @@ def substitute(
     quantised = any(is_quantised(module) for module in model.modules())
 
     def averaged(index: Tensor) -> LinearMap:
-        # The samples are repeated, so that one backward pass gives the Jacobians of as many classes as possible.
+        # The samples are repeated, so that one backward pass gives the Jacobians of as many classes as possible; each
+        # beside itself, so that samples in the order of their lengths stay in it.
         copies = max(1, min(len(classes), most // len(index)))
-        with straight_run(model, inputs, choice, index.repeat(copies), head) as (logits, _, sites):
+        with straight_run(model, inputs, choice, index.repeat_interleave(copies), head) as (logits, _, sites):
             layers = [_Average(site, copies, units, rows) for site in sites]
-            _add_jacobians(layers, logits.reshape(copies, len(index), -1), classes, through)
+            _add_jacobians(layers, logits.reshape(len(index), copies, -1).transpose(0, 1), classes, through)
         # Layers before a quantised one, which has no gradient, are wired to the logits, but their map is unknown.
         layers = [layer for layer in layers if layer.reached or not quantised]
         pathways = {layer.site.name: torch.cat(layer.means) for layer in layers}
@@ -325,6 +326,6 @@ class _Average:
     def _jacobian(self, gradient: Tensor | None, classes: int, index: Tensor | None) -> Tensor:
         """``[classes, samples, units]``."""
         gradient = torch.zeros_like(self.site.field) if gradient is None else gradient
-        rows = self.rows(self.site.axis, gradient)[: classes * self.samples]
+        rows = self.rows(self.site.axis, gradient)
         rows = rows if index is None else rows.index_select(1, index)
-        return rows.to(self.dtype).reshape(classes, self.samples, rows.shape[1])
+        return rows.to(self.dtype).reshape(self.samples, -1, rows.shape[1])[:, :classes].transpose(0, 1)

@@ -197,7 +197,12 @@ class OtherRun:
     ) -> None:
         self.model, self.inputs, self.choice = model, inputs, choice
         self.parts = other_parts(count(inputs), batch_size, few)
-        self.rows = rows_of(model, inputs, choice, self.parts)
+        try:
+            self.rows = rows_of(model, inputs, choice, self.parts)
+        except Exception:
+            # Packed sequences may have to come in the order of their lengths: the same company, in the probe's order.
+            self.parts = [part.sort().values for part in self.parts]
+            self.rows = rows_of(model, inputs, choice, self.parts)
 
     def judge(self, whole: Rows, agree: Callable[[Callable[[], Verdict]], Verdict] = lambda work: work()) -> Verdict:
         """How the rows of the reading differ from those here; ``agree`` gives several processes the same answer."""
