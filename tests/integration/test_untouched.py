@@ -13,6 +13,7 @@ from integration.untouched import assert_untouched
 #: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The network mixes the samples of a batch:UserWarning"),
     pytest.mark.filterwarnings("ignore:The radius lies below the smallest noise level:UserWarning"),
     pytest.mark.filterwarnings("ignore:The largest noise level, `high`:UserWarning"),
     pytest.mark.filterwarnings("ignore:`accuracy` is .*, but noise alone leaves:UserWarning"),

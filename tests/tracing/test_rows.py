@@ -159,8 +159,33 @@ class Dropping(nn.Module):
         return F.dropout(x, 0.3)
 
 
-def test_a_random_network_is_not_said_to_mix_its_samples():
-    network = around(nn.Sequential(Dropping(), nn.ReLU()), 0)
+class Counts(nn.Module):
+    """Its output depends on how often it has run."""
+
+    def __init__(self):
+        super().__init__()
+        self.runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        return x * (1 + 0.01 * (self.runs % 3))
+
+
+class Keeps(nn.Module):
+    """Its output depends on the last batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = 0.0
+
+    def forward(self, x):
+        before, self.last = self.last, x.mean(dim=0)
+        return x + before
+
+
+@pytest.mark.parametrize("part", [Dropping, Counts, Keeps])
+def test_a_network_that_is_random_or_keeps_a_state_is_not_said_to_mix_its_samples(part):
+    network = around(nn.Sequential(part(), nn.ReLU()), 0)
     fields, said = quietly(local_fields, network, samples(300))
     assert list(fields) == ["0", "2.0"]
     assert said == []
@@ -209,8 +234,9 @@ def test_a_monitor_runs_the_probe_once_more_at_first_and_when_rows_change():
         passed.append(sum(PASSES) // 256)
         names.append([layer.name for layer in report.layers])
         assert bool(said) == (step == 2)
-    # Reading, and the whole probe in another order; later few samples; then all again, and once without it.
-    assert passed == [2, 1, 4, 1, 1]
+    # Reading, and the probe in another order; later few samples. Then few disagree: both again, half the probe twice as
+    # a control, and reading without the layer.
+    assert passed == [2, 1, 5, 1, 1]
     assert names == [["0", "0:1"]] * 2 + [["0"]] * 3 or names == [["0", "1"]] * 2 + [["0"]] * 3
 
 

@@ -65,8 +65,9 @@ def register_activation(activation: T) -> T:
     """Register an activation that acts element by element.
 
     Its input becomes a local field, and in the linear substitution map its backward pass is the identity. The
-    element-wise functions of :mod:`torch.nn.functional` need no registration, and neither do modules without
-    parameters, buffers and children that use them.
+    element-wise functions of :mod:`torch.nn.functional` need no registration. Neither do modules without parameters,
+    buffers and children that use them, nor activations that are written by hand as a product, quotient, ``where`` or
+    maximum of a tensor and a function of itself (``h * torch.sigmoid(h)``), or as constant bounds (``h.clamp(min=0)``).
 
     Args:
         activation: A function of a tensor that :class:`torch.overrides.TorchFunctionMode` sees (one of torch's, for

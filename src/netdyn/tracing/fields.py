@@ -209,9 +209,10 @@ class OtherRun:
         coarsest = coarsest_rounding(self.model, self.inputs)
         verdict = agree(lambda: compare(whole, self.rows, coarsest))
         if verdict.moved:
-            # What differs between two runs of the same batch is random, and depends on no other sample.
-            again = rows_of(self.model, self.inputs, self.choice, self.parts[-1:])
+            # What differs between runs of the same batch is random, or a counter's, and depends on no other sample.
+            again, last = (rows_of(self.model, self.inputs, self.choice, self.parts[-1:]) for _ in range(2))
             verdict = verdict.without(agree(lambda: compare(self.rows, again, coarsest)))
+            verdict = verdict.without(agree(lambda: compare(again, last, coarsest, alike=True)))
         return Verdict(verdict.refused | whole.seen_apart(self.rows), verdict.moved)
 
 
@@ -256,7 +257,7 @@ def warn_of_unread(model: nn.Module, found: Survey, unread: Collection[Key]) -> 
     hidden = {
         "are TorchScript": [n for n in scripted if n.rpartition(".")[0] not in scripted],
         "are quantised": [n for n, m in model.named_modules() if is_quantised(m) and not n.endswith("._packed_params")],
-        "run on packed sequences": sorted(found.packed),
+        **found.hidden,
         "mix or sort the samples of a batch, or see only some": _names(unread),
         "lead to weights through functions that are no known activations (register these with "
         "`netdyn.functional.register_activation`)": sorted(found.unknown),

@@ -46,6 +46,10 @@ _WEIGHTED = _words(
 )
 
 
+#: After this many element-wise operations in a row a tensor counts as the start of what follows.
+LONGEST = 100
+
+
 @dataclass(eq=False)
 class Value:
     """A tensor that is an element-wise function of another one."""
@@ -230,7 +234,8 @@ class Gates:
         value.tensor = self._remember(tensor, value)
         if operation is not None:
             value.gated, value.base = operation.gated, operation.base
-        value.line = (*_common(parents), value)
+        common = _common(parents)
+        value.line = (*common, value) if len(common) < LONGEST else (value,)
         if self._survey:
             value.name = "" if parents else self._named(tensor) or ""
             for parent in {id(parent): parent for parent in parents}.values():

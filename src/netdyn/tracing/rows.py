@@ -18,6 +18,8 @@ from netdyn.tracing.site import Key, Unread
 PARTS = 16
 #: Rows of two runs are the same if they differ by less than this share of their size, or this many roundings.
 SAME, ROUNDINGS = 1e-3, 16
+#: What is left of that for two runs of the same batch, which take the same operations.
+ALIKE = 0.01
 #: Most samples per pass of the run in another order: the fewer there are, the more a mixture of them shows.
 TOGETHER = 256
 #: Number of samples whose rows are compared at evaluations after the first one.
@@ -107,20 +109,24 @@ class Verdict:
         return Verdict(self.refused - random, self.moved - random)
 
 
-def compare(whole: Rows, other: Rows, coarsest: float = 0.0) -> Verdict:
-    """How the rows of a run of the whole probe differ from those of the same samples in another run."""
+def compare(whole: Rows, other: Rows, coarsest: float = 0.0, alike: bool = False) -> Verdict:
+    """How the rows of a run of the whole probe differ from those of the same samples in another run.
+
+    Runs that are ``alike``, of the same batch, may not even differ in the rounding of a single row.
+    """
     keys = [key for key in whole.keys if key in other.keys]
     if not keys:
         return Verdict()
     rounding = [max(coarsest, whole.precision[key], other.precision[key]) for key in keys]
     everything = whole.table(keys, whole.chosen)
     own = everything if len(other.chosen) == len(whole.chosen) else whole.table(keys, other.chosen)
-    same = torch.tensor([max(SAME, ROUNDINGS * each) for each in rounding]).to(own)
+    part = ALIKE if alike else 1.0
+    same = torch.tensor([part * max(SAME, ROUNDINGS * each) for each in rounding]).to(own)
     counts = _differing(everything, own, other.table(keys, other.chosen), same[:, None])
     (apart, far), samples = counts.tolist(), len(other.chosen)
     # Reordering moves two samples at least, and almost never few. A tie that rounding breaks may move one.
     refused = {key for key, count in zip(keys, far, strict=True) if count >= max(2, math.ceil(samples / 500))}
-    moved = {key for key, count in zip(keys, apart, strict=True) if count >= max(2.0, 0.05 * samples)}
+    moved = {key for key, count in zip(keys, apart, strict=True) if count >= (1 if alike else max(2.0, 0.05 * samples))}
     return Verdict(frozenset(refused) - {OUTPUTS}, frozenset(moved | refused))
 
 

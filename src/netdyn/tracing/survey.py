@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,7 +28,7 @@ class Survey:
     probabilities: bool  #: whether the network's outputs are probabilities
     before_pool: frozenset[Key]  #: the local fields that a max-pooling follows
     mixed: frozenset[Key]  #: inputs of activations in which the samples cannot be told apart
-    packed: frozenset[str]  #: names of the modules that run on packed sequences
+    hidden: Mapping[str, Collection[str]]  #: names of modules whose activations cannot be read, by the reason
     unknown: frozenset[str]  #: names of modules whose outputs unknown element-wise functions lead to weights
 
     @cached_property
@@ -84,7 +84,7 @@ def survey(model: nn.Module, inputs: Inputs) -> Survey:
         probabilities=probabilities,
         before_pool=frozenset(site.key for site in sites[: three.pooled]),
         mixed=frozenset(unclear),
-        packed=frozenset(three.packed),
+        hidden={reason: sorted(names) for reason, names in three.hidden.items()},
         unknown=frozenset(three.gates.unknown()),
     )
 

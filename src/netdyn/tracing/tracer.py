@@ -25,6 +25,10 @@ from netdyn.tracing.outputs import COPIES, Probabilities
 from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.site import Axes, Key, Site, Unread
 
+#: Why activations cannot be read in some modules.
+PACKED, COMPLEX = "run on packed sequences", "work on complex numbers"
+TRANSFORMED = "run inside a transform of torch.func"
+
 
 class Tracer(TorchFunctionMode):
     """Sees the activations of one run, and passes each local field to ``on_site``.
@@ -60,7 +64,8 @@ class Tracer(TorchFunctionMode):
         self.candidates: list[Candidate] = []
         self.probabilities = Probabilities(samples)
         self.latest: Callable[[], Tensor | None] = lambda: None  #: the last activation's output, if it still exists
-        self.packed: list[str] = []  #: names of the modules that run on packed sequences
+        #: Names of modules whose activations cannot be read, by the reason.
+        self.hidden: dict[str, set[str]] = {PACKED: set(), COMPLEX: set(), TRANSFORMED: set()}
         self.pooled = 0  #: number of local fields before the last max-pooling
         self._paused = False  #: whether activations are not traced now
         self.idle: set[Key] = set()  #: calls that kept a tensor within bounds which it did not reach
@@ -122,7 +127,12 @@ class Tracer(TorchFunctionMode):
 
     def _axis(self, key: Key, value: Tensor) -> SampleAxis | None:
         """The axis of the samples in a tensor; None if it is not a local field."""
-        if isinstance(value, nn.Parameter) or not value.is_floating_point() or value.ndim < 1:
+        if isinstance(value, nn.Parameter) or value.ndim < 1:
+            return None
+        if value.is_complex() or torch._C._functorch.is_functorch_wrapped_tensor(value):
+            self.hidden[COMPLEX if value.is_complex() else TRANSFORMED].add(key[1])
+            return None
+        if not value.is_floating_point():
             return None
         if self.axes is None:
             self.seen[key] = value.detach().clone()
@@ -142,7 +152,7 @@ class Tracer(TorchFunctionMode):
         key = self._key("call", name)
         axis = self._axis(key, subject)
         followed = self.gates.value(subject) if self._follows else None
-        if bounded and self.axes is None and self.origins.returned_by(subject) is None:
+        if bounded and axis is not None and self.axes is None and self.origins.returned_by(subject) is None:
             # A bound that nothing reaches only guards against a division by zero, for instance.
             copied = subject.detach().clone()
             if torch.equal(func(copied, *args[1:], **kwargs), subject):
@@ -223,7 +233,7 @@ class Tracer(TorchFunctionMode):
     def _recurrent(self, func: Any, args: Any) -> Any:
         # Packed sequences have no axis of samples.
         if func in recurrent.LAYERS and isinstance(args[1 if func is torch.lstm else 2], Tensor):
-            self.packed.append(self.origins.innermost)
+            self.hidden[PACKED].add(self.origins.innermost)
             # cuDNN has no backward pass for a recurrent network in eval mode.
             with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not self._goes_straight):
                 return func(*args)
