@@ -184,6 +184,10 @@ def test_the_custom_loops_curves_have_a_point_wherever_it_measured(loop_events):
     assert classes == [[LOOP[0], LOOP[-1]]] * 10
     depth = steps.pop("linear/functional_depth")
     assert depth == LOOP[len(LOOP) - len(depth) :]
+    # A change needs a radius here and at the point before.
+    changes = [steps.pop(tag) for tag in list(steps) if "/change" in tag]
+    assert len(changes) == 6
+    assert all(found == LOOP[-len(found) :] for found in changes)
     assert steps == dict.fromkeys(steps, LOOP)
     layers = {f"modes/opt_fraction/{layer}" for layer in (0, 2)}
     others = {"probe/val_accuracy", "basin/sample/radius", "basin/weight/radius", "coverage/own", "netdyn/overhead"}
