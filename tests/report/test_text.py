@@ -40,6 +40,14 @@ def test_printed_report_is_a_table_lines_and_sentences():
     assert len(made.findings()) == 7
 
 
+def test_an_untrained_network_has_no_phase_and_no_depth():
+    layers = layer(), layer("fc2", gradient=-0.25)
+    assert any(line.startswith("phase: ") for line in lines(*layers))
+    # Of five classes an accuracy of 0.4 is what guessing could give.
+    untrained = lines(*layers, accuracy=0.4, functional_depth=NAN)
+    assert not [line for line in untrained if re.search("phase|depth|order", line)]
+
+
 def test_what_was_not_measured_has_no_line():
     assert lines() == ["probe: 200 samples, 5 classes, accuracy 0.875"]
     assert [line[:2] for line in lines(layer())[3:]] == ["- "]

@@ -60,7 +60,7 @@ def layer_numbers(layer: LayerReport) -> list[str]:
 def summary(report: Report) -> list[str]:
     """Phase, functional depth, batch-norm gap and basins, as far as they were measured."""
     lines, phase = [], report.phase
-    if not math.isnan(phase.index):
+    if not math.isnan(phase.index) and not report.untrained:
         lines.append(
             f"phase: index {_number(phase.index)}, spread {_number(phase.spread)}, mean {_number(phase.mean)} "
             "of the layers' gradients"
