@@ -459,5 +459,16 @@ def test_an_error_that_netdyn_raised_passes_through():
 
 def test_a_lack_of_memory_keeps_its_type():
     full = torch.OutOfMemoryError("out of memory")
-    with pytest.raises(torch.OutOfMemoryError, match="^out of memory$"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"^out of memory$"):
         diagnose(Raising(full), X, Y)
+
+
+@pytest.mark.parametrize("text", ["no valve", "no valve.", "no valve\n", "is it open?", ""])
+def test_a_monitor_ends_the_reason_with_a_full_stop(text):
+    monitor = Monitor((X, Y), measure=["modes"])
+    with pytest.warns(UserWarning, match="^netdyn: measurement failed and was skipped") as caught:
+        assert monitor.measure(Raising(ValueError(text)), 0) is None
+    (said,) = [str(warning.message) for warning in caught]
+    assert said.endswith("returns the logits. Pass strict=True to have this raised.")
+    kind = f"ValueError: {text.strip()}".rstrip(" :.")
+    assert f"raised {kind}{'' if kind.endswith('?') else '.'} `Raising.forward` takes (x). " in said
