@@ -397,8 +397,8 @@ class Monitor:
             return
         if not available():
             if "figures" not in self._said:
-                self._said["figures"] = "netdyn: figures need matplotlib, which the extra `plot` installs."
-                self.inform(self._said["figures"])
+                self._said["figures"] = "figures need matplotlib"
+                self.inform("netdyn: figures need matplotlib, which the extra `plot` installs.")
             return
 
         def send(receiver: Destination) -> None:
