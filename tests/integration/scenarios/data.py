@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -456,6 +457,64 @@ def data_set_refuses_to_be_pickled() -> Training:
     training = train_on(data)
     training.watched["traces"] = data.traces
     return training
+
+
+class Slots:
+    """Counts in a slot."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> float:
+        self.calls += 1
+        return float(np.sin(self.calls))
+
+
+class OfState(Samples):
+    """Adds what it makes of its state, which moves with every sample; counts on its class too."""
+
+    reads = 0
+
+    def __init__(self, state: Any, draw: Callable[[Any], float]) -> None:
+        super().__init__()
+        self.state, self.draw = state, draw
+
+    def __getitem__(self, index: int) -> Any:
+        type(self).reads += 1
+        return self.x[index] + 0.3 * self.draw(self.state) + 0.01 * (type(self).reads % 7), int(self.y[index])
+
+
+def _of_state(make: Callable[[], Any], draw: Callable[[Any], float]) -> Callable[[], Training]:
+    def build() -> Training:
+        OfState.reads = 0
+        training = train_on(OfState(make(), draw))
+        training.watched["reads"] = lambda: OfState.reads
+        return training
+
+    return build
+
+
+def _closure() -> Callable[[], float]:
+    calls = 0
+
+    def draw() -> float:
+        nonlocal calls
+        calls += 1
+        return float(np.sin(calls))
+
+    return draw
+
+
+SCENARIOS |= {
+    "data_set_counts_in_a_slot": _of_state(Slots, lambda state: state()),
+    "data_set_holds_an_iterator": _of_state(lambda: cycle(np.sin(np.arange(1000)).tolist()), next),
+    "data_set_spawns_generators": _of_state(
+        lambda: np.random.default_rng(0), lambda state: float(state.spawn(1)[0].normal())
+    ),
+    "data_set_counts_in_a_closure": _of_state(_closure, lambda state: state()),
+}
 
 
 class InBulk(Samples):
