@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from netdyn import DynamicsMonitor, diagnose
+from netdyn import DynamicsMonitor, diagnose, trial_run
 
 # TensorBoard's page of all curves, without smoothing and filtered to the four kinds to look at first.
 FEW = "http://localhost:6006/?smoothing=0&tagFilter=opt_fraction%7C/radius%7Cprobe/%7Coverhead#timeseries"
@@ -100,6 +100,8 @@ def main() -> None:
     print(before)
     print("\nTrained\n-------")
     print(diagnose(model, images, labels))
+    print("\nIs training left alone, and what does an evaluation cost?\n")
+    print(trial_run(Digits(), DataLoader(train, batch_size=64, shuffle=True), accelerator="cpu"))
     print("\nNow look at the curves:\n")
     print(f"    tensorboard --logdir {options.logs}\n")
     print(f"To begin with a few of them: {FEW}")

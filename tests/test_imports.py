@@ -66,11 +66,12 @@ ORDER = [
     ["loggers"],
     ["monitor"],
     ["callback"],
+    ["trial"],
 ]
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 #: Third-party packages that only some may import.
 ONLY = {
-    "lightning": ["callback"],
+    "lightning": ["callback", "trial"],
     "pytorch_lightning": [],
     "torchmetrics": ["metrics"],
     "matplotlib": ["report", "metrics"],

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from netdyn.monitor import Monitor
     from netdyn.report.results import LayerReport, Report
+    from netdyn.trial import Trial, trial_run
 
 __version__ = version("netdyn")
 
@@ -45,10 +46,12 @@ __all__ = [
     "RankDistribution",
     "Report",
     "SampleBasin",
+    "Trial",
     "WeightBasin",
     "diagnose",
     "functional",
     "tags",
+    "trial_run",
 ]
 
 _HOME = {
@@ -65,8 +68,10 @@ _HOME = {
     "RankDistribution": "metrics",
     "Report": "report.results",
     "SampleBasin": "metrics",
+    "Trial": "trial",
     "WeightBasin": "metrics",
     "diagnose": "engine.diagnose",
+    "trial_run": "trial",
 }
 
 

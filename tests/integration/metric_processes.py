@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from integration.scenarios.base import CLASSES, network, points
 from netdyn import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin
@@ -52,3 +54,28 @@ def computed(part: tuple[int, int]) -> dict[str, object]:
         modes.update(net, x[own], y[own])
     values["network modes"] = {tag: repr(float(value)) for tag, value in modes.compute().items()}
     return values
+
+
+def wrapped() -> dict[str, object]:
+    """What two metrics make of a network that is wrapped for training, and the first process alone with `diagnose`."""
+    torch.manual_seed(0)
+    inside = network(width=30).train()
+    net = DistributedDataParallel(inside)
+    x, y = points(61)
+    own = slice(dist.get_rank(), None, 2)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[own]), y[own]).backward()
+        optimizer.step()
+    found: dict[str, object] = {}
+    for metric in (SampleBasin(), WeightBasin(rays=2)):
+        metric.update(net, x[own], y[own])
+        found[type(metric).__name__] = repr(float(metric.compute()))
+    if dist.get_rank() == 0:
+        # The other process makes no pass meanwhile.
+        whole, plain = (diagnose(each, x, y, progress=False).scalars() for each in (net, inside))
+        found["alone"] = repr(whole) == repr(plain)
+    assert all(module.training for module in net.modules())
+    nn.functional.cross_entropy(net(x[own]), y[own]).backward()
+    return found

@@ -45,6 +45,12 @@ def test_synchronised_batch_normalisation_is_measured_as_the_plain_one():
     assert diagnose(synchronised, x, y).scalars() == diagnose(plain, x, y).scalars()
 
 
+def test_a_network_that_is_wrapped_for_training_is_measured_without_waiting_for_the_other_process(pair: Pair):
+    first, second = pair.run(metric_processes.wrapped)
+    assert first.pop("alone")
+    assert first == second
+
+
 def test_a_process_without_samples_or_rays_does_its_part(pair: Pair, tmp_path: Path):
     size = 1  # the second process gets it; the first one has nothing to do
     settings = {"strict": True, "probe_size": size, "weight_rays": 1, "measure": ["sample_basin", "weight_basin"]}

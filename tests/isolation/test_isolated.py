@@ -265,6 +265,11 @@ def test_it_is_undone_also_when_the_forward_fails(kind, prepare, misbehave):
     assert portrait(network) == before
 
 
+#: With the flags of training a batch normalisation mixes the samples.
+mixing = pytest.mark.filterwarnings("ignore:(Not all of the network can be read|The network mixes):UserWarning")
+
+
+@mixing
 @unruly
 def test_it_is_undone_also_where_gradients_are_needed(prepare, misbehave):
     network = Unruly(prepare, misbehave)
@@ -274,6 +279,7 @@ def test_it_is_undone_also_where_gradients_are_needed(prepare, misbehave):
     copy.deepcopy(network.requires_grad_(True))
 
 
+@mixing
 @unruly
 def test_a_second_measurement_gives_the_same(prepare, misbehave):
     network = Unruly(prepare, misbehave)

@@ -484,7 +484,7 @@ def test_states_are_merged_from_a_dict_too(kind):
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric:UserWarning")
 @every_basin
 def test_basin_that_has_samples_but_no_model_asks_for_one(kind):
-    text = f"{kind} holds samples but no model. Call `update` with the model first."
+    text = f"{kind} holds samples but no model that takes them. Call `update` with the model first."
     half = len(X) // 2
     saved, loaded, merged = filled(kind, slice(0, half)), KINDS[kind](), KINDS[kind]()
     for metric in (saved, loaded):
@@ -498,6 +498,46 @@ def test_basin_that_has_samples_but_no_model_asks_for_one(kind):
             metric.result()
         metric.update(*batch(kind, slice(half, None)))
         assert computed(metric) == computed(filled(kind))
+
+
+@every_basin
+def test_samples_of_a_checkpoint_that_do_not_fit_the_model_ask_for_another(kind):
+    saved, loaded = filled(kind), KINDS[kind]()
+    for metric in (saved, loaded):
+        metric.persistent(True)
+    other = torch.nn.Linear(17, 3)
+    loaded.update(other, torch.rand(20, 17), torch.arange(20) % 3)
+    loaded.load_state_dict(saved.state_dict())
+    with pytest.raises(RuntimeError, match="holds samples but no model that takes them"):
+        loaded.compute()
+    with pytest.raises(
+        ValueError, match=r"as many numbers per sample as those that \w+ holds, \d+, got 18\. Call `reset"
+    ):
+        loaded.update(other, torch.rand(20, 17), torch.arange(20) % 3)
+    loaded.reset()
+    loaded.update(*batch(kind, slice(None)))
+    assert computed(loaded) == computed(saved)
+
+
+class Holding(torch.nn.Module):
+    """Holds a metric, which its forward does not use."""
+
+    def __init__(self, metric):
+        super().__init__()
+        self.net, self.metric = torch.nn.Linear(3, 2), metric
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:(`torch.jit.script` is deprecated|This property will be removed):DeprecationWarning"
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_holds_a_metric_can_be_scripted(kind):
+    module = Holding(KINDS[kind]())
+    x = torch.rand(5, 3)
+    assert torch.equal(torch.jit.script(module)(x), module(x))
 
 
 # Bounded memory ------------------------------------------------------------------------------------------------------

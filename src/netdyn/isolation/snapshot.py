@@ -21,6 +21,7 @@ from netdyn.isolation.shadow import LARGEST_BYTES, LONGEST, SYSTEM, is_foreign
 Restore = Callable[[], object]
 
 _ABSENT = object()
+_SIMPLE = (str, bytes, int, float, type(None), type)
 _GENERATORS = (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)
 
 
@@ -142,7 +143,7 @@ class Snapshot:
         todo = list(things)
         while todo:
             value = todo.pop()
-            if id(value) not in self._seen and not isinstance(value, str | bytes | int | float | type(None) | type):
+            if id(value) not in self._seen and not issubclass(type(value), _SIMPLE):
                 self._seen[id(value)] = value
                 try:
                     restore, members = self._save(value)

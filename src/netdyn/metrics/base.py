@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -88,6 +88,11 @@ class _Measured:
         """Inputs and targets of the samples as numbers, float64 ``[samples, numbers]``."""
         return torch.cat([_real(leaf).reshape(len(leaf), -1).double() for leaf in self._leaves()], dim=1)
 
+    @property
+    def width(self) -> int:
+        """How many numbers a sample has."""
+        return sum(_real(leaf)[0].numel() if len(leaf) else 0 for leaf in self._leaves())
+
     def unpacked(self, rows: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the kind of this update's, from rows."""
         turn = iter(samples_first(self.inputs))
@@ -109,8 +114,9 @@ def _real(leaf: Tensor) -> Tensor:
 class SampleMetric(StateMetric):
     """Keeps samples, and the model of the last update, which :meth:`compute` measures."""
 
-    rows: list[Tensor]
-    width: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and does not know these
+        rows: list[Tensor]
+        width: Tensor
 
     def __init__(self, max_samples: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -131,8 +137,14 @@ class SampleMetric(StateMetric):
                 entry per sample (else a ``ValueError``).
         """
         checks.entries("target", target, count(inputs))
-        self._measured = _Measured(model, inputs, target)
-        rows = self._measured.rows().to(self.device)
+        measured = _Measured(model, inputs, target)
+        rows = measured.rows().to(self.device)
+        if int(self.width) not in (0, rows.shape[1]):
+            raise ValueError(
+                f"`inputs` and `target` must have as many numbers per sample as those that {type(self).__name__} "
+                f"holds, {int(self.width)}, got {rows.shape[1]}. Call `reset()` for other data."
+            )
+        self._measured = measured
         self.rows.append(rows.reshape(-1))
         self.width = torch.full_like(self.width, rows.shape[1])
         self._settle()
@@ -154,7 +166,8 @@ class SampleMetric(StateMetric):
     def _found(self) -> Any:
         """What is measured on all samples kept; None without data."""
         result: Any = None
-        if int(self.width) and self._measured is not None:
+        # Samples from a checkpoint may be other ones than those of the last update.
+        if self._measured is not None and int(self.width) == self._measured.width:
             result = self._measure(self._measured.model, *self._measured.unpacked(self._kept()))
         if self._is_synced and dist.is_available() and dist.is_initialized():
             # A process without data has no model: it takes the result of another one.
@@ -162,7 +175,9 @@ class SampleMetric(StateMetric):
             dist.all_gather_object(found, result, group=self.process_group)
             result = next((each for each in found if each is not None), None)
         if int(self.width) and result is None:
-            raise RuntimeError(f"{type(self).__name__} holds samples but no model. Call `update` with the model first.")
+            raise RuntimeError(
+                f"{type(self).__name__} holds samples but no model that takes them. Call `update` with the model first."
+            )
         self._result = result
         return result
 

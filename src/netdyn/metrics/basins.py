@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from netdyn.probes.tasks import TOLERANCE
 class _BasinMetric(SampleMetric):
     """A radius; :meth:`result` gives the whole :class:`netdyn.BasinResult`."""
 
-    _basin: Callable[..., BasinResult]
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and does not know these
+        _basin: Callable[..., BasinResult]
     higher_is_better = True
 
     def __init__(self, given: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,11 +21,12 @@ class _FieldMetric(StateMetric):
     """Keeps the local fields of one layer, their targets and the layer's pathway."""
 
     higher_is_better = None
-    fields: list[Tensor]
-    target: list[Tensor]
-    pathway: list[Tensor]
-    units_seen: Tensor
-    rows_seen: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and does not know these
+        fields: list[Tensor]
+        target: list[Tensor]
+        pathway: list[Tensor]
+        units_seen: Tensor
+        rows_seen: Tensor
 
     def __init__(self, num_classes: int, *, max_samples: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,6 +57,7 @@ class _FieldMetric(StateMetric):
         self.units_seen = torch.full_like(self.units_seen, fields.shape[1])
         self._settle()
 
+    @torch.jit.unused
     def forward(self, fields: Tensor, target: Tensor, pathway: Tensor) -> Any:
         """Update, and the value of this batch alone."""
         # A batch that does not fit must be refused before torchmetrics changes the states.

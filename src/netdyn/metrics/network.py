@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,9 @@ class BatchNormGap(StateMetric):
     """
 
     higher_is_better = False
-    gained: Tensor
-    samples: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and does not know these
+        gained: Tensor
+        samples: Tensor
 
     def __init__(
         self, *, batch_size: int | None = None, seed: int = 0, criterion: Criterion | None = None, **kwargs: Any
@@ -104,8 +105,9 @@ class LinearTail(StateMetric):
     """
 
     higher_is_better = True
-    counts: list[Tensor]
-    width: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations of classes, and does not know these
+        counts: list[Tensor]
+        width: Tensor
 
     def __init__(self, layers: Sequence[str] | None = None, *, exact: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -133,6 +135,7 @@ class LinearTail(StateMetric):
         self.width = torch.full_like(self.width, len(row))
         self._settle()
 
+    @torch.jit.unused
     def forward(self, model: nn.Module, inputs: Inputs, target: Tensor) -> Any:
         """Update, and the accuracies of this batch alone."""
         # A model that does not fit must be refused before torchmetrics changes the states.
