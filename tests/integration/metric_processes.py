@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from integration.scenarios.base import CLASSES, network, points
-from netdyn import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin
+from netdyn import NetworkModes, NeuronModes, RankDistribution, SampleBasin, WeightBasin, diagnose
 from netdyn.functional import linear_substitution_map, local_fields
 
 #: Which of the 60 samples each process sees.
