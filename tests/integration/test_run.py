@@ -921,7 +921,7 @@ FAULTS = {
     "labels that are floats": Fault(
         "`target` must hold whole class labels.*float32",
         TypeError,
-        monitor=lambda: {"probe": a_probe(lambda y: y.float())},
+        monitor=lambda: {"probe": a_probe(lambda y: y.float() + 0.25)},
     ),
     "a negative label": Fault(
         "got the label -1", ValueError, monitor=lambda: {"probe": a_probe(change=write(lambda x, y: y[3:4], -1))}
@@ -1120,11 +1120,15 @@ def test_several_training_loaders_at_once_are_probed_from_the_batches():
     assert run.monitor.report.scalars() == diagnose(run.module, x, y, measure=["modes"]).scalars()
 
 
+#: Outside of the function that unpacks: what is around it is copied.
+READ: list[int] = []
+
+
 def test_validation_data_that_cannot_be_read_are_not_read_again_at_every_epoch():
-    read = []
+    READ.clear()
 
     def unpack(batch: Any) -> Any:
-        read.append(len(batch[1]))
+        READ.append(len(batch[1]))
         if len(batch[1]) == 32:
             raise KeyError("no such sample")
         return batch
@@ -1132,7 +1136,7 @@ def test_validation_data_that_cannot_be_read_are_not_read_again_at_every_epoch()
     messages = said(lambda: fit(DynamicsMonitor(**MODES, unpack=unpack), val=held_out()))
     assert len(messages) == 1
     assert "no such sample" in messages[0]
-    assert read == [60, 32]
+    assert READ == [60, 32]
 
 
 def test_a_validation_probe_that_the_model_does_not_fit_costs_only_its_own_number():
