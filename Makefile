@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo reproduce test test-slow test-lowest lint types docs bench screenshots format clean distclean
+.PHONY: help demo reproduce test test-slow test-lowest mutants lint types docs bench screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
@@ -24,6 +24,7 @@ help:
 	@echo "make test         run the tests, but for the slow ones (ARGS is passed to pytest)"
 	@echo "make test-slow    run the slow tests"
 	@echo "make test-lowest  run all tests with the oldest supported versions"
+	@echo "make mutants      change the numeric files in one place at a time; see tests/mutants.md (ARGS: which mutants)"
 	@echo "make lint         check style"
 	@echo "make types        check types"
 	@echo "make docs         build the documentation in build/docs"
@@ -71,6 +72,11 @@ test-slow: $(VENV)/.stamp-dev
 # Old releases may warn of what they have since repaired, so here a warning is no error.
 test-lowest: $(LOWEST)/.stamp-dev
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -W default $(ARGS)
+
+# Slow: thousands of changes, in WORKERS processes. ARGS="netdyn.modes.shares*" takes some of them.
+mutants: $(VENV)/.stamp-dev
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(WORKERS) $(ARGS)
+	$(BIN)/mutmut results
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

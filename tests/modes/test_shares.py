@@ -48,10 +48,12 @@ def test_constant_and_unwired_units_stay_out_of_the_modes(classes):
 @pytest.mark.parametrize("classes", [2, 10])
 def test_units_that_hold_nan_stay_out_of_the_modes(classes):
     layer = random_layer(units=60, classes=classes)
+    layer = layer._replace(pathway=layer.tuning)  # all units preserve the order
     layer.fields[3, 30:] = math.nan
     shares, inner = shares_of(layer), layer._replace(fields=layer.fields[:, :30], pathway=layer.pathway[:, :30])
-    assert float(shares.opt_fraction) == pytest.approx(float(shares_of(inner).opt_fraction))
-    assert float(shares.constant_fraction) == 0
+    assert shares.opt_fraction == shares_of(inner).opt_fraction == 1
+    assert shares.order_mean == pytest.approx(shares_of(inner).order_mean)
+    assert shares.constant_fraction == 0
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -126,8 +128,9 @@ def modes_of(index):
         ([0.9] * 5 + [-0.1] * 15, 5),
         ([0.0] * 15 + [0.1] * 5, 5),  # an index of 0 is no order
         ([0.0] * 20, 0),
+        ([0.0] * 2 + [0.5] * 18, 18),
     ],
-    ids=["both", "all", "none", "four", "five", "zeros", "only zeros"],
+    ids=["both", "all", "none", "four", "five", "zeros", "only zeros", "few zeros"],
 )
 def test_false_discovery_rule_counts_from_the_smallest_index_with_few_opposites(index, opt):
     assert modes_of(index).opt_fraction == pytest.approx(opt / len(index))

@@ -53,7 +53,7 @@ def mode_shares(
     return shares_of(wiring_of(tuning, pathway, centre), constant, class_share, alpha)
 
 
-def shares_of(wiring: Wiring, constant: Tensor, class_share: Tensor | None = None, alpha: float = 0.05) -> ModeShares:
+def shares_of(wiring: Wiring, constant: Tensor, class_share: Tensor | None, alpha: float) -> ModeShares:
     """:func:`mode_shares` of what is prepared already."""
     checks.fraction("alpha", alpha)
     if constant.dtype != torch.bool or constant.shape != wiring.wired.shape:
