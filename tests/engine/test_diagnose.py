@@ -1,6 +1,5 @@
 """`diagnose` equals the functions that it gathers; what it refuses, warns of and leaves out."""
 
-import dataclasses
 import json
 import math
 import pickle
@@ -15,7 +14,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from clouds import CLASSES, FEATURES, SAMPLES, network, probe, trained
 from netdyn import DynamicsWarning, diagnose
-from netdyn.basins.result import BasinResult
 from netdyn.engine import evaluate
 from netdyn.engine.config import MEASURES
 from netdyn.functional import (
@@ -76,8 +74,17 @@ def test_layers_equal_the_functions(learned, report):
 
 def same_basins(found, expected):
     """All fields but the passes, of which the one without noise is shared by all measures."""
-    for name in {field.name for field in dataclasses.fields(BasinResult)} - {"forwards", "curve"}:
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+    same(vars(found), vars(expected), without=("forwards", "curve", "influences"))
+    assert (found.influences is None) == (expected.influences is None)
+    if found.influences is not None:
+        assert found.influences.key == expected.influences.key
+        same(vars(found.influences), vars(expected.influences), without=("key",))
+
+
+def same(found, expected, without):
+    assert found.keys() == expected.keys()
+    for name in found.keys() - set(without):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("options", [{}, {"accuracy": 0.7, "seed": 2, "low": 1e-2, "high": 5.0}], ids=str)

@@ -86,7 +86,7 @@ def plain(report):
 
 #: Measure → the function that is replaced by one that fails, and where its results stand in a report's plain form.
 PLACES = {
-    "modes": ("read_layers", ("layers", "functional_depth", "phase", "findings")),
+    "modes, linear": ("read_layers", ("layers", "functional_depth", "phase", "findings")),
     "sample_basin": ("measure_sample_basin", ("sample_basin", "findings")),
     "coverage": ("measure_coverage", ("coverage",)),
     "weight_basin": ("measure_weight_basin", ("weight_basin", "findings")),
@@ -122,7 +122,7 @@ def test_a_measure_that_fails_costs_only_itself(case, monkeypatch, name):
 def test_a_failed_reading_is_named_after_what_was_asked_for(case, monkeypatch):
     monkeypatch.setattr(evaluate, "read_layers", tears)
     assert evaluated(case, measure=("linear",))[1] == [("linear", Torn, "out of paper")]
-    assert evaluated(case, measure=("linear", "modes"))[1] == [("modes", Torn, "out of paper")]
+    assert evaluated(case, measure=("linear", "modes"))[1] == [("modes, linear", Torn, "out of paper")]
 
 
 def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
@@ -130,7 +130,9 @@ def test_when_everything_fails_accuracies_are_left(case, monkeypatch):
     for place, _ in PLACES.values():
         monkeypatch.setattr(evaluate, place, tears)
     report, failed = evaluated(case, (x[:40], target[:40]))
-    assert [name for name, _, _ in failed] == ["modes", "sample_basin", "coverage", "weight_basin", "batchnorm", "maps"]
+    assert [name for name, _, _ in failed] == [
+        *("modes, linear", "sample_basin", "coverage", "weight_basin", "batchnorm", "maps")
+    ]
     right = net(x).argmax(dim=1) == target
     assert report.scalars() == {
         "probe/accuracy": pytest.approx(float(right.double().mean())),

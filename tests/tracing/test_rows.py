@@ -237,7 +237,7 @@ def test_a_monitor_runs_the_probe_once_more_at_first_and_when_rows_change(least)
         passed.append(sum(size for size in PASSES if size > 100) / 256)
         names.append([layer.name for layer in report.layers])
         assert bool(said) == (step == 2)
-    # Reading, and the probe in another order; later a few samples, which show that the rows have changed. Then both again.
+    # Reading, and the probe in another order; later a few samples, which show that rows have changed. Then both again.
     assert passed == [2, 1, 3, 1, 1]
     assert [len(layers) for layers in names] == [2, 2, 1, 1, 1]
     assert all(layers[0] == "0" for layers in names)

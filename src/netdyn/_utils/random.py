@@ -33,7 +33,8 @@ def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
             # A sample may have no components.
             raw = tensor.detach().contiguous().reshape(len(tensor), math.prod(tensor.shape[1:]))
             octets = raw.to(torch.uint8) if raw.dtype == torch.bool else raw.view(torch.uint8)
-            words = F.pad(octets, (0, -octets.shape[1] % 8)).view(torch.int64)
+            missing = -octets.shape[1] % 8 if octets.shape[1] else 8
+            words = F.pad(octets, (0, missing)).view(torch.int64)
             found.append(torch.stack([_summed(words, 2 * number), _summed(words, 2 * number + 1)], dim=1))
     return _mixed(torch.stack([sums.to(found[0].device) for sums in found]).sum(dim=0))
 
