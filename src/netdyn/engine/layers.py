@@ -105,7 +105,8 @@ def read_layers(
                 f"None of the layers {missing} could be read: they ran on a few samples, but not in the run with "
                 "gradients that shows how they are wired, or not on the whole probe."
             )
-        warn_of_missing(model, missing)
+        # Those that are named as not read anyway need no second warning.
+        warn_of_missing(model, [name for name in missing if checked.found.get(name) not in unread])
         memory.keep(found.signature, verdict)
         warn_of_company(verdict)
         reader.tell_of_other_positions()

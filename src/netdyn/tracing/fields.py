@@ -248,7 +248,7 @@ def discover(
     verdict = other.judge(rows)
     warn_of_unread(model, found, found.mixed | rows.unread.keys | verdict.refused)
     warn_of_company(verdict)
-    return found.without(verdict.refused)
+    return found.without(verdict.refused | rows.unread.keys)
 
 
 def warn_of_unread(model: nn.Module, found: Survey, unread: Collection[Key]) -> None:
