@@ -14,6 +14,7 @@ from netdyn import diagnose
 #: Some scenarios draw random numbers in their forward, and networks that learn for a few steps have basins at the edge.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning"),
+    pytest.mark.filterwarnings("ignore:(Not all of the network can be read|The network mixes):UserWarning"),
     pytest.mark.filterwarnings("ignore:The network mixes the samples of a batch:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*mix or sort the samples of a batch:UserWarning"),
     pytest.mark.filterwarnings("ignore:The radius lies below the smallest noise level:UserWarning"),
