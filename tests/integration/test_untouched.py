@@ -15,8 +15,6 @@ from netdyn import diagnose
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The model is random in eval mode:UserWarning"),
     pytest.mark.filterwarnings("ignore:(Not all of the network can be read|The network mixes):UserWarning"),
-    pytest.mark.filterwarnings("ignore:The network mixes the samples of a batch:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*mix or sort the samples of a batch:UserWarning"),
     pytest.mark.filterwarnings("ignore:The radius lies below the smallest noise level:UserWarning"),
     pytest.mark.filterwarnings("ignore:The largest noise level, `high`:UserWarning"),
     pytest.mark.filterwarnings("ignore:`accuracy` is .*, but noise alone leaves:UserWarning"),

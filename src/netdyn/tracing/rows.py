@@ -160,12 +160,12 @@ def coarsest_rounding(model: nn.Module, inputs: Inputs) -> float:
     return 2.0**-10 if any(tensor.is_cuda for tensor in tensors(inputs)) else 0.0
 
 
+@dataclass
 class RowMemory:
     """What whole runs have shown about the rows of a network, so that later evaluations need not run it once more."""
 
-    def __init__(self) -> None:
-        self._signature: tuple[object, ...] = ()
-        self._verdict: Verdict | None = None
+    _signature: tuple[object, ...] = ()
+    _verdict: Verdict | None = None
 
     def recall(self, signature: tuple[object, ...]) -> Verdict | None:
         """The verdict on a survey with this signature, see :attr:`~netdyn.tracing.survey.Survey.signature`."""
