@@ -80,10 +80,15 @@ def test_all_figures_are_in_the_table_of_tags(tmp_path):
 
 
 def test_the_last_point_may_be_an_epochs_end_or_not(tmp_path):
-    # The last figures are of the last report, wherever that was made.
+    # The last figures stand where their report was made; maps and curves of classes are of the network at the end.
     fit(tmp_path / "a", DynamicsMonitor(**QUICK, every_n_train_steps=4, on_fit_ends=False))
     assert steps_of(tmp_path / "a") == [3, 7]
-    assert images(tmp_path / "a") == {tag: [3, LAST] for tag in ONCE} | {tag: [LAST] for tag in MAPS}
+    assert images(tmp_path / "a") == {
+        **{tag: [7] for tag in MAPS},
+        **{tag: [3, 7] for tag in ONCE},
+        "basin/curves": [3, 7, LAST],
+        **{f"wpa/{tag}": [3, LAST] for tag in ("characteristic_maps", "subnetwork")},
+    }
 
 
 def test_a_single_evaluation_is_drawn_once(tmp_path):
