@@ -18,6 +18,7 @@ from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes, local_tensor
 from netdyn._utils.options import offering, takes_options_of
+from netdyn._utils.trees import numbers
 from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.basins.change import Influences, sample_change, weight_change
 from netdyn.budget import Budget
@@ -535,7 +536,7 @@ def _kind(error: Exception) -> str:
 def _sums(model: nn.Module) -> str:
     """What the weights add up to on this process: with a step of training it is another."""
     weights = [local_tensor(weight.detach()) for weight in model.parameters() if weight.is_floating_point()]
-    return repr([float(weight.float().abs().sum()) for weight in weights])
+    return repr(numbers([weight.float().abs().sum() for weight in weights]))
 
 
 def _counted(probe: Probe, what: str) -> str:

@@ -315,7 +315,8 @@ def test_a_pytorch_lightning_module_without_forward_is_known_as_one():
     monitor = DynamicsMonitor(**QUICK)
     trainer = fit(False, monitor, module=Headless, package=pytorch_lightning)
     expected = diagnose(trainer.lightning_module.net, *points(), **QUICK)
-    assert monitor.report.scalars() == expected.scalars()
+    found = {tag: value for tag, value in monitor.report.scalars().items() if "/change" not in tag}
+    assert found == expected.scalars()
 
 
 def test_a_fast_dev_run_of_pytorch_lightning_makes_one_evaluation():
