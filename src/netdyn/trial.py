@@ -108,12 +108,20 @@ def trial_run(
         ValueError: If ``max_steps`` lies outside its range.
 
     Example:
-        >>> from lightning.pytorch.demos.boring_classes import BoringModel
-        >>> class Model(BoringModel):
+        >>> class Model(L.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = torch.nn.Sequential(torch.nn.Linear(4, 30), torch.nn.ReLU(), torch.nn.Linear(30, 2))
+        ...
+        ...     def forward(self, x):
+        ...         return self.net(x)
+        ...
         ...     def training_step(self, batch, batch_idx):
-        ...         x, y = batch
-        ...         return torch.nn.functional.cross_entropy(self.layer(x), y)
-        >>> points = torch.utils.data.TensorDataset(torch.rand(40, 32), torch.arange(40) % 2)
+        ...         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
+        ...
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> points = torch.utils.data.TensorDataset(torch.rand(40, 4), torch.arange(40) % 2)
         >>> trial = trial_run(Model(), torch.utils.data.DataLoader(points, 10, shuffle=True), max_steps=4)
         >>> trial.identical, trial.evaluations
         (True, 3)

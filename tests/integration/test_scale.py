@@ -23,7 +23,6 @@ from netdyn.basins.ladder import NEAR as NEAR_QUESTIONS
 from netdyn.basins.ladder import WIDE as WIDE_QUESTIONS
 from netdyn.basins.weight_basin import FIRST, LEVELS
 from netdyn.functional import linear_substitution_map, local_fields
-from netdyn.tracing.survey import CHECKED
 
 pytestmark = pytest.mark.slow
 
@@ -214,8 +213,8 @@ def test_the_map_of_a_resnet_101_is_the_jacobian_of_the_network_without_activati
 def test_depth_costs_no_passes(batch_size):
     counts = [passes(mlp(depth), *probe(96), measure=["modes"], batch_size=batch_size) for depth in (4, 20, 100)]
     assert counts[0] == counts[1] == counts[2]
-    # A few samples to find the layers and the classes and to check them, up to 64 for the map, and the probe once.
-    assert counts[0][1] <= 96 + 64 + 16 + CHECKED
+    # A few samples to find the layers and the classes, up to 64 for the map, the probe, and once more to check rows.
+    assert counts[0][1] <= 2 * 96 + 64 + 32
     deep = passes(resnet(), *probe(96, *IMAGE), measure=["modes"], batch_size=batch_size)
     assert deep == counts[0]
 
@@ -264,7 +263,8 @@ def test_work_grows_in_proportion_to_samples_once_the_map_has_its_own():
     # The map takes 64 samples in each; sorting a column is one operation whose output is as long as the column.
     assert (spent[3] - spent[2]) / 512 == pytest.approx((spent[1] - spent[0]) / 128, rel=0.1)
     few, many = (metered(mlp(10), *probe(samples)).operations for samples in (128, 1024))
-    assert many == pytest.approx(few, rel=0.05)
+    # Rows are checked in batches of 256: two passes for 128 samples, and four for 1,024.
+    assert 0.95 * few <= many <= 1.2 * few
 
 
 # Memory

@@ -64,7 +64,7 @@ def test_outputs_of_another_shape_are_refused_with_the_shape(shape):
 
 @pytest.mark.parametrize("outputs", [(torch.zeros(3, 2), None), {"logits": torch.zeros(3, 2)}, None])
 def test_outputs_that_are_no_tensor_are_refused_with_their_type(outputs):
-    text = rf"must be a tensor \[samples, classes\], got {type(outputs).__name__}\. Wrap the model in a module that picks"
+    text = rf"must be a tensor \[samples, classes\], got {type(outputs).__name__}\. Wrap the model in a module"
     with pytest.raises(TypeError, match=text):
         as_logits(outputs, 3)
 

@@ -15,7 +15,7 @@ from netdyn.tracing.names import is_quantised
 from netdyn.tracing.site import Key, Unread
 
 #: Sums that stand for a row: each over a part of its units, with random signs.
-PARTS = 16
+PARTS = 4
 #: Rows of two runs are the same if they differ by less than this share of their size, or this many roundings.
 SAME, ROUNDINGS = 1e-3, 16
 #: What is left of that for two runs of the same batch, which take the same operations.
@@ -24,6 +24,8 @@ ALIKE = 0.01
 TOGETHER = 256
 #: Number of samples whose rows are compared at evaluations after the first one.
 FEW = 16
+#: Numbers of a run that are compared at a time.
+AT_ONCE = 1 << 17
 #: The key of the network's own outputs, among those of the local fields.
 OUTPUTS: Key = ("output", "", 0)
 
@@ -118,11 +120,15 @@ def compare(whole: Rows, other: Rows, coarsest: float = 0.0, alike: bool = False
     if not keys:
         return Verdict()
     rounding = [max(coarsest, whole.precision[key], other.precision[key]) for key in keys]
-    everything = whole.table(keys, whole.chosen)
-    own = everything if len(other.chosen) == len(whole.chosen) else whole.table(keys, other.chosen)
-    part = ALIKE if alike else 1.0
-    same = torch.tensor([part * max(SAME, ROUNDINGS * each) for each in rounding]).to(own)
-    counts = _differing(everything, own, other.table(keys, other.chosen), same[:, None])
+    part, found = ALIKE if alike else 1.0, []
+    step = max(1, AT_ONCE // (len(whole.chosen) * (PARTS + 2)))
+    for first in range(0, len(keys), step):
+        some = keys[first : first + step]
+        everything = whole.table(some, whole.chosen)
+        own = everything if len(other.chosen) == len(whole.chosen) else whole.table(some, other.chosen)
+        same = torch.tensor([part * max(SAME, ROUNDINGS * each) for each in rounding[first : first + step]]).to(own)
+        found.append(_differing(everything, own, other.table(some, other.chosen), same[:, None]))
+    counts = torch.cat(found, dim=1)
     (apart, far), samples = counts.tolist(), len(other.chosen)
     # Reordering moves two samples at least, and almost never few. A tie that rounding breaks may move one.
     refused = {key for key, count in zip(keys, far, strict=True) if count >= max(2, math.ceil(samples / 500))}
