@@ -125,6 +125,7 @@ def test_radii_are_distributed_as_the_oracle_says(balanced_radii, sigma):
     assert abs((balanced_radii < sigma).double().mean() - expected) < bound
 
 
+@pytest.mark.slow
 def test_distribution_tells_the_population_deviation_from_the_samples(balanced_radii):
     # The sample deviation of two numbers is sqrt(2) times as large: 10 standard errors of 0.008 away.
     assert abs((balanced_radii < 1).double().mean() - lost_below(1, math.sqrt(2))) > 0.05

@@ -13,6 +13,9 @@ from netdyn import NeuronModes, diagnose
 from netdyn.functional import class_tuning, linear_substitution_map, local_fields, rank_distribution
 from netdyn.modes.shares import mode_shares
 
+#: Shares over many layers.
+pytestmark = pytest.mark.slow
+
 ALPHA = 0.05
 FLIPS = 512
 
