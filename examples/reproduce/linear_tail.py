@@ -105,10 +105,11 @@ def run(norm: bool, width: int, epochs: int, seed: int, data: Data, todo: Task) 
         progress=todo.progress,
         setting=f"linear_tail-norm={norm}-width={width}-rate={rate}-epochs={epochs}",
     )
-    last = rows[-1]
-    todo.say(f"{name_of(norm)}, seed {seed}: depth {last['depth']:.0f}, test accuracy {last['test accuracy']:.4f}")
     chance = float(torch.bincount(data.y[:PROBE]).max()) / PROBE
-    return [{**row, **depths_of(row, chance)} for row in rows]
+    found = [{**row, **depths_of(row, chance)} for row in rows]
+    last = found[-1]
+    todo.say(f"{name_of(norm)}, seed {seed}: depth {last['depth']:.0f}, test accuracy {last['test accuracy']:.4f}")
+    return found
 
 
 def name_of(norm: bool) -> str:
