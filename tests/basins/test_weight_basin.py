@@ -14,6 +14,7 @@ from netdyn._utils.checks import DynamicsWarning
 from netdyn.basins import weight_noise
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.functional import weight_basin
+from shaken import Everything, mlp, spreads, states, uneven
 
 
 def generator(seed):
@@ -29,22 +30,6 @@ def balance():
     network = nn.Linear(1, 2, bias=False)
     network.weight = nn.Parameter(torch.tensor([[-1.0], [1.0]]))
     return network, torch.ones(10, 1), torch.ones(10, dtype=torch.int64)
-
-
-def mlp(seed=0, bias=True):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        names = {
-            "fc1": nn.Linear(6, 16, bias),
-            "act1": nn.ReLU(),
-            "fc2": nn.Linear(16, 16, bias),
-            "act2": nn.Tanh(),
-            "head": nn.Linear(16, 3, bias),
-        }
-    network = nn.Sequential()
-    for name, module in names.items():
-        network.add_module(name, module)
-    return network
 
 
 def probe(samples=90):
@@ -63,11 +48,6 @@ def trained():
         nn.functional.cross_entropy(network(x), target).backward()
         optimiser.step()
     return network, x, target
-
-
-def states(network):
-    """All that a network consists of, by name."""
-    return {name: value.detach().clone() for name, value in [*network.named_parameters(), *network.named_buffers()]}
 
 
 #: What a watched network was. Here, and not in reach of the network, because a search puts back what its network
@@ -258,26 +238,6 @@ def test_search_asks_three_levels_a_ray_and_three_more_on_the_first(trained):
 # What is moved, and how far ------------------------------------------------------------------------------------------
 
 
-class Everything(nn.Module):
-    """Weights of all kinds: convolution, embedding, normalisation, a tied head, matrices that are no parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(12, 8)
-        self.conv = nn.Conv1d(8, 8, 3, padding=1)
-        self.norm = nn.BatchNorm1d(8)
-        self.frozen = nn.Parameter(torch.eye(8) + 0.1, requires_grad=False)
-        self.scale = nn.Parameter(torch.ones(()))
-        self.head = nn.Linear(8, 12, bias=False)
-        self.head.weight = self.embed.weight
-        self.register_buffer("matrix", torch.eye(8))
-        self.register_buffer("steps", torch.zeros(2, 2, dtype=torch.int64))
-
-    def forward(self, ids):
-        h = torch.relu(self.norm(self.conv(self.embed(ids).transpose(1, 2)))).mean(dim=2)
-        return self.head(h @ self.frozen @ self.matrix) * self.scale
-
-
 def test_floating_parameters_of_two_or_more_dimensions_are_moved_and_nothing_else():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -305,19 +265,6 @@ def test_tied_weights_move_together_and_once():
     # n = 20 rays of 96 numbers: the relative standard error is 0.02; moved twice, noise would be sqrt(2) as strong.
     moved = moves(network, ids, target, rays=20)["embed.weight"]
     assert moved.std().item() == pytest.approx(network.embed.weight.std(correction=0).item(), rel=0.1)
-
-
-def spreads(network):
-    return {name: value.std(correction=0).item() for name, value in states(network).items() if value.ndim > 1}
-
-
-def uneven():
-    """Three matrices of quite different spread and mean."""
-    network = mlp(bias=False)
-    with torch.no_grad():
-        for i, weight in enumerate(network.parameters()):
-            weight.copy_(weight / weight.std(correction=0) * 10.0 ** (i - 1) + i)
-    return network
 
 
 # n = 20 rays of 48 to 256 numbers each: the relative standard error of a deviation is 0.023 or less.

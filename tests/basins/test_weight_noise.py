@@ -9,35 +9,15 @@ from torch import nn
 
 from netdyn.basins.weight_noise import WeightNoise, realised_noise, weight_tensors
 from netdyn.functional import weight_basin
+from shaken import Everything, mlp, spreads, states, uneven
 
 
 def gaussian(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def mlp(seed=0, bias=True):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        names = {
-            "fc1": nn.Linear(6, 16, bias),
-            "act1": nn.ReLU(),
-            "fc2": nn.Linear(16, 16, bias),
-            "act2": nn.Tanh(),
-            "head": nn.Linear(16, 3, bias),
-        }
-    network = nn.Sequential()
-    for name, module in names.items():
-        network.add_module(name, module)
-    return network
-
-
 def probe(samples=90):
     return gaussian(samples, 6, seed=3), torch.arange(samples) % 3
-
-
-def states(network):
-    """All that a network consists of, by name."""
-    return {name: value.detach().clone() for name, value in [*network.named_parameters(), *network.named_buffers()]}
 
 
 def noise_on(network, layers=None, normalization="layer", seed=0):
@@ -57,26 +37,6 @@ def moves(network, rays=1, sigma=1.0, **options):
 
 
 # What is moved, and how far ------------------------------------------------------------------------------------------
-
-
-class Everything(nn.Module):
-    """Weights of all kinds: convolution, embedding, normalisation, a tied head, matrices that are no parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(12, 8)
-        self.conv = nn.Conv1d(8, 8, 3, padding=1)
-        self.norm = nn.BatchNorm1d(8)
-        self.frozen = nn.Parameter(torch.eye(8) + 0.1, requires_grad=False)
-        self.scale = nn.Parameter(torch.ones(()))
-        self.head = nn.Linear(8, 12, bias=False)
-        self.head.weight = self.embed.weight
-        self.register_buffer("matrix", torch.eye(8))
-        self.register_buffer("steps", torch.zeros(2, 2, dtype=torch.int64))
-
-    def forward(self, ids):
-        h = torch.relu(self.norm(self.conv(self.embed(ids).transpose(1, 2)))).mean(dim=2)
-        return self.head(h @ self.frozen @ self.matrix) * self.scale
 
 
 IDS = torch.arange(60).reshape(12, 5) % 12
@@ -104,19 +64,6 @@ def test_tied_weights_move_together_and_once():
     assert moved.std().item() == pytest.approx(network.embed.weight.std(correction=0).item(), rel=0.1)
     basin = weight_basin(network, IDS, network(IDS).argmax(dim=1), layers="each", rays=2)
     assert set(basin.per_layer) == {"embed.weight", "conv.weight", "frozen"}
-
-
-def spreads(network):
-    return {name: value.std(correction=0).item() for name, value in states(network).items() if value.ndim > 1}
-
-
-def uneven():
-    """Three matrices of quite different spread and mean."""
-    network = mlp(bias=False)
-    with torch.no_grad():
-        for i, weight in enumerate(network.parameters()):
-            weight.copy_(weight / weight.std(correction=0) * 10.0 ** (i - 1) + i)
-    return network
 
 
 # n = 20 rays of 48 to 256 numbers each: the relative standard error of a deviation is 0.023 or less.

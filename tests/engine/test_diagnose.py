@@ -519,7 +519,7 @@ def test_linear_network_needs_layers_for_its_modes_alone():
 
 
 class Pair(nn.Module):
-    """Scores, under a name that nobody else uses."""
+    """Scores, under a name that no other code uses."""
 
     def __init__(self, net):
         super().__init__()

@@ -22,8 +22,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 def explained(message: Callable[[str], str]) -> Iterator[None]:
     """Inside, the user's code runs; ``message`` makes the text of an error from the reason that the code gives.
 
-    The code's own error is the cause of the new one. One of a type that Python does not have, which somebody may wait
-    for, gets the text as a note. An error that netdyn raised says already what to do, and passes through, as does one
+    The code's own error is the cause of the new one. One of a type of the user's own, which calling code may
+    catch, gets the text as a note. An error that netdyn raised says already what to do, and passes through, as does one
     for a lack of memory, after which netdyn tries smaller batches.
 
     >>> with explained(lambda reason: f"`unpack` raised {reason} It must return (inputs, target)."):
