@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning_utilities.core import rank_zero
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -68,25 +67,10 @@ class Several(Any_):
         self.log("val_loss", self.loss(batch))
 
 
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
 @pytest.fixture
-def start() -> Any:
+def start(info: list[str]) -> Callable[[], list[str]]:
     """The first lines of the monitors of a test."""
-    handler = Lines()
-    rank_zero.log.addHandler(handler)
-    level = rank_zero.log.level
-    rank_zero.log.setLevel(logging.INFO)
-    yield lambda: [line for line in handler.lines if line.startswith("netdyn measures")]
-    rank_zero.log.setLevel(level)
-    rank_zero.log.removeHandler(handler)
+    return lambda: [line for line in info if line.startswith("netdyn measures")]
 
 
 def fit(monitor: DynamicsMonitor, module: L.LightningModule, train: Any, val: Any = None, **options: Any) -> list[str]:

@@ -1,7 +1,6 @@
 """A real Trainer on real digits: what is logged where, against the event file read back and `diagnose` by hand."""
 
 import copy
-import logging
 import math
 import pickle
 import re
@@ -18,7 +17,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning_utilities.core import rank_zero
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -1271,27 +1269,6 @@ class Stream(IterableDataset):
     def __iter__(self) -> Any:
         x, y = data(0, self.n).tensors
         return zip(x, y, strict=True)
-
-
-class Lines(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-
-@pytest.fixture
-def info():
-    """What Lightning's rank-zero logger says."""
-    handler = Lines()
-    rank_zero.log.addHandler(handler)
-    level = rank_zero.log.level
-    rank_zero.log.setLevel(logging.INFO)
-    yield handler.lines
-    rank_zero.log.setLevel(level)
-    rank_zero.log.removeHandler(handler)
 
 
 @pytest.mark.parametrize(
