@@ -49,7 +49,8 @@ def report(*layers, sample=None, weight=None, **changes):
 
 
 def lines(*layers, **changes):
-    return str(report(*layers, **changes)).splitlines()
+    """The printed lines after the verdict."""
+    return str(report(*layers, **changes)).splitlines()[1:]
 
 
 class Reader(HTMLParser):

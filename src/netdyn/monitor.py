@@ -213,7 +213,7 @@ class Monitor:
         report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
         self.evaluations += 1
         self.skipped += report is None
-        report = None if report is None else self._compared(report)
+        report = None if report is None else self._compared(report, step)
         scalars = {} if report is None else report.scalars()
         scalars |= {
             "netdyn/seconds": budget.last,
@@ -227,14 +227,14 @@ class Monitor:
                 self._introduce(report)
             self.report, self._last_step, self._drawn = report, step, False
             self._measured = _sums(model)
-            self.history.add(step, report.layers)
+            self.history.add(step, report.layers, report.moment)
             self._show(report, step, draw)
         # Sending and drawing take time too, which the next evaluation logs.
         budget.spent += time.monotonic() - begin
         return report
 
-    def _compared(self, report: Report) -> Report:
-        """The report with the changes of its basins since the last evaluation; the next one is compared with this."""
+    def _compared(self, report: Report, step: int) -> Report:
+        """The report with its step, its run so far and the changes of its basins, for which it is kept."""
         sample, weight = report.sample_basin, report.weight_basin
         now = {
             "sample": None if sample is None else sample.influences,
@@ -243,6 +243,8 @@ class Monitor:
         before, self._before = self._before, now
         return replace(
             report,
+            step=step,
+            trend=self.history.before(step),
             sample_change=sample_change(now["sample"], before.get("sample")),
             weight_change=weight_change(now["weight"], before.get("weight")),
         )

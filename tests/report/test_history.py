@@ -10,6 +10,7 @@ from matplotlib.collections import QuadMesh
 from netdyn import LayerReport
 from netdyn.report import history
 from netdyn.report.history import MAPS, SIGNED, History
+from netdyn.report.trend import Moment
 from netdyn.tags import FIGURES
 
 NAN = math.nan
@@ -26,7 +27,7 @@ def filled(*steps):
     made = History()
     for s in steps:
         numbers = (s / 100, s / 10, 1 - s / 100)
-        made.add(s, [layer("a", *numbers), layer("b", *(n / 2 for n in numbers))])
+        made.add(s, [layer("a", *numbers), layer("b", *(n / 2 for n in numbers))], Moment(s, *numbers, 0.5))
     return made
 
 

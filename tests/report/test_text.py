@@ -23,6 +23,7 @@ def test_printed_report_is_a_table_lines_and_sentences():
         batchnorm_train_gap=0.03125,
     )
     assert str(made).splitlines() == [
+        f"{made.verdict}",
         "probe: 200 samples, 5 classes, accuracy 0.875 (validation 0.750)",
         "layer        units    OPT    NPT   dead  gradient  linear tail",
         "encoder.fc1     40  0.500  0.500  0.250     1.500        0.500",
@@ -84,7 +85,7 @@ def test_what_is_not_known_is_a_dash_and_zero_has_no_sign():
 def test_a_hundred_layers_stand_in_aligned_columns_with_every_number_whole(units):
     names = [f"model.encoder.blocks.{i}.feed_forward.activation.linear" for i in range(100)]
     made = report(*(layer(name, gradient=i / 8 - 4, units=units) for i, name in enumerate(names)))
-    table = str(made).splitlines()[1:102]
+    table = str(made).splitlines()[2:103]
     assert len({len(line) for line in table}) == 1
     ends = [[found.end() for found in re.finditer(r"\S+", line)][1:] for line in table[1:]]
     assert all(row == ends[0] for row in ends)

@@ -220,6 +220,7 @@ class _Evaluation:
             coverage=covered,
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
+            finite=1 - reading.lost / evaluator.samples,
         )
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
@@ -244,7 +245,7 @@ class _Evaluation:
         warn_of_nonfinite(evaluator, lost)
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
-        return Reading((), right)
+        return Reading((), right, lost=lost)
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""

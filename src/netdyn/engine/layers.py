@@ -36,6 +36,7 @@ class Reading:
     layers: tuple[LayerReport, ...]
     right: Tensor  # which samples are right, bool `[samples]`, or the share of each that is
     survey: Survey | None = None  # None where the layers were not read
+    lost: int = 0  # samples whose outputs are not finite
     pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
@@ -192,7 +193,7 @@ class _LayerReader:
         )
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
-        return Reading(layers, right, self.survey, whole if known else {})
+        return Reading(layers, right, self.survey, lost, whole if known else {})
 
     @property
     def _runs_tails(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from netdyn.report.results import LayerReport
+from netdyn.report.trend import Moment, thinned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,23 +30,34 @@ LONGEST = 2000
 
 @dataclass
 class History:
-    """For each step, layer → its numbers in the order of :data:`MAPS`, all of them plain: a checkpoint holds them."""
+    """For each step, layer → its numbers in the order of :data:`MAPS`, and what the trend keeps: all of it is plain."""
 
     steps: list[int] = field(default_factory=list)
     rows: list[dict[str, list[float]]] = field(default_factory=list)
+    moments: list[Moment] = field(default_factory=list)
 
-    def add(self, step: int, layers: Sequence[LayerReport]) -> None:
+    def add(self, step: int, layers: Sequence[LayerReport], moment: Moment | None = None) -> None:
         """Add the layers' numbers at a step; drop this and later steps first, if a run has started again.
 
         The untrained network and the network after the first step may both be logged at step 0: a step may come twice.
         """
-        again = bool(self.steps) and (self.steps[-1] > step or self.steps[-2:] == [step, step])
-        while again and self.steps and self.steps[-1] >= step:
-            del self.steps[-1], self.rows[-1]
+        self._forget(step)
         self.steps.append(step)
         self.rows.append({layer.name: [getattr(layer, name) for name, _ in MAPS.values()] for layer in layers})
+        self.moments.append(moment or Moment(step))
         if len(self.steps) > LONGEST:
-            del self.steps[1::2], self.rows[1::2]
+            del self.steps[1::2], self.rows[1::2], self.moments[1::2]
+
+    def before(self, step: int) -> tuple[Moment, ...]:
+        """The trend of a report at a step: the evaluations before it, as far as they are of the same run."""
+        self._forget(step)
+        return thinned(self.moments)
+
+    def _forget(self, step: int) -> None:
+        """Drop this and later steps, if a run has started again."""
+        again = bool(self.steps) and (self.steps[-1] > step or self.steps[-2:] == [step, step])
+        while again and self.steps and self.steps[-1] >= step:
+            del self.steps[-1], self.rows[-1], self.moments[-1]
 
     def figures(self) -> dict[str, Figure]:
         """Tag → heat map, layer × step, in the order of the last step's layers; unknown numbers are blank."""
@@ -69,8 +81,10 @@ class History:
 
     def state(self) -> dict[str, Any]:
         """The history as plain lists and numbers."""
-        return {"steps": list(self.steps), "rows": [dict(row) for row in self.rows]}
+        moments = [list(moment) for moment in self.moments]
+        return {"steps": list(self.steps), "rows": [dict(row) for row in self.rows], "moments": moments}
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue the history of an earlier run."""
         self.steps, self.rows = list(state["steps"]), [dict(row) for row in state["rows"]]
+        self.moments = [Moment(*moment) for moment in state["moments"]]

@@ -16,7 +16,7 @@ CELL_STYLE = "padding: 2px 8px; border-bottom: 1px solid rgba(128, 128, 128, 0.4
 
 def html(report: Report) -> str:
     """The report for a notebook, with the full names of the layers."""
-    parts = [_paragraph(probe_line(report))]
+    parts = [_paragraph(f"{report.verdict}"), _paragraph(probe_line(report))]
     if report.layers:
         head = "".join(_cell("th", name, right=place > 0, title=title) for place, (name, title) in enumerate(COLUMNS))
         rows = [

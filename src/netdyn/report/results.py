@@ -17,9 +17,12 @@ from netdyn.basins.result import BasinResult
 from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
 from netdyn.probes.guessing import is_guessed
+from netdyn.report.trend import Moment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from netdyn.report.verdict import Verdict
 
 
 #: Fields of a layer's report that are logged as ``modes/<name>/<layer>``.
@@ -126,6 +129,9 @@ class Report:
         characteristic_maps: How each logit weighs the input ``[classes, *input shape]``; None if not measured.
         notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
+        finite: Share of the probe's samples for which all outputs are finite.
+        step: The step of a monitor's evaluation; None without a monitor.
+        trend: The earlier evaluations of the same run, which a monitor knows, in five numbers each.
     """
 
     layers: tuple[LayerReport, ...]
@@ -146,6 +152,9 @@ class Report:
     weight_change: Change | None = None
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
+    finite: float = 1.0
+    step: int | None = None
+    trend: tuple[Moment, ...] = field(default=(), repr=False)
 
     @property
     def untrained(self) -> bool:
@@ -222,6 +231,25 @@ class Report:
             raise KeyError(f"`tag` must be one of {', '.join(map(repr, drawn))}, got {tag!r}.")
         return drawn[tag]
 
+    @property
+    def verdict(self) -> Verdict:
+        """How the training stands; docs/evidence.md gives the rules and how often they are right."""
+        from netdyn.report.verdict import verdict
+
+        return verdict(self, self.trend)
+
+    @property
+    def moment(self) -> Moment:
+        """What later reports of the same run keep of this one."""
+        sample, weight = self.sample_basin, self.weight_basin
+        return Moment(
+            step=-1 if self.step is None else self.step,
+            accuracy=self.accuracy,
+            val_accuracy=math.nan if self.val_accuracy is None else self.val_accuracy,
+            sample_radius=math.nan if sample is None else sample.radius,
+            weight_radius=math.nan if weight is None else weight.radius,
+        )
+
     def findings(self) -> list[str]:
         """What stands out, one sentence per finding; docs/findings.md gives the rule behind each."""
         from netdyn.report.findings import findings
@@ -236,10 +264,11 @@ class Report:
         }
         changes = {"sample_change": self.sample_change, "weight_change": self.weight_change}
         plain = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
-        plain += ["batchnorm_gap", "batchnorm_train_gap"]
+        plain += ["batchnorm_gap", "batchnorm_train_gap", "finite", "step"]
         return (
             {name: _plain(getattr(self, name)) for name in plain}
-            | {"phase": _plain(vars(self.phase))}
+            | {"phase": _plain(vars(self.phase)), "verdict": _plain(vars(self.verdict))}
+            | {"trend": [_plain(moment._asdict()) for moment in self.trend]}
             | {"layers": [_plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | {name: None if change is None else _plain(change._asdict()) for name, change in changes.items()}

@@ -26,8 +26,8 @@ NAME_WIDTH = 28
 
 
 def text(report: Report) -> str:
-    """The report for a terminal: the probe, a table of layers, summary lines, findings."""
-    lines = [probe_line(report)]
+    """The report for a terminal: the verdict, the probe, a table of layers, summary lines, findings."""
+    lines = [f"{report.verdict}", probe_line(report)]
     if report.layers:
         names = shortened([layer.name for layer in report.layers], NAME_WIDTH)
         heads = [head for head, _ in COLUMNS]
