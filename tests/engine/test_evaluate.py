@@ -208,7 +208,7 @@ def test_the_plain_form_goes_through_json_with_all_numbers_of_a_report(case):
         report.layers[0].tail_accuracy,
         report.layers[0].linear_share,
     )
-    assert layer["distribution"] == report.layers[0].distribution.tolist()
+    assert report.to_dict(arrays=True)["layers"][0]["distribution"] == report.layers[0].distribution.tolist()
 
 
 def test_figures_are_those_that_there_are_numbers_for(case):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,9 +104,9 @@ class LayerReport:
     distribution: Tensor | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
-    """The results of :func:`netdyn.diagnose`.
+    """The results of :func:`netdyn.diagnose`. Two reports are equal if all of their numbers are, NaN included.
 
     Attributes:
         layers: The layers, in order of execution.
@@ -132,6 +133,7 @@ class Report:
         finite: Share of the probe's samples for which all outputs are finite.
         step: The step of a monitor's evaluation; None without a monitor.
         trend: The earlier evaluations of the same run, which a monitor knows, in five numbers each.
+        measured: How the report was made, in words: versions, seed, seconds. Comparisons of reports leave it out.
     """
 
     layers: tuple[LayerReport, ...]
@@ -155,6 +157,17 @@ class Report:
     finite: float = 1.0
     step: int | None = None
     trend: tuple[Moment, ...] = field(default=(), repr=False)
+    measured: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        from netdyn.report.storage import encoded
+
+        if not isinstance(other, Report):
+            return NotImplemented
+        return bool(encoded(replace(self, measured={})) == encoded(replace(other, measured={})))
+
+    def __hash__(self) -> int:
+        return hash((self.samples, self.num_classes, tuple(layer.name for layer in self.layers)))
 
     @property
     def untrained(self) -> bool:
@@ -256,28 +269,68 @@ class Report:
 
         return findings(self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None."""
-        basins = {
-            f"{space}_basin": {n: _plain(value) for n, value in vars(basin).items() if n not in ("curve", "influences")}
-            for space, basin in self._basins()
-        }
+    def to_dict(self, arrays: bool = False) -> dict[str, Any]:
+        """The report as plain numbers, strings, lists and dicts, ready for JSON; NaN and inf become None.
+
+        Args:
+            arrays: Also what is a tensor, as nested lists: numbers of single units, rays and classes.
+        """
+
+        def plain(fields: dict[str, Any]) -> dict[str, Any]:
+            kept = {name: value for name, value in fields.items() if name not in ("curve", "influences")}
+            return {n: _plain(value) for n, value in kept.items() if arrays or not isinstance(value, Tensor)}
+
         changes = {"sample_change": self.sample_change, "weight_change": self.weight_change}
-        plain = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
-        plain += ["batchnorm_gap", "batchnorm_train_gap", "finite", "step"]
+        own = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
+        own += ["batchnorm_gap", "batchnorm_train_gap", "finite", "step"]
         return (
-            {name: _plain(getattr(self, name)) for name in plain}
+            {name: _plain(getattr(self, name)) for name in own}
             | {"phase": _plain(vars(self.phase)), "verdict": _plain(vars(self.verdict))}
             | {"trend": [_plain(moment._asdict()) for moment in self.trend]}
-            | {"layers": [_plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
+            | {"layers": [plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | {name: None if change is None else _plain(change._asdict()) for name, change in changes.items()}
-            | basins
+            | {f"{space}_basin": plain(vars(basin)) for space, basin in self._basins()}
         )
 
-    def to_json(self) -> str:
+    def to_json(self, arrays: bool = False) -> str:
         """:meth:`to_dict` as JSON."""
-        return json.dumps(self.to_dict())
+        return json.dumps(self.to_dict(arrays))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole report to a JSON file, tensors included.
+
+        Args:
+            path: The file; one that exists is replaced.
+
+        Example:
+            >>> import tempfile
+            >>> report = Report((), None, None, 0.5, None, samples=4, num_classes=2, alpha=0.05)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     report.save(f"{folder}/report.json")
+            ...     Report.load(f"{folder}/report.json") == report
+            True
+        """
+        from netdyn.report.storage import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Report:
+        """Read a report that :meth:`save` has written. The file is checked; nothing in it is run.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The report, equal to the one that was saved; tensors are on the CPU.
+
+        Raises:
+            ValueError: If the file holds something else; the message names the first field that is wrong.
+        """
+        from netdyn.report.storage import load
+
+        return load(path)
 
     def __str__(self) -> str:
         from netdyn.report.text import text
