@@ -59,7 +59,7 @@ ORDER = [
     ["modes", "isolation", "schedules", "budget"],
     ["tracing"],
     ["probes"],
-    ["linear", "basins"],
+    ["linear", "basins", "companions"],
     ["report", "functional"],
     ["engine"],
     ["metrics"],

@@ -10,6 +10,13 @@ from netdyn.basins.coverage import Covered, coverage
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import sample_basin
 from netdyn.basins.weight_basin import weight_basin
+from netdyn.companions.bn_drift import bn_drift
+from netdyn.companions.dimension import effective_dimension, effective_rank
+from netdyn.companions.gates import gate_entropy
+from netdyn.companions.graph_persistence import deep_graph_persistence
+from netdyn.companions.localisation import localisation
+from netdyn.companions.persistence import neural_persistence, weight_variance
+from netdyn.companions.strength import layer_fluctuation, node_strength
 from netdyn.linear.characteristic import characteristic_maps, subnetwork
 from netdyn.linear.substitution import LinearMap, linear_substitution_map
 from netdyn.linear.tails import functional_depth, linear_share, linear_tail
@@ -29,15 +36,24 @@ __all__ = [
     "OrderTest",
     "Phase",
     "batchnorm_gap",
+    "bn_drift",
     "characteristic_maps",
     "class_tuning",
     "coverage",
+    "deep_graph_persistence",
+    "effective_dimension",
+    "effective_rank",
     "functional_depth",
+    "gate_entropy",
+    "layer_fluctuation",
     "linear_share",
     "linear_substitution_map",
     "linear_tail",
     "local_fields",
+    "localisation",
     "midranks",
+    "neural_persistence",
+    "node_strength",
     "order_alignment",
     "order_index",
     "order_test",
@@ -50,4 +66,5 @@ __all__ = [
     "subnetwork",
     "transfer_order",
     "weight_basin",
+    "weight_variance",
 ]

@@ -1,0 +1,1 @@
+"""Quantities of related work, beside netdyn's own."""

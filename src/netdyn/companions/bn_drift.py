@@ -1,0 +1,107 @@
+"""Drift of batch normalisation: how far running statistics lie from those of the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from netdyn._utils.trees import Inputs
+from netdyn.isolation.adapter import isolated_network
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.tracing.names import clean_name
+
+
+def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
+    """Distance of each batch normalisation's running statistics from the statistics of what it gets.
+
+    √(mean over channels of [(m − μ)² + (s − σ)²]/σ²), m and s the running mean and standard deviation, μ and σ those of
+    the samples: the Wasserstein distance of two normal distributions, in standard deviations of the samples. As the
+    module itself does, s² and σ² include its eps.
+
+    The network runs in eval mode, as it predicts: what a module gets has passed the drift of those before it.
+
+    Args:
+        model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them, once.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+
+    Returns:
+        Name of the module → distance: 0 if the statistics fit, 1 if they are off by one standard deviation. Empty
+        without batch normalisation that has running statistics.
+
+    Source:
+        netdyn's convention; P1: grokking in deep networks is largely the lag of these statistics.
+
+    Example:
+        >>> net = nn.Sequential(nn.BatchNorm1d(1, eps=0))
+        >>> net.load_state_dict({"0.running_mean": torch.tensor([3.0])}, strict=False).unexpected_keys
+        []
+        >>> bn_drift(net, torch.tensor([[-1.0], [1.0]]))  # mean 0 and standard deviation 1, which the running one has
+        {'0': 3.0}
+    """
+    with isolated_network(model) as network, observed_drift(network) as drift, torch.no_grad():
+        network(inputs)
+    return drift.found()
+
+
+class Drift:
+    """Statistics of what normalisations get, over one or more batches."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, _BatchNorm] = {}
+        self.seen: dict[str, tuple[int, Tensor, Tensor]] = {}  # number, mean, and sum of squared deviations
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Take the input ``[samples, channels, …]`` of a normalisation."""
+        x = value.detach().transpose(0, 1).flatten(1).to(statistic_dtype(value.device))
+        number, mean = x.shape[1], x.mean(dim=1)
+        spread = (x - mean[:, None]).square().sum(dim=1)
+        before = self.seen.get(name)
+        if before is not None:
+            # Two sets as one: their own spreads, and that between their means.
+            other, other_mean, other_spread = before
+            both, apart = number + other, mean - other_mean
+            spread = spread + other_spread + apart.square() * number * other / both
+            number, mean = both, other_mean + apart * number / both
+        self.seen[name] = number, mean, spread
+
+    def found(self) -> dict[str, float]:
+        """Module name → distance."""
+        distances = {}
+        for name, (number, mean, spread) in self.seen.items():
+            module = self.modules[name]
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            deviation = (spread / number + module.eps).sqrt()
+            running = (module.running_var.to(spread) + module.eps).sqrt()
+            squared = (module.running_mean.to(mean) - mean).square() + (running - deviation).square()
+            distances[name] = float((squared / deviation.square()).mean().sqrt())
+        return distances
+
+
+@contextmanager
+def observed_drift(network: nn.Module) -> Iterator[Drift]:
+    """Inside, runs of an isolated network in eval mode tell a :class:`Drift` what its normalisations get."""
+    drift, handles = Drift(), []
+
+    def hook(name: str) -> Any:
+        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args:
+                drift.add(name, args[0])
+
+        return see
+
+    try:
+        for name, module in network.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                name = clean_name(name) or "model"
+                drift.modules[name] = module
+                handles.append(module.register_forward_pre_hook(hook(name)))
+        yield drift
+    finally:
+        for handle in handles:
+            handle.remove()
