@@ -60,6 +60,7 @@ IN_A_FILE = {
     "ignore_index": -1,
     "accuracy_of": "labels",
     "observer_hooks": ["mypackage"],
+    "detail": "full",
     "histograms": False,
     "figures": "always",
     "layout": False,
@@ -318,6 +319,7 @@ def test_the_defaults_are_the_documented_ones():
         "criterion": None,
         "tolerance": 0.5,
         "noise_at": None,
+        "detail": "layers",
         "histograms": True,
         "figures": "ends",
         "layout": True,
@@ -451,8 +453,13 @@ def test_the_state_is_plain_and_survives_json():
 
 def test_the_state_is_taken_up():
     state = DynamicsMonitor().state_dict()
-    history = {"steps": [0, 3], "rows": [{"net.0": [0.5, 1.0, 0.25]}, {"net.0": [0.75, 2.0, 0.5]}]}
-    assert state.pop("history") == {"steps": [], "rows": []}
+    history = {
+        "steps": [0, 3],
+        "rows": [{"probe/accuracy": 0.5}, {"probe/accuracy": 0.75}],
+        "moments": [[0, 0.5, 0.5, 0.1, 0.1], [3, 0.75, 0.5, 0.1, 0.1]],
+        "layers": ["net.0"],
+    }
+    assert state.pop("history") == {"steps": [], "rows": [], "moments": [], "layers": []}
     assert state.pop("before") == {}
     changed = {name: value + 3 for name, value in state.items()} | {"history": history, "before": {}}
     monitor = DynamicsMonitor()

@@ -73,7 +73,7 @@ def run(tmp_path_factory):
     """A run with everything on, its event file read back."""
     folder = tmp_path_factory.mktemp("run")
     x, target = probe()
-    watch = Monitor((x, target), (x[:50], target[:50]), loggers=folder, schedule=[4, 9], weight_rays=2)
+    watch = Monitor((x, target), (x[:50], target[:50]), loggers=folder, schedule=[4, 9], weight_rays=2, detail="full")
     net, reports = loop(watch)
     watch.close(net, STEPS)
     return SimpleNamespace(watch=watch, net=net, reports=reports, folder=folder, events=events(folder))
@@ -91,6 +91,9 @@ def test_scalars_stand_at_the_steps_that_were_measured(run):
         }
         assert own <= set(written)
         expected = {tag: float(np.float32(value)) for tag, value in report.scalars().items()}
+        if not step:  # the untrained network has no basin
+            zeros = {f"basin/{space}/{end}" for space in ("sample", "weight") for end in ("radius", "low", "high")}
+            assert {expected.pop(tag) for tag in zeros} == {0.0}
         assert {tag: value for tag, value in written.items() if tag not in own} == expected
     assert {event.step for tag in run.events.Tags()["scalars"] for event in run.events.Scalars(tag)} == {0, 4, 9}
 
@@ -377,7 +380,8 @@ class Log:
 def test_every_logger_gets_the_scalars_and_writers_the_rest(tmp_path):
     log = Log()
     with SummaryWriter(str(tmp_path / "given")) as writer:
-        watch = Monitor(probe(), loggers=[log, writer, tmp_path / "folder"], prefix="mine", schedule=[2], **MODES)
+        loggers = [log, writer, tmp_path / "folder"]
+        watch = Monitor(probe(), loggers=loggers, prefix="mine", schedule=[2], detail="full", **MODES)
         loop(watch, steps=2)
         watch.close()
         writer.add_scalar("own", 1.0)
@@ -394,12 +398,33 @@ def test_every_logger_gets_the_scalars_and_writers_the_rest(tmp_path):
 
 
 def test_what_is_switched_off_is_not_sent(tmp_path):
-    watch = Monitor(probe(), loggers=tmp_path, histograms=False, layout=False, **MODES)
+    watch = Monitor(probe(), loggers=tmp_path, histograms=False, layout=False, detail="full", **MODES)
     watch.measure(made()[0], 0)
     watch.close()
     tags = events(tmp_path).Tags()
     assert (tags["histograms"], tags["images"], tags["tensors"]) == ([], [], [])
     assert set(tags["scalars"]) == set(watch.scalars)
+
+
+@pytest.mark.parametrize("detail", ["summary", "layers", "full"])
+def test_the_detail_says_what_is_sent_and_all_numbers_are_kept(detail):
+    log = Log()
+    watch = Monitor(probe(), loggers=[log], detail=detail, measure=["modes", "sample_basin"], figures="never")
+    watch.measure(made()[0], 3)
+    ((step, sent),) = log.lines
+    own = {tag: value for tag, value in watch.scalars.items() if tag.startswith("netdyn/")}
+    assert (step, sent) == (3, watch.report.scalars(detail) | own)
+    assert watch.scalars == watch.report.scalars() | own
+
+
+def test_the_untrained_network_sends_no_radius_of_zero():
+    log = Log()
+    watch = Monitor(probe(), loggers=[log], measure=["sample_basin"], figures="never", prefix="mine")
+    for step in (0, 1):
+        assert watch.measure(made()[0], step).sample_basin.radius == 0
+    ends = {f"mine/basin/sample/{end}" for end in ("radius", "low", "high")}
+    assert [ends & set(line) for _, line in log.lines] == [set(), ends]
+    assert {watch.scalars[tag] for tag in ends} == {0.0}
 
 
 def test_figures_may_come_at_every_evaluation(tmp_path):

@@ -1,5 +1,6 @@
 """The table of tags against what a report really gives, and the rules that a tag has to keep."""
 
+import dataclasses
 import math
 import re
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from netdyn import diagnose
-from netdyn.tags import HISTOGRAMS, SCALARS, Tag
+from netdyn.tags import HISTOGRAMS, SCALARS, Tag, is_sent
 
 TABLE = (*SCALARS, *HISTOGRAMS)
 NAMES = [tag.name for tag in TABLE]
@@ -109,3 +110,63 @@ def test_the_rule_of_leaf_and_folder_can_fail():
 @pytest.mark.parametrize("name", NAMES)
 def test_tags_keep_to_characters_that_every_logger_takes(name):
     assert re.fullmatch(r"[a-z]+(/[a-z_]+)+(/<(layer|k|tensor)>)?", name)
+
+
+# How many are sent ----------------------------------------------------------------------------------------------------
+
+SUMMARY = {
+    *("probe/accuracy", "probe/val_accuracy", "modes/opt_mean", "modes/dead_max", "phase/index"),
+    *(f"basin/{space}/{end}" for space in ("sample", "weight") for end in ("radius", "low", "high")),
+    *("linear/functional_depth", "batchnorm/gap", "coverage/own", "coverage/other"),
+    *("netdyn/seconds", "netdyn/overhead", "netdyn/skipped"),
+}
+LAYERS = {"modes/opt_fraction", "modes/rpd_gradient", "modes/dead_fraction", "linear/tail_accuracy"}
+
+
+def test_the_summary_describes_the_network():
+    assert {tag.name for tag in SCALARS if tag.detail == "summary"} == SUMMARY
+    # The ends of an interval belong to their radius.
+    assert len([name for name in SUMMARY if not name.endswith(("low", "high"))]) == 14
+
+
+def test_the_default_adds_four_per_layer():
+    assert {tag.name for tag in SCALARS if tag.detail == "layers"} == {f"{name}/<layer>" for name in LAYERS}
+
+
+def test_a_report_gives_the_scalars_of_a_detail(report):
+    whole = report.scalars()
+    assert report.scalars("full") == whole
+    own = {tag: value for tag, value in whole.items() if tag in SUMMARY}
+    assert report.scalars("summary") == own
+    names = [layer.name for layer in report.layers]
+    more = {f"{kind}/{name}" for kind in LAYERS for name in names}
+    assert report.scalars("layers") == own | {tag: value for tag, value in whole.items() if tag in more}
+    assert len(report.scalars("layers")) <= len(SUMMARY) + 4 * len(names)
+
+
+def test_another_detail_is_refused(report):
+    with pytest.raises(ValueError, match=r"^`detail` must be one of 'summary', 'layers', 'full', got 'some'\.$"):
+        report.scalars("some")
+
+
+@pytest.mark.parametrize(
+    ("tag", "word"),
+    [
+        ("probe/accuracy", "summary"),
+        ("modes/opt_fraction/probe/accuracy", "layers"),
+        ("modes/opt_fraction/a<b>", "layers"),
+        ("modes/order_z/fc", "full"),
+        ("modes/opt_mean/fc", "full"),
+        ("companions/sharpness", "full"),
+    ],
+)
+def test_a_tag_is_sent_from_its_word_on(tag, word):
+    words = ["summary", "layers", "full"]
+    assert [is_sent(tag, each) for each in words] == [words.index(each) >= words.index(word) for each in words]
+
+
+def test_a_class_radius_is_logged_for_so_many_classes(report):
+    many = dataclasses.replace(report, max_classes=2)
+    assert [tag for tag in many.scalars() if "class_radius" in tag] == [
+        f"basin/sample/class_radius/{k}" for k in (0, 1)
+    ]

@@ -36,13 +36,15 @@ def tag_table(prefix: str) -> str:
         ValueError: If no tag has this prefix.
     """
     rows = [
-        f"| `{tag.name}` | {tag.meaning} | {tag.unit} | {kind} |"
+        f"| `{tag.name}` | {tag.meaning} | {tag.unit} | {kind} | {f'`{tag.detail}`' if kind == 'scalars' else ''} |"
         for kind, tag in all_tags()
         if tag.name.startswith(prefix)
     ]
     if not rows:
         raise ValueError(f"no tag begins with {prefix!r}")
-    return "\n".join(["| tag | what it is | unit and range | kind |", "|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| tag | what it is | unit and range | kind | sent from `detail` |", "|---|---|---|---|---|", *rows]
+    )
 
 
 def check_prefixes(prefixes: list[str]) -> None:

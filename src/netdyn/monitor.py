@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
 from netdyn.report.results import Report
 from netdyn.schedules import by_steps
-from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
+from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS, Detail, is_sent
 from netdyn.tracing.rows import RowMemory
 
 #: The part of a model to run, as a function of the model.
@@ -61,6 +61,8 @@ class Monitor:
             training. The first one is never skipped. None: no limit.
         probe_size: Number of samples in a probe that is read from a data set, with the classes in proportion.
         unpack: ``unpack(batch)`` → (inputs, target), for batches that are not such pairs.
+        detail: Which scalars are sent to the loggers: a ``"summary"`` of the network, four curves per layer beside it
+            (``"layers"``), or all (``"full"``). :attr:`scalars` and ``trainer.callback_metrics`` always hold all.
         histograms: Send histograms to the loggers that can show them.
         figures: Send figures at both ends of training, at every evaluation, or never; they need the extra ``plot``.
         layout: Arrange TensorBoard's custom scalars, and write a table of the tags.
@@ -70,10 +72,10 @@ class Monitor:
 
     Attributes:
         report: The last report; None before the first evaluation.
-        scalars: The scalars sent last, by tag.
+        scalars: All scalars of the last evaluation, by tag.
         evaluations: Number of evaluations so far.
         skipped: Number of evaluations skipped, to keep to ``max_overhead`` or because they failed.
-        history: The layers' numbers at every step so far.
+        history: The main numbers at every step so far.
         budget: The time that evaluations have taken so far.
         processes: The processes that share the work; all of them must make the same calls.
         cadence: When it measures, in words.
@@ -104,6 +106,7 @@ class Monitor:
         max_overhead: float | None = None,
         probe_size: int = 1024,
         unpack: Callable[[Any], Any] | None = None,
+        detail: Detail = "layers",
         histograms: bool = True,
         figures: Literal["ends", "always", "never"] = "ends",
         layout: bool = True,
@@ -130,6 +133,8 @@ class Monitor:
         self.unpack = unpack or input_and_target
         self.max_overhead, self.strict, self.prefix = max_overhead, strict, prefix
         self._histograms, self._layout = histograms, layout
+        checks.choice("detail", detail, get_args(Detail))
+        self._detail: Detail = detail
         self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
         self.config = Config(**options)
         if figures == "never":
@@ -227,7 +232,7 @@ class Monitor:
                 self._introduce(report)
             self.report, self._last_step, self._drawn = report, step, False
             self._measured = _sums(model)
-            self.history.add(step, report.layers, report.moment)
+            self.history.add(step, report)
             self._show(report, step, draw)
         # Sending and drawing take time too, which the next evaluation logs.
         budget.spent += time.monotonic() - begin
@@ -363,7 +368,17 @@ class Monitor:
     def _send_scalars(self, scalars: dict[str, float], step: int) -> None:
         """Send scalars, from every process, as Lightning does."""
         self.scalars = {self._tag(tag): value for tag, value in scalars.items()}
-        self._send("scalars", lambda receiver: receiver.scalars(self.scalars, step), everywhere=True)
+        # An untrained network has no basin: the zero would pull down the band that the loggers draw.
+        none = {
+            f"basin/{space}/{end}"
+            for space in ("sample", "weight")
+            if step == 0 and scalars.get(f"basin/{space}/radius") == 0
+            for end in ("radius", "low", "high")
+        }
+        sent = {
+            self._tag(tag): value for tag, value in scalars.items() if tag not in none and is_sent(tag, self._detail)
+        }
+        self._send("scalars", lambda receiver: receiver.scalars(sent, step), everywhere=True)
 
     def _send(self, what: str, send: Callable[[Destination], object], everywhere: bool = False) -> None:
         """Send something to every logger; one that raises is reported once, and the others get theirs."""

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+#: How many of the scalars are sent to the loggers: each word adds to those before it.
+Detail = Literal["summary", "layers", "full"]
 
 
 @dataclass(frozen=True)
 class Tag:
-    """One kind of curve, histogram or figure; ``<layer>``, ``<k>`` (a class) and ``<tensor>`` stand for names."""
+    """One kind of curve, histogram, figure or text; ``<layer>``, ``<k>`` (a class), ``<tensor>`` stand for names.
+
+    A scalar is sent where ``detail`` is at least its own.
+    """
 
     name: str
     unit: str
     meaning: str
+    detail: Detail = "full"
+
+    def names(self, tag: str) -> bool:
+        """Whether this is the kind of a curve's tag.
+
+        >>> Tag("modes/opt_fraction/<layer>", "", "").names("modes/opt_fraction/encoder.fc1")
+        True
+        """
+        before, varies, _ = self.name.partition("<")
+        return tag.startswith(before) if varies else tag == self.name
 
 
 #: Unit of noise on the inputs.
@@ -20,7 +37,7 @@ _INPUT = "σ per input component"
 _WEIGHT = "standard deviations of each weight tensor"
 
 SCALARS = (
-    Tag("modes/opt_fraction/<layer>", "share, 0 to 1", "units that preserve the order of the samples (OPT)"),
+    Tag("modes/opt_fraction/<layer>", "share, 0 to 1", "units that preserve the order of the samples (OPT)", "layers"),
     Tag("modes/npt_fraction/<layer>", "share, 0 to 1", "units that do not preserve the order of the samples (NPT)"),
     Tag(
         "modes/order_z/<layer>",
@@ -34,45 +51,59 @@ SCALARS = (
         "modes/dead_fraction/<layer>",
         "share, 0 to 1",
         "units whose activation has the same output for every sample, such as a ReLU that is always off",
+        "layers",
     ),
-    Tag("modes/opt_mean", "share, 0 to 1", "mean of opt_fraction over the layers"),
-    Tag("modes/dead_max", "share, 0 to 1", "largest dead_fraction of the layers"),
+    Tag("modes/opt_mean", "share, 0 to 1", "mean of opt_fraction over the layers", "summary"),
+    Tag("modes/dead_max", "share, 0 to 1", "largest dead_fraction of the layers", "summary"),
     Tag("modes/constant_fraction/<layer>", "share, 0 to 1", "units with the same local field for every sample"),
     Tag(
         "modes/rpd_gradient/<layer>",
         "slope, ±6(1 − 1/K)",
         "slope of the rank probability distribution: positive if a class ranks high in the units that raise its logit",
+        "layers",
     ),
     Tag(
         "modes/transfer_order/<layer>",
         "share, 0 to 1",
         "pairs of samples whose order the activation keeps, mean over units",
     ),
-    Tag("phase/index", "−1 to 1", "whether RPD gradients rise from layer to layer (phase II, 1) or fall (phase I, −1)"),
+    Tag(
+        "phase/index",
+        "−1 to 1",
+        "whether RPD gradients rise from layer to layer (phase II, 1) or fall (phase I, −1)",
+        "summary",
+    ),
     Tag("phase/spread", "slope, 0 to 12(1 − 1/K)", "largest minus smallest RPD gradient of the layers"),
     Tag("phase/mean", "slope, ±6(1 − 1/K)", "mean RPD gradient of the layers"),
-    Tag("linear/tail_accuracy/<layer>", "share, 0 to 1", "accuracy without the activations from this layer on"),
+    Tag(
+        "linear/tail_accuracy/<layer>", "share, 0 to 1", "accuracy without the activations from this layer on", "layers"
+    ),
     Tag(
         "linear/share/<layer>",
         "share, 0 to 1",
         "squared correlation of the logits with those of the network without the activations from this layer on",
     ),
-    Tag("linear/functional_depth", "layers", "first layer from which on the network acts linearly"),
+    Tag("linear/functional_depth", "layers", "first layer from which on the network acts linearly", "summary"),
     Tag("linear/affine_defect/<layer>", "share, 0 to 1", "share of the layer's pathway that depends on the sample"),
-    Tag("basin/sample/radius", _INPUT, "noise on the inputs that brings accuracy down to its target"),
-    Tag("basin/sample/low", _INPUT, "lower end of the radius's 95 % interval"),
-    Tag("basin/sample/high", _INPUT, "upper end of the radius's 95 % interval"),
+    Tag("basin/sample/radius", _INPUT, "noise on the inputs that brings accuracy down to its target", "summary"),
+    Tag("basin/sample/low", _INPUT, "lower end of the radius's 95 % interval", "summary"),
+    Tag("basin/sample/high", _INPUT, "upper end of the radius's 95 % interval", "summary"),
     Tag("basin/sample/change", "log ratio", "change of the radius since the last evaluation, on the same rays"),
     Tag("basin/sample/change_low", "log ratio", "lower end of the change's 95 % interval"),
     Tag("basin/sample/change_high", "log ratio", "upper end of the change's 95 % interval"),
     Tag("basin/sample/censored", "share, 0 to 1", "samples that are still right at the highest noise level"),
     Tag("basin/sample/class_radius/<k>", _INPUT, "the radius for the samples of one class"),
-    Tag("coverage/own", "share, 0 to 1", "validation samples reached by the answer for the nearest training sample"),
-    Tag("coverage/other", "share, 0 to 1", "the same for the nearest training sample of another class"),
+    Tag(
+        "coverage/own",
+        "share, 0 to 1",
+        "validation samples reached by the answer for the nearest training sample",
+        "summary",
+    ),
+    Tag("coverage/other", "share, 0 to 1", "the same for the nearest training sample of another class", "summary"),
     Tag("coverage/distance", _INPUT, "median distance of validation samples from the nearest training sample"),
-    Tag("basin/weight/radius", _WEIGHT, "noise on the weights that brings accuracy down to its target"),
-    Tag("basin/weight/low", _WEIGHT, "lower end of the radius's interval"),
-    Tag("basin/weight/high", _WEIGHT, "upper end of the radius's interval"),
+    Tag("basin/weight/radius", _WEIGHT, "noise on the weights that brings accuracy down to its target", "summary"),
+    Tag("basin/weight/low", _WEIGHT, "lower end of the radius's interval", "summary"),
+    Tag("basin/weight/high", _WEIGHT, "upper end of the radius's interval", "summary"),
     Tag("basin/weight/change", "log ratio", "change of the rays' radii since the last evaluation, their median"),
     Tag("basin/weight/change_low", "log ratio", "lower end of the change's interval"),
     Tag("basin/weight/change_high", "log ratio", "upper end of the change's interval"),
@@ -82,13 +113,23 @@ SCALARS = (
         "standard deviations of the tensor",
         "the radius if this tensor alone is disturbed",
     ),
-    Tag("batchnorm/gap", "share, −1 to 1", "accuracy with batch statistics minus accuracy with running statistics"),
+    Tag(
+        "batchnorm/gap",
+        "share, −1 to 1",
+        "accuracy with batch statistics minus accuracy with running statistics",
+        "summary",
+    ),
     Tag("batchnorm/train_gap", "share, −1 to 1", "the same on the training probe"),
-    Tag("probe/accuracy", "share, 0 to 1", "accuracy on the training probe, in eval mode"),
-    Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the validation probe, in eval mode"),
-    Tag("netdyn/seconds", "seconds", "duration of this evaluation"),
-    Tag("netdyn/overhead", "share", "time spent in evaluations, divided by the time spent training"),
-    Tag("netdyn/skipped", "count", "evaluations skipped so far, to keep to `max_overhead` or because they failed"),
+    Tag("probe/accuracy", "share, 0 to 1", "accuracy on the training probe, in eval mode", "summary"),
+    Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the validation probe, in eval mode", "summary"),
+    Tag("netdyn/seconds", "seconds", "duration of this evaluation", "summary"),
+    Tag("netdyn/overhead", "share", "time spent in evaluations, divided by the time spent training", "summary"),
+    Tag(
+        "netdyn/skipped",
+        "count",
+        "evaluations skipped so far, to keep to `max_overhead` or because they failed",
+        "summary",
+    ),
 )
 
 HISTOGRAMS = (
@@ -112,3 +153,16 @@ FIGURES = (
     Tag("wpa/characteristic_maps", "logit per input", "how each logit weighs the inputs when activations are removed"),
     Tag("wpa/subnetwork", "logit per input", "units of the first layer that contribute most to each logit"),
 )
+
+
+def is_sent(tag: str, detail: Detail) -> bool:
+    """Whether a scalar is sent to the loggers.
+
+    >>> is_sent("probe/accuracy", "summary"), is_sent("modes/order_z/fc1", "layers")
+    (True, False)
+    """
+    if detail == "full":
+        return True
+    words = get_args(Detail)
+    own = next((kind.detail for kind in SCALARS if kind.names(tag)), "full")
+    return words.index(own) <= words.index(detail)

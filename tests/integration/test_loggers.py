@@ -25,7 +25,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from integration.untouched import OURS, ListLogger
 from netdyn import DynamicsMonitor, diagnose
 
-QUICK: dict[str, Any] = {"weight_rays": 2, "weight_samples": 32}
+MEASURED: dict[str, Any] = {"weight_rays": 2, "weight_samples": 32}
+#: The same, with every scalar sent.
+QUICK: dict[str, Any] = MEASURED | {"detail": "full"}
 #: What the clock decides.
 CLOCK = ("netdyn/seconds", "netdyn/overhead")
 
@@ -157,7 +159,9 @@ def test_csv_has_a_column_a_tag_and_the_training_loss_beside_it(tmp_path):
         rows = list(csv.DictReader(file))
     losses = [int(row["step"]) for row in rows if row["train_loss"]]
     assert losses == list(range(12))
-    assert [int(row["step"]) for row in rows if row["basin/sample/radius"]] == [0, 3, 7, 11]
+    assert [int(row["step"]) for row in rows if row["probe/accuracy"]] == [0, 3, 7, 11]
+    # The untrained network has no basin.
+    assert [int(row["step"]) for row in rows if row["basin/sample/radius"]] == [3, 7, 11]
 
 
 def test_several_loggers_get_the_same(expected, tmp_path):
@@ -314,7 +318,7 @@ def test_a_pytorch_lightning_module_without_forward_is_known_as_one():
 
     monitor = DynamicsMonitor(**QUICK)
     trainer = fit(False, monitor, module=Headless, package=pytorch_lightning)
-    expected = diagnose(trainer.lightning_module.net, *points(), **QUICK)
+    expected = diagnose(trainer.lightning_module.net, *points(), **MEASURED)
     found = {tag: value for tag, value in monitor.report.scalars().items() if "/change" not in tag}
     assert found == expected.scalars()
 
@@ -392,7 +396,7 @@ def test_the_command_line_prints_every_argument_and_its_default(cli):
     _, callback = printed(cli)
     assert callback["class_path"].endswith("DynamicsMonitor")
     defaults = {name: p.default for name, p in inspect.signature(DynamicsMonitor).parameters.items()}
-    shown = defaults | QUICK | {"measure": list(defaults["measure"])}
+    shown = defaults | MEASURED | {"measure": list(defaults["measure"])}
     assert callback["init_args"] | {"measure": list(callback["init_args"]["measure"])} == shown
 
 
@@ -405,7 +409,7 @@ def test_a_printed_configuration_runs_and_gives_the_same_numbers(cli, tmp_path):
     rows = in_csv(tmp_path / "logs")
     assert [step for step, tag, _ in rows if tag == "probe/accuracy"] == [0, 3, 7, 11]
     again = {tag: value for step, tag, value in rows if step == 11 and tag != "netdyn/skipped"}
-    assert again == pytest.approx(monitor.report.scalars(), rel=1e-6)
+    assert again == pytest.approx(monitor.report.scalars("layers"), rel=1e-6)
 
 
 @pytest.mark.slow

@@ -211,6 +211,7 @@ class _Evaluation:
             num_classes=evaluator.classes,
             notes=evaluator.notes,
             alpha=config.alpha,
+            max_classes=config.max_classes,
             guess=guess,
             functional_depth=functional_depth(
                 tails, accuracy, untrained=is_guessed(accuracy, guess, evaluator.classes, evaluator.samples)

@@ -7,11 +7,12 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
+from netdyn._utils import checks
 from netdyn.basins.change import Change
 from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
@@ -19,6 +20,7 @@ from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
 from netdyn.probes.guessing import is_guessed
 from netdyn.report.trend import Moment
+from netdyn.tags import Detail, is_sent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,6 +121,7 @@ class Report:
         samples: Number of samples in the probe.
         num_classes: Number of classes; 1 without classes.
         alpha: Share of OPT units that an untrained network is allowed to show.
+        max_classes: Most classes whose radii are logged.
         guess: The accuracy of guessing on this probe: 1/K, or the share of the largest class if that is more.
         functional_depth: The first layer from which on the network acts linearly, see
             :func:`netdyn.functional.functional_depth`.
@@ -144,6 +147,7 @@ class Report:
     samples: int
     num_classes: int
     alpha: float
+    max_classes: int = 100
     guess: float = 0.0
     functional_depth: float = math.nan
     batchnorm_gap: float = math.nan
@@ -180,8 +184,16 @@ class Report:
         gradients = [layer.rpd_gradient for layer in self.layers]
         return phase(gradients, self.num_classes) if self.num_classes > 1 else phase([], 2)
 
-    def scalars(self) -> dict[str, float]:
-        """Tag → finite value, as a monitor logs them; an infinite radius is replaced by the highest noise level."""
+    def scalars(self, detail: Detail = "full") -> dict[str, float]:
+        """Tag → finite value, as a monitor logs them; an infinite radius is replaced by the highest noise level.
+
+        Args:
+            detail: ``"summary"``, ``"layers"`` (four more per layer) or ``"full"``, see :mod:`netdyn.tags`.
+
+        Raises:
+            ValueError: If ``detail`` is another word.
+        """
+        checks.choice("detail", detail, get_args(Detail))
         val_accuracy = math.nan if self.val_accuracy is None else self.val_accuracy
         values = {"probe/accuracy": self.accuracy, "probe/val_accuracy": val_accuracy}
         for layer in self.layers:
@@ -198,14 +210,14 @@ class Report:
         values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
         values |= {"batchnorm/gap": self.batchnorm_gap, "batchnorm/train_gap": self.batchnorm_train_gap}
         for space, basin in self._basins():
-            values |= _basin_scalars(f"basin/{space}", basin)
+            values |= _basin_scalars(f"basin/{space}", basin, self.max_classes)
         for space, change in (("sample", self.sample_change), ("weight", self.weight_change)):
             if change is not None:
                 tags = ("change", "change_low", "change_high")
                 values |= {f"basin/{space}/{tag}": value for tag, value in zip(tags, change, strict=True)}
         if self.coverage is not None:
             values |= {f"coverage/{name}": value for name, value in self.coverage._asdict().items()}
-        return {tag: value for tag, value in values.items() if math.isfinite(value)}
+        return {tag: value for tag, value in values.items() if math.isfinite(value) and is_sent(tag, detail)}
 
     def histograms(self) -> dict[str, Tensor]:
         """Tag → finite values, float32."""
@@ -348,7 +360,7 @@ class Report:
                 yield space, basin
 
 
-def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
+def _basin_scalars(prefix: str, basin: BasinResult, max_classes: int) -> dict[str, float]:
     def shown(radius: float) -> float:
         return basin.high if math.isinf(radius) else radius
 
@@ -358,7 +370,7 @@ def _basin_scalars(prefix: str, basin: BasinResult) -> dict[str, float]:
         f"{prefix}/high": shown(basin.interval[1]),
         f"{prefix}/censored": basin.censored,
     }
-    classes = [] if basin.per_class is None or prefix != "basin/sample" else basin.per_class.tolist()
+    classes = [] if basin.per_class is None or prefix != "basin/sample" else basin.per_class[:max_classes].tolist()
     values |= {f"{prefix}/class_radius/{k}": shown(radius) for k, radius in enumerate(classes)}
     values |= {f"{prefix}/layer_radius/{name}": shown(radius) for name, radius in (basin.per_layer or {}).items()}
     return values
