@@ -36,9 +36,12 @@ help:
 
 # A stamp is touched last, so an interrupted installation starts again; it is older than pyproject.toml or
 # the constraints only when one of them has changed since.
+# The package takes Python 3.10 too, but not what constraints.txt pins.
+$(LOWEST)/.stamp-venv: OLDEST := 10
+$(VENV)/.stamp-venv: OLDEST := 11
 $(VENV)/.stamp-venv $(LOWEST)/.stamp-venv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "netdyn needs Python 3.11 or newer; choose one with: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, $(OLDEST)))' \
+		|| { echo "this needs Python 3.$(OLDEST) or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(@D) \
 		|| { echo "no virtual environment could be made; Debian and Ubuntu keep it in the package python3-venv" >&2; exit 1; }
 	@touch $@
@@ -52,7 +55,7 @@ $(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(VENV)/.stamp-venv
 	@touch $@
 
 $(LOWEST)/.stamp-dev: pyproject.toml constraints-lowest.txt | $(LOWEST)/.stamp-venv
-	$(LOWEST)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt -e ".[dev]"
+	$(LOWEST)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt -e ".[test]"
 	@touch $@
 
 demo: $(VENV)/.stamp-examples

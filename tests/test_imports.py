@@ -64,7 +64,7 @@ ORDER = [
     ["engine"],
     ["metrics"],
     ["loggers"],
-    ["monitor"],
+    ["monitor", "trainers"],
     ["callback"],
     ["trial"],
 ]

@@ -7,7 +7,6 @@ the metrics need torchmetrics.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from netdyn.report.results import LayerReport, Report
     from netdyn.trial import Trial, trial_run
 
-__version__ = version("netdyn")
+__version__ = "0.2.0"
 
 __all__ = [
     "BasinResult",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import nn
 
 from netdyn._utils import checks
@@ -23,6 +21,12 @@ from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
 from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import first_of, input_and_target
 from netdyn.report.results import Report
+from netdyn.trainers import callback_class
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    Callback = callback_class()
 
 #: An evaluation that takes more than this share of an epoch is reported.
 EXPENSIVE = 0.1
@@ -146,7 +150,7 @@ class DynamicsMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure at the last validation of an epoch: callbacks that monitor validation then see the new values."""
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         if not self._val_asked and not self._unusable:
             self._guarded(lambda: self._get_val_probe(trainer, pl_module))

@@ -10,13 +10,11 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -24,6 +22,12 @@ from netdyn._utils import checks
 from netdyn.callback import DynamicsMonitor
 from netdyn.isolation.isolated import rng_restored
 from netdyn.isolation.shadow import Shadows
+from netdyn.trainers import callback_class, package_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+else:
+    Callback = callback_class()
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Trial:
 
 
 def trial_run(
-    module: L.LightningModule,
+    module: LightningModule,
     train_dataloaders: Any = None,
     *,
     monitor: DynamicsMonitor | None = None,
@@ -108,6 +112,7 @@ def trial_run(
         ValueError: If ``max_steps`` lies outside its range.
 
     Example:
+        >>> import lightning as L
         >>> class Model(L.LightningModule):
         ...     def __init__(self):
         ...         super().__init__()
@@ -126,7 +131,7 @@ def trial_run(
         >>> trial.identical, trial.evaluations
         (True, 3)
     """
-    if not isinstance(module, L.LightningModule):
+    if (package := package_of(module)) is None:
         raise TypeError(f"`module` must be a LightningModule, got {type(module).__name__}.")
     if monitor is not None and not isinstance(monitor, DynamicsMonitor):
         raise TypeError(f"`monitor` must be a DynamicsMonitor, got {type(monitor).__name__}.")
@@ -141,8 +146,10 @@ def trial_run(
             given = {**trainer_arguments, "callbacks": copy.deepcopy(trainer_arguments.get("callbacks") or [])}
             others = given["callbacks"] if isinstance(given["callbacks"], list) else [given["callbacks"]]
             given["callbacks"] = [*([watching] if watching else []), *others, record]
-            trainer = L.Trainer(**_DEFAULTS | {"max_steps": max_steps} | given)
-            warnings.filterwarnings("ignore", category=PossibleUserWarning)  # advice that `fit` will give too
+            trainer = package.Trainer(**_DEFAULTS | {"max_steps": max_steps} | given)
+            # Advice that `fit` will give too.
+            advice = import_module(f"{package.__name__}.utilities.warnings").PossibleUserWarning
+            warnings.filterwarnings("ignore", category=advice)
             trainer.fit(copies.of(module), _fresh(train_dataloaders, copies))
             record.note(trainer, trainer.lightning_module)
             records.append(record)
@@ -195,16 +202,16 @@ class _Record(Callback):
         self.seconds: list[float] = []
         self._began = 0.0
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """The callback stands behind the monitor, which may measure here."""
         self._began = time.monotonic()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         """Write down everything that the next step depends on, and the loss."""
         self.seconds.append(time.monotonic() - self._began)
         self.note(trainer, pl_module, outputs)
 
-    def note(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any = None) -> None:
+    def note(self, trainer: Trainer, pl_module: LightningModule, outputs: Any = None) -> None:
         """Write down a digest of the whole state."""
         generators: list[Any] = [torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()]  # noqa: NPY002
         if torch.cuda.is_available():

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from netdyn._utils.user_code import add_note
+
 T = TypeVar("T")
 
 
@@ -58,7 +60,7 @@ class Processes:
             result = work()
         except Exception as error:
             self.fail(error)
-            error.add_note("This ended the work on all processes.")
+            add_note(error, "This ended the work on all processes.")
             raise
         gathered = self._exchange(result, None)
         for rank, (_, failure) in enumerate(gathered):

@@ -38,7 +38,7 @@ def explained(message: Callable[[str], str]) -> Iterator[None]:
             raise
         text = message(reason(error))
         if type(error).__module__ != "builtins":
-            error.add_note(text)
+            add_note(error, text)
             raise
         kind = type(error) if type(error) in KEPT else RuntimeError
         raise kind(text) from error
@@ -52,6 +52,11 @@ def reason(error: Exception) -> str:
     if len(text) > LONGEST:
         text = f"{text[:LONGEST].rsplit(' ', 1)[0]} …"
     return text if text[-1] in ".!?" else f"{text}."
+
+
+def add_note(error: BaseException, text: str) -> None:
+    """Add a note to an error; before Python 3.11, tracebacks do not show it."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), text]  # type: ignore[attr-defined]
 
 
 def is_out_of_memory(error: Exception) -> bool:
