@@ -101,6 +101,11 @@ SCALARS = (
     ),
     Tag("coverage/other", "share, 0 to 1", "the same for the nearest training sample of another class", "summary"),
     Tag("coverage/distance", _INPUT, "median distance of validation samples from the nearest training sample"),
+    Tag(
+        "coverage/apart",
+        "share, 0 to 1",
+        "chance that a validation sample is farther from the training samples than one of these is from the others",
+    ),
     Tag("basin/weight/radius", _WEIGHT, "noise on the weights that brings accuracy down to its target", "summary"),
     Tag("basin/weight/low", _WEIGHT, "lower end of the radius's interval", "summary"),
     Tag("basin/weight/high", _WEIGHT, "upper end of the radius's interval", "summary"),

@@ -43,6 +43,13 @@ def slow(network, points, target, val_points, val_target, same, seed=0):
     return sum(right) / len(right), float(torch.tensor(distances, dtype=torch.float64).quantile(0.5))
 
 
+def slow_apart(x, v):
+    """Of all pairs of a validation and a training sample, how often the former is farther from the nearest one."""
+    among = [min(float((x[i] - x[j]).norm()) for j in range(len(x)) if j != i) for i in range(len(x))]
+    held_out = [min(float((a - b).norm()) for b in x) for a in v]
+    return sum((h > a) + 0.5 * (h == a) for h in held_out for a in among) / (len(among) * len(held_out))
+
+
 def network(features=5, classes=3):
     """A linear network, whose answers noise changes now and then."""
     linear = nn.Linear(features, classes)
@@ -67,7 +74,7 @@ def test_coverage_equals_the_slow_one(seed, block, monkeypatch):
     found = coverage(network(), x, y, v, w, seed=seed)
     own, distance = slow(network(), x, y, v, w, True, seed)
     other, _ = slow(network(), x, y, v, w, False, seed)
-    assert found == pytest.approx((own, other, distance), rel=1e-6)
+    assert found == pytest.approx((own, other, distance, slow_apart(x, v)), rel=1e-6)
     assert 0.2 < found.own < 0.95
     assert 0.2 < found.other < 0.95
     assert found.own != found.other
@@ -87,7 +94,7 @@ def test_far_from_the_origin_nothing_cancels():
     x, v = 1e3 + 0.01 * x, 1e3 + 0.01 * v
     found = coverage(network(), x, y, v, w)
     expected = [slow(network(), x, y, v, w, same) for same in (True, False)]
-    assert found == pytest.approx((expected[0][0], expected[1][0], expected[0][1]), rel=1e-6)
+    assert found == pytest.approx((expected[0][0], expected[1][0], expected[0][1], slow_apart(x, v)), rel=1e-6)
 
 
 def test_samples_of_an_absent_class_are_left_out_of_their_own_share():
@@ -108,6 +115,28 @@ def test_coverage_of_nothing_is_nan():
     together = coverage(network(), x, none, gaussian(3, 5, seed=1), none[:3])
     assert math.isnan(together.other)
     assert 0 <= together.own <= 1
+
+
+def test_data_of_the_same_kind_are_not_apart_and_moved_or_narrow_ones_are():
+    x, y = probe(400)
+    apart = {
+        name: coverage(network(), x, y, change(gaussian(400, 5, seed=7)), y).apart
+        for name, change in {"same": lambda v: v, "moved": lambda v: v + 2, "narrow": lambda v: 0.2 * v}.items()
+    }
+    # The standard error is √((n + m + 1)/(12·n·m)) = 0.02.
+    assert abs(apart["same"] - 0.5) < 0.06
+    assert apart["moved"] > 0.7
+    assert apart["narrow"] < 0.3
+
+
+def test_copies_are_as_near_in_both():
+    x, y = probe(40)
+    doubled, labels = x.repeat(2, 1), y.repeat(2)
+    # Every sample has a copy at distance 0 on either side.
+    assert coverage(network(), doubled, labels, x, y).apart == 0.5
+    # Without copies among the training samples theirs are farther.
+    assert coverage(network(), x, y, x, y).apart == 0
+    assert math.isnan(coverage(network(), x[:1], y[:1], x, y).apart)
 
 
 def test_a_copy_of_a_training_sample_is_covered_unless_it_is_wrong():

@@ -65,7 +65,7 @@ def test_scalars_are_the_reports_numbers(report):
     assert found == [basin.radius, *basin.interval, basin.censored]
     assert [values[f"basin/sample/class_radius/{k}"] for k in range(5)] == basin.per_class.clamp(max=10).tolist()
     assert {f"basin/weight/layer_radius/{name}" for name in ("0.weight", "2.weight", "4.weight")} <= set(values)
-    assert [values[f"coverage/{name}"] for name in ("own", "other", "distance")] == list(report.coverage)
+    assert [values[f"coverage/{name}"] for name in report.coverage._fields] == list(report.coverage)
     assert not [tag for tag in values if tag.startswith("basin/weight/class_radius")]
 
 

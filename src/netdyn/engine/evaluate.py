@@ -23,7 +23,15 @@ from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.engine.config import Config
-from netdyn.engine.layers import Reading, chosen_outputs, mean_logits, nonfinite, read_layers, warn_of_nonfinite
+from netdyn.engine.layers import (
+    Reading,
+    chosen_outputs,
+    mean_logits,
+    nonfinite,
+    read_layers,
+    summed_loss,
+    warn_of_nonfinite,
+)
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
 from netdyn.probes.batchnorm import measure_gap
@@ -222,6 +230,7 @@ class _Evaluation:
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
             finite=1 - reading.lost / evaluator.samples,
+            loss=reading.loss,
         )
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
@@ -236,17 +245,18 @@ class _Evaluation:
     def _reading_without_layers(self) -> Reading:
         """Which samples are right, if the layers could not be read, or were not asked for."""
         evaluator = self.evaluator
-        answers, lost = [], 0
+        answers, lost, loss = [], 0, 0.0
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
             outputs = evaluator.outputs(inputs)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
             lost += nonfinite(outputs)
+            loss += summed_loss(evaluator, outputs, target)
         right = torch.cat(answers)
         warn_of_nonfinite(evaluator, lost)
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
-        return Reading((), right, lost=lost)
+        return Reading((), right, lost=lost, loss=loss / evaluator.samples)
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""

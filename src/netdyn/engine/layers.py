@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
@@ -37,6 +38,7 @@ class Reading:
     right: Tensor  # which samples are right, bool `[samples]`, or the share of each that is
     survey: Survey | None = None  # None where the layers were not read
     lost: int = 0  # samples whose outputs are not finite
+    loss: float = math.nan  # mean cross-entropy, where the targets are class labels
     pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
 
@@ -153,7 +155,7 @@ class _LayerReader:
     def read(self, rows: Rows) -> Reading:
         """Run the network and reduce its layers; ``rows`` takes what is to be compared with another run."""
         evaluator = self.evaluator
-        answers, lost, logits = [], 0, []
+        answers, lost, loss, logits = [], 0, 0.0, []
         for part in blocks(evaluator.samples, evaluator.batch_size):
             self.part = part
             inputs, target = evaluator.batch(part)
@@ -162,6 +164,7 @@ class _LayerReader:
             evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
             lost += nonfinite(outputs)
+            loss += summed_loss(evaluator, outputs, target)
             if self.linear:
                 logits.append(self._tail_logits(found, len(target)))
         right = torch.cat(answers)
@@ -193,7 +196,7 @@ class _LayerReader:
         )
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
-        return Reading(layers, right, self.survey, lost, whole if known else {})
+        return Reading(layers, right, self.survey, lost, loss / evaluator.samples, whole if known else {})
 
     @property
     def _runs_tails(self) -> bool:
@@ -338,6 +341,19 @@ def nonfinite(outputs: object) -> int:
     if not isinstance(outputs, Tensor):
         return 0
     return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+
+
+def summed_loss(evaluator: Evaluator, outputs: object, target: Tensor) -> float:
+    """Sum of the samples' cross-entropies; NaN unless the outputs are one logit per class, or one for two classes."""
+    classes = evaluator.num_classes
+    if not isinstance(outputs, Tensor) or classes < 2:
+        return math.nan
+    logits = outputs.reshape(len(target), -1).float()
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    if logits.shape[1] != classes:
+        return math.nan
+    return float(nn.functional.cross_entropy(logits, target.to(logits.device), reduction="sum"))
 
 
 def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:

@@ -134,6 +134,7 @@ class Report:
         notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
         finite: Share of the probe's samples for which all outputs are finite.
+        loss: Mean cross-entropy on the probe; NaN unless the network has class labels and one logit per class.
         step: The step of a monitor's evaluation; None without a monitor.
         trend: The earlier evaluations of the same run, which a monitor knows, in five numbers each.
         measured: How the report was made, in words: versions, seed, seconds. Comparisons of reports leave it out.
@@ -159,6 +160,7 @@ class Report:
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
     finite: float = 1.0
+    loss: float = math.nan
     step: int | None = None
     trend: tuple[Moment, ...] = field(default=(), repr=False)
     measured: dict[str, str] = field(default_factory=dict, repr=False)
@@ -294,7 +296,7 @@ class Report:
 
         changes = {"sample_change": self.sample_change, "weight_change": self.weight_change}
         own = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
-        own += ["batchnorm_gap", "batchnorm_train_gap", "finite", "step"]
+        own += ["batchnorm_gap", "batchnorm_train_gap", "finite", "loss", "step"]
         return (
             {name: _plain(getattr(self, name)) for name in own}
             | {"phase": _plain(vars(self.phase)), "verdict": _plain(vars(self.verdict))}
