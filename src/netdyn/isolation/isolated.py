@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pickle import dumps
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def rng_restored() -> Iterator[None]:
 
     with ExitStack() as undo:
         keep(random.getstate, random.setstate, lambda a, b: a == b)
-        keep(lambda: np.random.get_state(legacy=False), np.random.set_state, lambda a, b: repr(a) == repr(b))  # noqa: NPY002
+        # Its form depends on the kind of generator, and holds arrays.
+        keep(lambda: np.random.get_state(legacy=False), np.random.set_state, lambda a, b: dumps(a) == dumps(b))  # noqa: NPY002
         keep(torch.get_rng_state, torch.set_rng_state, torch.equal)
         if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             for generator in torch.cuda.default_generators:
