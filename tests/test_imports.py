@@ -11,7 +11,7 @@ import pytest
 
 import netdyn
 
-HEAVY = ["lightning", "pytorch_lightning", "tensorboard", "matplotlib", "torchmetrics"]
+HEAVY = ["lightning", "pytorch_lightning", "tensorboard", "matplotlib", "torchmetrics", "transformers"]
 STEPS = ["import netdyn", "import netdyn.functional", "netdyn.NeuronModes"]
 
 
@@ -65,7 +65,7 @@ ORDER = [
     ["metrics"],
     ["loggers"],
     ["monitor", "trainers"],
-    ["callback"],
+    ["callback", "huggingface"],
     ["trial"],
 ]
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
@@ -76,6 +76,8 @@ ONLY = {
     "torchmetrics": ["metrics"],
     "matplotlib": ["report", "metrics"],
     "tensorboard": ["loggers"],
+    "transformers": ["huggingface"],
+    "accelerate": [],
 }
 SOURCES = Path(netdyn.__file__).parent
 FILES = {

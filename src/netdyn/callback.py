@@ -21,6 +21,7 @@ from netdyn.probes.loaders import Collector, can_read, given_probe, read_probe
 from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import first_of, input_and_target
 from netdyn.report.results import Report
+from netdyn.schedules import only_one
 from netdyn.trainers import callback_class
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ class DynamicsMonitor(Callback):
         **options: Any,
     ) -> None:
         super().__init__()
-        cadences = {name: options.get(name) for name in ("every_n_train_steps", "schedule")}
-        cadences = {"every_n_epochs": every_n_epochs, **cadences}
-        self._cadence = {name: value for name, value in cadences.items() if value is not None}
-        if len(self._cadence) > 1:
-            shown = " and ".join(f"{name}={value!r}" for name, value in self._cadence.items())
-            raise ValueError(f"Only one of {', '.join(f'`{name}`' for name in cadences)} can be given, got {shown}.")
+        self._cadence = only_one(every_n_epochs=every_n_epochs, **options)
         self._every_n_epochs = 0 if self._cadence else 1
         if every_n_epochs is not None:
             self._every_n_epochs = checks.whole("every_n_epochs", every_n_epochs)

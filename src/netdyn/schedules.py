@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from netdyn._utils.checks import whole
 
@@ -79,3 +79,15 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
     if not steps:
         raise ValueError("`schedule` must name at least one optimiser step, got an empty list.")
     return AtSteps(steps)
+
+
+def only_one(
+    *, every_n_epochs: Any = None, every_n_train_steps: Any = None, schedule: Any = None, **others: Any
+) -> dict[str, Any]:
+    """The cadence among the options of a callback, by name, or nothing; a ValueError if there are two."""
+    cadences = {"every_n_epochs": every_n_epochs, "every_n_train_steps": every_n_train_steps, "schedule": schedule}
+    given = {name: value for name, value in cadences.items() if value is not None}
+    if len(given) > 1:
+        shown = " and ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(f"Only one of {', '.join(f'`{name}`' for name in cadences)} can be given, got {shown}.")
+    return given

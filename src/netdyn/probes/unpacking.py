@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from netdyn._utils.inputs import shown
 from netdyn._utils.trees import Inputs, map_tensors
@@ -42,6 +42,19 @@ def input_and_target(batch: Any) -> tuple[Inputs, Tensor]:
         f"A batch must be a pair (input, target), or a mapping with keys such as 'x' and 'y', got {shown(batch)}. Pass "
         "`unpack=`, a function of the batch that returns the model's input and the target, a tensor."
     )
+
+
+def input_and_next_token(batch: Any) -> tuple[Inputs, Tensor]:
+    """As :func:`input_and_target`, for a model that shifts labels ``[samples, positions]`` by one in its loss.
+
+    At each position the target is the label of the next one; the last position has none, which −100 marks.
+
+    >>> import torch
+    >>> input_and_next_token((torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 7]])))
+    (tensor([[5, 6, 7]]), tensor([[   6,    7, -100]]))
+    """
+    inputs, labels = input_and_target(batch)
+    return inputs, nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if labels.ndim > 1 else labels
 
 
 def what_is_taken(batch: Any) -> str:
