@@ -64,7 +64,8 @@ class Reader(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        self.open.append(tag)
+        if tag != "meta":  # the one that has no end
+            self.open.append(tag)
         self.tags.append(tag)
         self.attributes += attrs
 

@@ -119,6 +119,7 @@ class DynamicsMonitor(Callback):
         size = getattr(first_of(trainer.train_dataloader)[0], "batch_size", None)
         monitor.train_batch_size = size if isinstance(size, int) else None
         monitor.destinations = [destination(logger) for logger in trainer.loggers]
+        monitor.report_folder = None if _is_dev_run(trainer) else trainer.default_root_dir
         monitor.start()
         monitor.due(trainer.global_step)
         self._guarded(lambda: self._get_probes(trainer, pl_module))

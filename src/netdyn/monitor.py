@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,6 +35,7 @@ from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import input_and_target
 from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
+from netdyn.report.page import write as write_page
 from netdyn.report.results import Report
 from netdyn.schedules import by_steps
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS, Detail, is_sent
@@ -66,12 +69,15 @@ class Monitor:
         histograms: Send histograms to the loggers that can show them.
         figures: Send figures at both ends of training, at every evaluation, or never; they need the extra ``plot``.
         layout: Arrange TensorBoard's custom scalars, and write a table of the tags.
+        report: Write ``netdyn_report.html`` at the end of training, into the folder of the first logger that has one.
         prefix: Prefix of every tag, followed by a slash.
         strict: Raise an error if a measurement fails, instead of warning once.
         options: What to measure and how, see :class:`netdyn.Config`.
 
     Attributes:
         report: The last report; None before the first evaluation.
+        report_folder: Where ``netdyn_report.html`` is written if no logger has a folder; None: it is not.
+        report_path: The file that has been written at the end of training; None before.
         scalars: All scalars of the last evaluation, by tag.
         evaluations: Number of evaluations so far.
         skipped: Number of evaluations skipped, to keep to ``max_overhead`` or because they failed.
@@ -110,6 +116,7 @@ class Monitor:
         histograms: bool = True,
         figures: Literal["ends", "always", "never"] = "ends",
         layout: bool = True,
+        report: bool = True,
         prefix: str = "",
         strict: bool = False,
         **options: Any,
@@ -132,7 +139,7 @@ class Monitor:
         self.probe_size = checks.whole("probe_size", probe_size)
         self.unpack = unpack or input_and_target
         self.max_overhead, self.strict, self.prefix = max_overhead, strict, prefix
-        self._histograms, self._layout = histograms, layout
+        self._histograms, self._layout, self._writes_report = histograms, layout, report
         checks.choice("detail", detail, get_args(Detail))
         self._detail: Detail = detail
         self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
@@ -145,6 +152,7 @@ class Monitor:
         self.processes = Processes()
         self.inform: Callable[[str], object] = logging.getLogger("netdyn").info
         self.train_batch_size: int | None = None
+        self.report_folder: str | None = None
         self.probe: Probe | None = None
         self.val_probe: Probe | None = None
         self._asked = self.config
@@ -156,6 +164,7 @@ class Monitor:
         self._said: dict[str, str] = {}  # by kind
         self.budget = Budget(self.max_overhead)
         self.report: Report | None = None
+        self.report_path: Path | None = None
         self._before: dict[str, Influences | None] = {}  # what the basins of the next evaluation are compared with
         self.history = History()
         self._rows = RowMemory()
@@ -246,9 +255,13 @@ class Monitor:
             "weight": None if weight is None else weight.influences,
         }
         before, self._before = self._before, now
+        probes = {"probe": self.probe, "held-out probe": self.val_probe}
+        counted = {name: _counted(probe, "samples") for name, probe in probes.items() if probe is not None}
+        own = {"cadence": self.cadence, "evaluation": f"number {self.evaluations}", "step": f"{step}"}
         return replace(
             report,
             step=step,
+            measured=report.measured | counted | own,
             trend=self.history.before(step),
             sample_change=sample_change(now["sample"], before.get("sample")),
             weight_change=weight_change(now["weight"], before.get("weight")),
@@ -272,6 +285,8 @@ class Monitor:
                 "last values may be of an earlier step."
             )
         self.budget.stop()
+        if self._writes_report and self.report is not None and self.processes.rank == 0:
+            self._write_report(self.report)
         for receiver in self.destinations:
             receiver.close()
 
@@ -470,6 +485,29 @@ class Monitor:
             self._draw_report(report)
         if found is not None and not same:
             self._draw(found.figures, step)
+
+    def _write_report(self, report: Report) -> None:
+        """Write the report as a page beside the logs, with the figures of the run if there is time for them."""
+        folder = next((found for receiver in self.destinations if (found := receiver.folder)), self.report_folder)
+        if folder is None:
+            return
+        own = "_".join(["netdyn_report", *filter(None, [re.sub(r"\W+", "_", self.prefix)])])
+        path = Path(folder) / f"{own}.html"
+        draws = self._figures != "never" and available() and self.budget.affords(self.budget.drawing)
+        try:
+            if "://" in folder:
+                raise OSError(f"{folder} is no folder of this machine.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_page(report, path, (report.figures() | self.history.figures()) if draws else {})
+            self.report_path = path
+        except Exception as error:
+            if self.strict:
+                raise
+            self.say_once(
+                f"netdyn could not write the report {path.name}: {reason(error)} `report.to_html(path)` writes it "
+                "elsewhere; report=False leaves it out.",
+                f"report, {type(error).__name__}",
+            )
 
     # --- never in the way ---
 

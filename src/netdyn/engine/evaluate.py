@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import TypeVar
 
 import torch
@@ -82,6 +84,7 @@ def evaluate(
     show ``distributions`` and ``per_class`` radii. ``on_smaller_batches`` gets the new batch size when memory ran out.
     ``memory`` is what evaluations of the same network share.
     """
+    begin = time.monotonic()
     processes = processes or Processes()
     with offering(Config):
         found = _evaluator(network, probe, config, processes)
@@ -104,7 +107,8 @@ def evaluate(
                 bar.update,
                 memory or RowMemory(),
             )
-            return evaluation.report(val_probe)
+            report = evaluation.report(val_probe)
+    return replace(report, measured=report.measured | {"seconds": f"{time.monotonic() - begin:.2f}"})
 
 
 def _evaluator(network: nn.Module, probe: Probe, config: Config, processes: Processes) -> Evaluator:
@@ -231,7 +235,16 @@ class _Evaluation:
             subnetwork=None if maps is None else maps[1],
             finite=1 - reading.lost / evaluator.samples,
             loss=reading.loss,
+            measured=self._measured(held_out),
         )
+
+    def _measured(self, held_out: tuple[Evaluator, Tensor] | None) -> dict[str, str]:
+        """How the report is made, in words."""
+        probes = {"probe": f"{self.evaluator.samples} samples"}
+        if held_out is not None:
+            probes["held-out probe"] = f"{held_out[0].samples} samples"
+        versions = {"netdyn": version("netdyn"), "torch": f"{torch.__version__}"}
+        return versions | probes | {"measures": ", ".join(self.config.measure), "seed": f"{self.config.seed}"}
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:
         """The validation probe, and which of its samples are right, on every process."""

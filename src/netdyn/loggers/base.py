@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,12 @@ class Destination:
     def name(self) -> str:
         """Name of the logger in messages."""
         return type(self.logger).__name__
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the run's files, if there is one."""
+        found = getattr(self.logger, "log_dir", None)
+        return os.fspath(found) if isinstance(found, str | os.PathLike) else None
 
     @property
     def prefix(self) -> str:

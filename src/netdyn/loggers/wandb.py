@@ -19,6 +19,11 @@ class LightningWandb(Destination):
 
     shows_figures = True
 
+    @property
+    def folder(self) -> str | None:
+        """The folder of the run, whose files W&B uploads."""
+        return _folder(self.logger.experiment)
+
     def histograms(self, values: Mapping[str, Tensor], step: int) -> None:
         """Send histograms."""
         self._send(_histograms(values), step)
@@ -44,6 +49,11 @@ class Wandb(Destination):
         self._known: set[str] = set()
         self._last = (-1, -1)  # the run's row and netdyn's step of the last numbers sent
 
+    @property
+    def folder(self) -> str | None:
+        """The folder of the run, whose files W&B uploads."""
+        return _folder(self.logger)
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Send finite numbers."""
         self._send(dict(values), step)
@@ -67,6 +77,11 @@ class Wandb(Destination):
         self._known |= values.keys()
         run.log(values | {AXIS: step}, commit=False)
         self._last = run.step, step
+
+
+def _folder(run: Any) -> str | None:
+    found = getattr(run, "dir", None)
+    return found if isinstance(found, str) else None
 
 
 def _histograms(values: Mapping[str, Tensor]) -> dict[str, Any]:

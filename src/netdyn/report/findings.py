@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
 from netdyn.linear.tails import CLOSE
@@ -32,17 +32,12 @@ MOST_LAYERS = 3
 
 def findings(report: Report) -> list[str]:
     """Sentences about a network: its accuracy, its layers, its batch normalisation and its basins."""
-    return [
-        *_untrained(report),
-        *_order(report),
-        *_phase(report),
-        *_linear_tail(report),
-        *_dead(report.layers),
-        *_shut(report.layers),
-        *_batchnorm(report),
-        *_defect(report.layers),
-        *basins(report),
-    ]
+    return [sentence for sentence, _ in with_rules(report)]
+
+
+def with_rules(report: Report) -> list[tuple[str, str]]:
+    """Each sentence with the rule by which it is said."""
+    return [(sentence, rule) for find, rule in RULES for sentence in find(report)]
 
 
 def _untrained(report: Report) -> list[str]:
@@ -209,3 +204,32 @@ def _names(layers: Sequence[str]) -> str:
     if len(layers) > MOST_LAYERS:
         shown += f" and {len(layers) - MOST_LAYERS} more"
     return f"layer {shown}" if len(layers) == 1 else f"layers {shown}"
+
+
+#: The kinds of findings, in their order, and the rule of each in short. docs/findings.md has the whole rules.
+RULES: tuple[tuple[Callable[[Report], list[str]], str], ...] = (
+    (_untrained, "guessing explains the accuracy, within three standard errors or up to twice 1/K."),
+    (
+        _order,
+        f"the layer's own test of order finds it at {ORDER_LEVEL:g} over the number of layers; with fewer than five "
+        f"classes, its OPT share exceeds {ORDERED_TIMES:g}·alpha + 1/√units.",
+    ),
+    (
+        _phase,
+        f"the rank correlation of gradient and depth is at least {STEADY:g} on either side; alike: gradients differ by "
+        f"at most {percent(ALIKE)} of the largest possible one, and their mean exceeds {percent(HIGH)} of it.",
+    ),
+    (
+        _linear_tail,
+        f"without their activations the network loses at most {CLOSE:g} of accuracy, by a paired test at 5 %.",
+    ),
+    (lambda report: _dead(report.layers), f"more than {percent(DEAD_SHARE)} of a layer's units."),
+    (lambda report: _shut(report.layers), f"less than {percent(SHUT)} of the pairs of samples keep their order."),
+    (_batchnorm, f"batch statistics gain more than {BATCHNORM_GAP:g} of accuracy."),
+    (lambda report: _defect(report.layers), f"the affine defect exceeds {DEFECT:g}."),
+    (
+        basins,
+        "a radius is the noise at which accuracy falls to its target; classes and weights are named where theirs is "
+        "half or twice the usual one, classes by a binomial test.",
+    ),
+)

@@ -346,6 +346,19 @@ class Report:
 
         return load(path)
 
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one HTML file, to read, to print and to send: it loads nothing from elsewhere.
+
+        It holds the verdict, the findings with their rules, the layers, the run so far, the figures (if matplotlib is
+        installed), a glossary, and how it was measured.
+
+        Args:
+            path: The file; one that exists is replaced.
+        """
+        from netdyn.report.page import write
+
+        write(self, path)
+
     def __str__(self) -> str:
         from netdyn.report.text import text
 

@@ -1,0 +1,177 @@
+"""A report as one HTML file: nothing in it is loaded from elsewhere, and no script runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from netdyn.report.figures.canvas import available
+from netdyn.report.findings import with_rules
+from netdyn.report.reasons import reasons
+from netdyn.report.results import LayerReport, Report
+from netdyn.report.svg import inline, sparkline
+from netdyn.report.text import COLUMNS, layer_numbers, probe_line, summary
+from netdyn.report.trend import Moment
+from netdyn.tags import FIGURES, SCALARS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Fields of a moment that are drawn over the run, their names, and whether they are shares.
+DRAWN = (
+    ("accuracy", "accuracy on the training probe", True),
+    ("val_accuracy", "accuracy on the validation probe", True),
+    ("sample_radius", "radius of the sample basin", False),
+    ("weight_radius", "radius of the weight basin", False),
+)
+#: Numbers of a layer that are shares and have a bar, by the head of their column.
+BARS = {"OPT": "opt_fraction", "NPT": "npt_fraction", "dead": "dead_fraction", "linear tail": "tail_accuracy"}
+#: Colours: green where all is well, red where something is to be done, blue otherwise.
+GOOD, BAD = ("healthy",), ("overfitting", "dead units", "stale batch norm", "distribution shift", "diverged")
+#: A browser that reads this loads nothing and runs nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+STYLE = """
+:root { color-scheme: light dark; --text: #1b1f24; --soft: #57606a; --page: #ffffff; --line: #d0d7de;
+  --bar: #b6d4f0; --good: #1a7f37; --bad: #b3261e; --other: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9aa4af; --page: #0d1117; --line: #3d444d;
+  --bar: #1f4b77; --good: #4ac26b; --bad: #ff8a80; --other: #79b8ff; } }
+body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1.5rem; }
+h1 { margin: 0; font-size: 1.9rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.2rem; }
+h1.good { color: var(--good); } h1.bad { color: var(--bad); } h1.other { color: var(--other); }
+p { margin: .3rem 0; } .soft, dt, li small { color: var(--soft); } li small { display: block; }
+li { margin: .5rem 0; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+td.bar { min-width: 5rem; background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--share) 100%; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .5rem; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
+figure.wide { grid-column: 1 / -1; } figure svg { width: 100%; height: auto; }
+figcaption { font-size: .85rem; color: #57606a; }
+dl { display: grid; grid-template-columns: minmax(9rem, max-content) 1fr; gap: .25rem 1rem; }
+dt { overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
+@media print { :root { color-scheme: light; --text: #000; --soft: #444; --page: #fff; --line: #999; --bar: #cfe3f5;
+  --good: #1a7f37; --bad: #b3261e; --other: #0b5cad; }
+  body { font-size: 10pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; }
+  figure, tr, li { break-inside: avoid; } .wide { overflow: visible; }
+  td.bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+"""
+
+
+def write(report: Report, path: str | os.PathLike[str], figures: Mapping[str, Figure] | None = None) -> None:
+    """Write the page; without ``figures`` the report's own are drawn, if matplotlib is installed."""
+    if figures is None:
+        figures = report.figures() if available() else {}
+    Path(path).write_text(page(report, figures), encoding="utf-8")
+
+
+def page(report: Report, figures: Mapping[str, Figure]) -> str:
+    """The whole page."""
+    verdict = report.verdict
+    colour = "good" if verdict.level in GOOD else "bad" if verdict.level in BAD else "other"
+    when = "" if report.step is None else f", step {report.step:,}"
+    body = [
+        f'<header><p class="soft">netdyn report{when}</p><h1 class="{colour}">{escape(verdict.level)}</h1>',
+        _paragraph(f"{verdict.reason}."),
+        _paragraph(f"Try: {verdict.advice}.") if verdict.advice else "",
+        f'<p class="soft">{escape(probe_line(report))}</p></header>',
+        _section("What stands out", _findings(report)),
+        _section("The run", _run([*report.trend, report.moment]) if report.trend else ""),
+        _section("Layers", _layers(report)),
+        _section("In numbers", "".join(map(_paragraph, summary(report)))),
+        _section("Figures", _figures(figures)),
+        _section("Glossary", _glossary(report)),
+        _section("How it was measured", _measured(report)),
+    ]
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>netdyn: {escape(verdict.level)}</title><style>{STYLE}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{"".join(body)}</main></body></html>\n'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _paragraph(line: str) -> str:
+    return f"<p>{escape(line)}</p>"
+
+
+def _findings(report: Report) -> str:
+    """Each sentence with the rule by which it is said."""
+    items = [f"<li>{escape(s)}<small>Rule: {escape(rule)}</small></li>" for s, rule in with_rules(report)]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _run(moments: Sequence[Moment]) -> str:
+    """One line a quantity: its course from evaluation to evaluation, its first and its last value."""
+    rows = []
+    for name, label, share in DRAWN:
+        values = [getattr(moment, name) for moment in moments]
+        if known := [value for value in values if not math.isnan(value)]:
+            line = sparkline(values, (0.0, 1.0) if share else None, label)
+            rows.append(
+                f"<tr><td>{escape(label)}</td><td>{line}</td><td>{known[0]:.3g}</td><td>{known[-1]:.3g}</td></tr>"
+            )
+    head = "<tr><th>over the run</th><th>from evaluation to evaluation</th><th>first</th><th>last</th></tr>"
+    return _table(head, rows) if rows else ""
+
+
+def _layers(report: Report) -> str:
+    """The table of layers, and why some have no numbers."""
+    if not report.layers:
+        return ""
+    head = "".join(f'<th title="{escape(meaning)}">{escape(name)}</th>' for name, meaning in COLUMNS)
+    rows = [f"<tr><td>{escape(layer.name)}</td>{_cells(layer)}</tr>" for layer in report.layers]
+    return _table(f"<tr>{head}</tr>", rows) + "".join(map(_paragraph, reasons(report)))
+
+
+def _cells(layer: LayerReport) -> str:
+    cells = []
+    for (head, _), number in zip(COLUMNS[1:], layer_numbers(layer), strict=True):
+        share = getattr(layer, BARS[head]) if head in BARS else math.nan
+        bar = "" if math.isnan(share) else f' class="bar" style="--share: {100 * share:.1f}%"'
+        cells.append(f"<td{bar}>{escape(number)}</td>")
+    return "".join(cells)
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _figures(figures: Mapping[str, Figure]) -> str:
+    """The figures with what they show; an overview has the whole width."""
+    shown, drawn = {tag.name: tag.meaning for tag in FIGURES}, []
+    for number, (tag, figure) in enumerate(figures.items()):
+        wide = ' class="wide"' if tag.endswith("overview") else ""
+        caption = escape(": ".join(filter(None, (tag, shown.get(tag, "")))))
+        drawn.append(f"<figure{wide}>{inline(figure, f'f{number}')}<figcaption>{caption}</figcaption></figure>")
+    return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _glossary(report: Report) -> str:
+    """The heads of the table, and the tags that this report has."""
+    sent = report.scalars()
+    terms = [(name, meaning) for name, meaning in COLUMNS if report.layers]
+    for tag in SCALARS:
+        stem = tag.name.partition("<")[0]
+        if any(name == stem or (stem.endswith("/") and name.startswith(stem)) for name in sent):
+            terms.append((tag.name, f"{tag.meaning} ({tag.unit})"))
+    return _list(terms)
+
+
+def _measured(report: Report) -> str:
+    notes = [("note", note) for note in report.notes]
+    return _list([*report.measured.items(), *notes])
+
+
+def _list(terms: Sequence[tuple[str, str]]) -> str:
+    items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in terms)
+    return f"<dl>{items}</dl>" if items else ""
