@@ -134,3 +134,9 @@ def test_arguments_of_the_trainer_are_passed_on():
 def test_wrong_arguments_are_named(options, error, text):
     with pytest.raises(error, match=text):
         trial_run(**{"module": Classifier(), "train_dataloaders": loader()} | options)
+
+
+def test_a_trial_writes_no_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trial_run(Classifier(), loader(), max_steps=2)
+    assert list(tmp_path.iterdir()) == []

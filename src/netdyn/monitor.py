@@ -76,6 +76,7 @@ class Monitor:
 
     Attributes:
         report: The last report; None before the first evaluation.
+        writes_report: Whether ``netdyn_report.html`` is written.
         report_folder: Where ``netdyn_report.html`` is written if no logger has a folder; None: it is not.
         report_path: The file that has been written at the end of training; None before.
         scalars: All scalars of the last evaluation, by tag.
@@ -139,7 +140,8 @@ class Monitor:
         self.probe_size = checks.whole("probe_size", probe_size)
         self.unpack = unpack or input_and_target
         self.max_overhead, self.strict, self.prefix = max_overhead, strict, prefix
-        self._histograms, self._layout, self._writes_report = histograms, layout, report
+        self._histograms, self._layout = histograms, layout
+        self.writes_report = report
         checks.choice("detail", detail, get_args(Detail))
         self._detail: Detail = detail
         self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
@@ -285,7 +287,7 @@ class Monitor:
                 "last values may be of an earlier step."
             )
         self.budget.stop()
-        if self._writes_report and self.report is not None and self.processes.rank == 0:
+        if self.writes_report and self.report is not None and self.processes.rank == 0:
             self._write_report(self.report)
         for receiver in self.destinations:
             receiver.close()
@@ -498,7 +500,9 @@ class Monitor:
             if "://" in folder:
                 raise OSError(f"{folder} is no folder of this machine.")
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_page(report, path, (report.figures() | self.history.figures()) if draws else {})
+            tags = {tag for row in self.history.rows for tag in row}
+            curves = {tag: self.history.curve(tag) for tag in tags}
+            write_page(report, path, (report.figures() | self.history.figures()) if draws else {}, curves)
             self.report_path = path
         except Exception as error:
             if self.strict:

@@ -145,6 +145,8 @@ def trial_run(
             copies, record = Shadows(), _Record()
             given = {**trainer_arguments, "callbacks": copy.deepcopy(trainer_arguments.get("callbacks") or [])}
             others = given["callbacks"] if isinstance(given["callbacks"], list) else [given["callbacks"]]
+            if watching is not None:
+                watching.monitor.writes_report = False
             given["callbacks"] = [*([watching] if watching else []), *others, record]
             trainer = package.Trainer(**_DEFAULTS | {"max_steps": max_steps} | given)
             # Advice that `fit` will give too.

@@ -33,7 +33,7 @@ from netdyn.probes.loaders import read_probe
 from netdyn.probes.unpacking import input_and_target
 
 #: What monitors measure here, if nothing else is said, and what a single process measures.
-SETTINGS: dict[str, Any] = {"weight_rays": 3, "sample_rays": 2}
+SETTINGS: dict[str, Any] = {"weight_rays": 3, "sample_rays": 2, "report": False}
 
 
 class Net(Classifier):

@@ -88,7 +88,9 @@ class Run:
     ) -> None:
         L.seed_everything(7, verbose=False)
         self.module, self.logger = module(), ListLogger()
-        self.monitor = Monitor(**{"on_fit_ends": False, "measure": ["modes"]} | cadence | (monitor or {}))
+        self.monitor = Monitor(
+            **{"on_fit_ends": False, "measure": ["modes"], "report": False} | cadence | (monitor or {})
+        )
         self.saves = Saves(dirpath=folder, **cadence, **(saves or {}))
         self.trainer = L.Trainer(
             **{

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from integration.scenarios.base import Classifier, dataset, loader, points
 from netdyn import DynamicsMonitor, DynamicsWarning, diagnose
 
-MODES: dict[str, Any] = {"measure": ["modes"], "probe_size": 32}
+MODES: dict[str, Any] = {"measure": ["modes"], "probe_size": 32, "report": False}
 
 
 class Named(Dataset[Any]):

@@ -593,7 +593,7 @@ class Run:
     def __init__(self, tmp_path: Any, monitor: dict[str, Any] | None, *callbacks: Callback) -> None:
         L.seed_everything(7, verbose=False)
         self.module, self.recorder, self.last = Fused(), Recorder(), LastState()
-        settings = {"probe_size": 48, "weight_rays": 2, "weight_samples": 24} | (monitor or {})
+        settings = {"probe_size": 48, "weight_rays": 2, "weight_samples": 24, "report": False} | (monitor or {})
         self.monitor = DynamicsMonitor(**settings)
         self.trainer = L.Trainer(
             max_epochs=3,

@@ -31,8 +31,8 @@ from netdyn.probes.unpacking import input_and_target
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.
-QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2}
-MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"]}
+QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2, "report": False}
+MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"], "report": False}
 
 ALPHA = 0.05
 

@@ -194,7 +194,7 @@ def run(
     """Build and run a training from fixed seeds; everything that must not depend on ``monitored``."""
     L.seed_everything(7, workers=True, verbose=False)
     training = build()
-    small: dict[str, Any] = {"strict": True, "probe_size": 48, "weight_rays": 2, "weight_samples": 24}
+    small: dict[str, Any] = {"strict": True, "probe_size": 48, "weight_rays": 2, "weight_samples": 24, "report": False}
     monitor = DynamicsMonitor(**small | training.monitor | overrides)
     recorder, logger = Recorder(), ListLogger()
     trainer = L.Trainer(

@@ -111,13 +111,26 @@ def test_shares_have_a_bar_and_missing_numbers_none(tmp_path):
 def test_the_run_is_drawn_where_it_is_known(tmp_path):
     reader = Reader(written(WHOLE, tmp_path))
     labels = [value for name, value in reader.attributes if name == "aria-label"]
-    # Of this run the validation accuracy is known once, and the weight basin was infinite then.
-    assert labels == [label for _, label, _ in pages.DRAWN]
+    meanings = {tag.name: tag.meaning for tag in SCALARS}
+    assert labels == [meanings[tag] for tag in pages.KEPT]
     assert "The run" not in words(written(replace(WHOLE, trend=()), tmp_path))
 
 
+def test_a_run_that_is_known_better_has_more_lines_and_one_for_each_layer():
+    curves = {
+        "modes/dead_max": [0.0, 0.5],
+        "modes/opt_fraction/fc1": [0.1, NAN],
+        "probe/accuracy": [NAN, NAN],
+        "x": [1.0],
+    }
+    text = pages.page(report(layer("fc1"), layer("a&b")), {}, curves)
+    labels = [value for name, value in Reader(text).attributes if name == "aria-label"]
+    assert labels == ["largest dead_fraction of the layers", "OPT of fc1", "OPT of a&b"]
+    assert "OPT over the run" in words(text)
+
+
 def test_the_glossary_explains_what_the_report_has_and_nothing_else():
-    listed = pages.page(report(layer()), {})
+    listed = pages.page(report(layer()), {}, {})
     terms = [tag.name for tag in SCALARS if f"<dt>{tag.name.replace('<', '&lt;').replace('>', '&gt;')}</dt>" in listed]
     assert "modes/opt_fraction/<layer>" in terms
     assert "probe/accuracy" in terms
@@ -134,7 +147,7 @@ def test_figures_are_inside_with_names_of_their_own_and_captions():
         return figure
 
     figures = {"a/modes/rpd": drawn("<i>one</i>"), "0_netdyn/overview": drawn("two"), "modes/rpd": drawn("x")}
-    text = pages.page(report(), figures)
+    text = pages.page(report(), figures, {})
     reader = Reader(text)
     assert reader.tags.count("figure") == 3
     assert "i" not in reader.tags

@@ -15,19 +15,32 @@ from netdyn.report.reasons import reasons
 from netdyn.report.results import LayerReport, Report
 from netdyn.report.svg import inline, sparkline
 from netdyn.report.text import COLUMNS, layer_numbers, probe_line, summary
-from netdyn.report.trend import Moment
 from netdyn.tags import FIGURES, SCALARS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Fields of a moment that are drawn over the run, their names, and whether they are shares.
-DRAWN = (
-    ("accuracy", "accuracy on the training probe", True),
-    ("val_accuracy", "accuracy on the validation probe", True),
-    ("sample_radius", "radius of the sample basin", False),
-    ("weight_radius", "radius of the weight basin", False),
+#: What is drawn over the run, in this order; and where a report itself keeps some of it.
+RUN = (
+    "probe/accuracy",
+    "probe/val_accuracy",
+    "basin/sample/radius",
+    "basin/weight/radius",
+    "modes/opt_mean",
+    "modes/dead_max",
+    "linear/functional_depth",
+    "batchnorm/gap",
+    "coverage/own",
+    "coverage/other",
 )
+KEPT = {
+    "probe/accuracy": "accuracy",
+    "probe/val_accuracy": "val_accuracy",
+    "basin/sample/radius": "sample_radius",
+    "basin/weight/radius": "weight_radius",
+}
+#: What is drawn in the row of a layer.
+OF_LAYER = "modes/opt_fraction"
 #: Numbers of a layer that are shares and have a bar, by the head of their column.
 BARS = {"OPT": "opt_fraction", "NPT": "npt_fraction", "dead": "dead_fraction", "linear tail": "tail_accuracy"}
 #: Colours: green where all is well, red where something is to be done, blue otherwise.
@@ -63,14 +76,28 @@ dt { overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
-def write(report: Report, path: str | os.PathLike[str], figures: Mapping[str, Figure] | None = None) -> None:
-    """Write the page; without ``figures`` the report's own are drawn, if matplotlib is installed."""
+Curves = Mapping[str, Sequence[float]]
+"""Tag → its value at each evaluation of a run."""
+
+
+def write(
+    report: Report,
+    path: str | os.PathLike[str],
+    figures: Mapping[str, Figure] | None = None,
+    curves: Curves | None = None,
+) -> None:
+    """Write the page; without ``figures`` and ``curves`` those that the report itself has."""
     if figures is None:
         figures = report.figures() if available() else {}
-    Path(path).write_text(page(report, figures), encoding="utf-8")
+    Path(path).write_text(page(report, figures, _own_curves(report) if curves is None else curves), encoding="utf-8")
 
 
-def page(report: Report, figures: Mapping[str, Figure]) -> str:
+def _own_curves(report: Report) -> Curves:
+    moments = [*report.trend, report.moment]
+    return {tag: [getattr(moment, name) for moment in moments] for tag, name in KEPT.items()} if report.trend else {}
+
+
+def page(report: Report, figures: Mapping[str, Figure], curves: Curves) -> str:
     """The whole page."""
     verdict = report.verdict
     colour = "good" if verdict.level in GOOD else "bad" if verdict.level in BAD else "other"
@@ -81,8 +108,8 @@ def page(report: Report, figures: Mapping[str, Figure]) -> str:
         _paragraph(f"Try: {verdict.advice}.") if verdict.advice else "",
         f'<p class="soft">{escape(probe_line(report))}</p></header>',
         _section("What stands out", _findings(report)),
-        _section("The run", _run([*report.trend, report.moment]) if report.trend else ""),
-        _section("Layers", _layers(report)),
+        _section("The run", _run(curves)),
+        _section("Layers", _layers(report, curves)),
         _section("In numbers", "".join(map(_paragraph, summary(report)))),
         _section("Figures", _figures(figures)),
         _section("Glossary", _glossary(report)),
@@ -110,26 +137,32 @@ def _findings(report: Report) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _run(moments: Sequence[Moment]) -> str:
-    """One line a quantity: its course from evaluation to evaluation, its first and its last value."""
+def _run(curves: Curves) -> str:
+    """One line per quantity: its course from evaluation to evaluation, its first and its last value."""
+    known = {tag.name: tag for tag in SCALARS}
     rows = []
-    for name, label, share in DRAWN:
-        values = [getattr(moment, name) for moment in moments]
-        if known := [value for value in values if not math.isnan(value)]:
-            line = sparkline(values, (0.0, 1.0) if share else None, label)
-            rows.append(
-                f"<tr><td>{escape(label)}</td><td>{line}</td><td>{known[0]:.3g}</td><td>{known[-1]:.3g}</td></tr>"
-            )
-    head = "<tr><th>over the run</th><th>from evaluation to evaluation</th><th>first</th><th>last</th></tr>"
+    for tag in (known[name] for name in RUN if name in curves):
+        values = [value for value in curves[tag.name] if not math.isnan(value)]
+        if values:
+            line = sparkline(curves[tag.name], (0.0, 1.0) if tag.unit.startswith("share, 0") else None, tag.meaning)
+            ends = f"<td>{values[0]:.3g}</td><td>{values[-1]:.3g}</td>"
+            rows.append(f"<tr><td>{escape(tag.meaning)}</td><td>{line}</td>{ends}</tr>")
+    head = "<tr><th></th><th>from evaluation to evaluation</th><th>first</th><th>last</th></tr>"
     return _table(head, rows) if rows else ""
 
 
-def _layers(report: Report) -> str:
+def _layers(report: Report, curves: Curves) -> str:
     """The table of layers, and why some have no numbers."""
     if not report.layers:
         return ""
+    drawn = {layer.name: curves.get(f"{OF_LAYER}/{layer.name}", ()) for layer in report.layers}
     head = "".join(f'<th title="{escape(meaning)}">{escape(name)}</th>' for name, meaning in COLUMNS)
-    rows = [f"<tr><td>{escape(layer.name)}</td>{_cells(layer)}</tr>" for layer in report.layers]
+    head += "<th>OPT over the run</th>" if any(drawn.values()) else ""
+    rows = []
+    for layer in report.layers:
+        line = sparkline(drawn[layer.name], (0.0, 1.0), f"OPT of {layer.name}") if any(drawn.values()) else ""
+        course = f"<td>{line}</td>" if line else ""
+        rows.append(f"<tr><td>{escape(layer.name)}</td>{_cells(layer)}{course}</tr>")
     return _table(f"<tr>{head}</tr>", rows) + "".join(map(_paragraph, reasons(report)))
 
 

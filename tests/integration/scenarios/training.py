@@ -151,6 +151,7 @@ def loaders_reloaded_every_epoch() -> Training:
 
 SCENARIOS |= {
     "every_third_step": _monitor(3, every_n_train_steps=3),
+    "report_and_figures_at_the_end": _monitor(3, report=True, figures="always"),
     "every_step": _monitor(9, every_n_train_steps=1),
     "every_second_step_under_accumulation": _monitor(4, 72, {"accumulate_grad_batches": 2}, every_n_train_steps=2),
     "every_other_epoch": _monitor(3, trainer={"max_epochs": 4}, every_n_epochs=2),
