@@ -24,7 +24,7 @@ help:
 	@echo "make test         run the tests, but for the slow ones (ARGS is passed to pytest)"
 	@echo "make test-slow    run the slow tests"
 	@echo "make test-lowest  run all tests with the oldest supported versions"
-	@echo "make mutants      change the numeric files in one place at a time; see tests/mutants.md (ARGS: which mutants)"
+	@echo "make mutants      change the numeric files in one place at a time; see tests/mutants.md (ARGS: which files)"
 	@echo "make lint         check style"
 	@echo "make types        check types"
 	@echo "make docs         build the documentation in build/docs"
@@ -76,10 +76,10 @@ test-slow: $(VENV)/.stamp-dev
 test-lowest: $(LOWEST)/.stamp-dev
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -W default $(ARGS)
 
-# Slow: thousands of changes, in WORKERS processes. ARGS="netdyn.modes.shares*" takes some of them.
+# A random part of some thousands of changes, in WORKERS processes. ARGS="modes/shares.py" takes some files, --all all
+# changes.
 mutants: $(VENV)/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(WORKERS) $(ARGS)
-	$(BIN)/mutmut results
+	$(BIN)/python tests/mutants.py --workers $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

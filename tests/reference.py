@@ -299,22 +299,25 @@ def median_interval(values, level=0.95):
     return low, high, level
 
 
-def clustered_error(values, cluster):
+def clustered_error(values, cluster, weight=None):
     """Standard error of a mean of clusters: C/(C - 1) times the sum of squared cluster sums of deviations, over n^2."""
     values = [float(v) for v in values]
-    mean, sums = sum(values) / len(values), {}
-    for value, c in zip(values, cluster, strict=True):
-        sums[int(c)] = sums.get(int(c), 0.0) + value - mean
+    weight = [1.0] * len(values) if weight is None else [float(w) for w in weight]
+    mean, sums = sum(w * v for v, w in zip(values, weight, strict=True)) / sum(weight), {}
+    for value, c, w in zip(values, cluster, weight, strict=True):
+        sums[int(c)] = sums.get(int(c), 0.0) + w * (value - mean)
     count = len(sums)
     if count < 2:
         return math.inf
     return math.sqrt(count / (count - 1) * sum(g**2 for g in sums.values())) / len(values)
 
 
-def shared_error(right, cluster):
+def shared_error(right, cluster, weight=None):
     """Root of the mean product of a sample's deviations on two different rays, times sqrt(sum of squared sizes)/S."""
     rows, products = as_array(right), []
-    apart = [[x - np.nanmean(row) for x in row] for row in rows]
+    weight = np.ones(rows.shape[1]) if weight is None else as_array(weight)
+    means = [np.average(row[~np.isnan(row)], weights=weight[~np.isnan(row)]) for row in rows]
+    apart = [[w * (x - mean) for x, w in zip(row, weight, strict=True)] for row, mean in zip(rows, means, strict=True)]
     for s in range(rows.shape[1]):
         for a, b in itertools.permutations(range(len(rows)), 2):
             if not (math.isnan(rows[a, s]) or math.isnan(rows[b, s])):
