@@ -92,6 +92,7 @@ class DynamicsCallback(TrainerCallback):
         lockstep = any(is_sharded(module) for module in model.modules())
         monitor.processes = Processes.world(lockstep) if args.world_size > 1 else Processes()
         monitor.train_batch_size = args.per_device_train_batch_size
+        monitor.report_folder = args.output_dir
         if monitor.unpack is input_and_target and _predicts_next_token(model):
             monitor.unpack = input_and_next_token
         monitor.probe = monitor.val_probe = None

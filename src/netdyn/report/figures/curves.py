@@ -95,7 +95,8 @@ def basin_curves(
     axes.set_xscale("log")
     # Powers of ten would be typeset as formulas, which takes a fifth of the drawing time.
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlim(levels.min(), levels.max())
+    if levels.min() < levels.max():
+        axes.set_xlim(levels.min(), levels.max())
     axes.set_ylim(-0.03, 1.03)
     if per_class is not None:
         names = names or [f"class {k}" for k in range(len(per_class))]
