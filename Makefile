@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo reproduce test test-slow test-lowest mutants lint types docs bench screenshots format clean distclean
+.PHONY: help demo reproduce test test-slow test-lowest test-matrix package mutants lint types docs bench screenshots format clean distclean
 
 help:
 	@echo "make demo         train the quickstart and print its report"
@@ -24,6 +24,8 @@ help:
 	@echo "make test         run the tests, but for the slow ones (ARGS is passed to pytest)"
 	@echo "make test-slow    run the slow tests"
 	@echo "make test-lowest  run all tests with the oldest supported versions"
+	@echo "make test-matrix  run them with the lowest, a middle and the newest versions, and write the table (ARGS=--help)"
+	@echo "make package      build what an index gets, install it into an empty environment and run the quickstart there"
 	@echo "make mutants      change the numeric files in one place at a time; see tests/mutants.md (ARGS: which files)"
 	@echo "make lint         check style"
 	@echo "make types        check types"
@@ -76,6 +78,22 @@ test-slow: $(VENV)/.stamp-dev
 test-lowest: $(LOWEST)/.stamp-dev
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -W default $(ARGS)
 
+# Pythons 3.10, 3.12 and 3.13, each with an environment in .venv-matrix; torch brings gigabytes of CUDA.
+test-matrix:
+	$(PYTHON) tests/matrix.py --workers $(WORKERS) $(ARGS)
+
+# What an index would get, in dist, and what one would have who installs it from there: the quickstart runs outside of
+# the checkout. PACKAGE_ARGS= without constraints installs the newest version of everything.
+PACKAGE_ARGS ?= -c constraints.txt
+package: $(VENV)/.stamp-dev
+	rm -rf dist build/package
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/package
+	build/package/bin/python $(PIP_INSTALL) $(PACKAGE_ARGS) "$$(echo dist/*.whl)[examples]"
+	cp examples/quickstart.py build/package
+	cd build/package && bin/python -c "import netdyn; print(netdyn.__version__, netdyn.__file__)" && bin/python quickstart.py
+
 # A random part of some thousands of changes, in WORKERS processes. ARGS="modes/shares.py" takes some files, --all all
 # changes.
 mutants: $(VENV)/.stamp-dev
@@ -113,4 +131,4 @@ clean:
 	find src tests examples benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) $(LOWEST) checkpoints lightning_logs logs runs
+	rm -rf $(VENV) $(LOWEST) .venv-matrix checkpoints lightning_logs logs runs

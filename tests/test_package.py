@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matrix
 import pytest
 
 import netdyn
@@ -77,3 +78,22 @@ def test_everything_that_developers_need_is_pinned():
     pinned = pins("constraints.txt")
     names = {canonical(re.match(r"[\w.-]+", each)[0]) for each in REQUIREMENTS} - {"netdyn"}
     assert names <= set(pinned)
+
+
+# The matrix
+
+
+def test_the_matrix_has_a_row_for_each_set_and_only_pythons_that_are_named():
+    page = read("docs/guarantees.md")
+    rows = {name: f"| {name} | changed |" for name in matrix.SETS}
+    assert [line for line in matrix.written(page, rows).splitlines() if line.endswith("| changed |")] == list(
+        rows.values()
+    )
+    named = {each.rpartition(" ")[2] for each in PROJECT["classifiers"]}
+    assert {each.python.removeprefix("python") for each in matrix.SETS.values()} <= named
+    assert all((ROOT / each.constraints).exists() for each in matrix.SETS.values() if each.constraints)
+
+
+def test_a_set_without_a_row_is_noticed():
+    with pytest.raises(ValueError, match="no row for the set lowest"):
+        matrix.written("| middle | 1 |\n", {"lowest": "| lowest | 2 |"})

@@ -408,6 +408,14 @@ def test_the_trainers_trackers_get_the_numbers_at_their_steps(tmp_path):
     assert [tag for tag in ours.Tags()["histograms"] if tag.startswith("modes/order_index/")]
 
 
+def test_the_report_is_written_into_the_trainers_folder(tmp_path):
+    trainer = trainer_of(tmp_path, max_steps=2)
+    callback = watched(trainer)
+    trainer.train()
+    assert callback.monitor.report_path == tmp_path / "netdyn_report.html"
+    assert callback.report.accuracy == entries(trainer)[0][-1]["probe/accuracy"]
+
+
 def test_a_failure_is_told_once_and_the_training_goes_on(tmp_path):
     trainer = trainer_of(tmp_path)
     watched(trainer, unpack=lambda batch: batch)
