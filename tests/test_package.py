@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import matrix
 import pytest
 
+import matrix
 import netdyn
 
 try:
