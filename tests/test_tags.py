@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from netdyn import diagnose
+from netdyn.engine.config import MEASURES
 from netdyn.tags import HISTOGRAMS, SCALARS, Tag, is_sent
 
 TABLE = (*SCALARS, *HISTOGRAMS)
@@ -45,7 +46,16 @@ def report():
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
-    return diagnose(net, x, y, val_inputs=x[:20], val_target=y[:20], weight_layers="each", weight_rays=2)
+    return diagnose(
+        net,
+        x,
+        y,
+        val_inputs=x[:20],
+        val_target=y[:20],
+        measure=[*MEASURES, "companions"],
+        weight_layers="each",
+        weight_rays=2,
+    )
 
 
 def test_every_scalar_of_a_report_is_in_the_table_once(report):

@@ -351,7 +351,8 @@ class Monitor:
     def _warn_of_failure(self, name: str, error: Exception) -> None:
         """Warn that a measure failed, after the evaluation; the other measures are still made."""
         named = " and ".join(map(repr, name.split(", ")))
-        instead = f"Leave {named} out of `measure`" if name != "val_probe" else "Pass another `val_probe`"
+        measures = " and ".join(dict.fromkeys(repr(part.partition("/")[0]) for part in name.split(", ")))
+        instead = f"Leave {measures} out of `measure`" if name != "val_probe" else "Pass another `val_probe`"
         checks.warn(
             f"netdyn could not measure {named}, and goes on without it: {reason(error)} {_advice(error)}{instead}, "
             "or pass strict=True to have this raised.",

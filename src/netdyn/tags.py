@@ -125,6 +125,53 @@ SCALARS = (
         "summary",
     ),
     Tag("batchnorm/train_gap", "share, −1 to 1", "the same on the training probe"),
+    Tag(
+        "companions/node_strength/<layer>",
+        "units of the weights",
+        "weights to and from a unit, and its bias: mean of their sums",
+    ),
+    Tag(
+        "companions/layer_fluctuation/<layer>",
+        "units of the weights",
+        "standard deviation of the units' node strengths",
+    ),
+    Tag(
+        "companions/neural_persistence/<layer>",
+        "0 to 1",
+        "how far strong weights lie apart from those that tie all units together",
+    ),
+    Tag("companions/weight_variance/<layer>", "0 to 1/4", "variance of the absolute weights, divided by the largest"),
+    Tag("companions/deep_graph_persistence", "0 to 1", "neural persistence of the strongest paths through all layers"),
+    Tag(
+        "companions/gate_entropy/<layer>",
+        "bits, 0 to 1",
+        "entropy of a unit being on (local field above 0), mean over units",
+    ),
+    Tag(
+        "companions/effective_dimension/<layer>",
+        "1 to units",
+        "participation ratio of the fields' spectrum, without the bias of few samples",
+    ),
+    Tag(
+        "companions/effective_rank/<layer>",
+        "1 to units",
+        "exponential of the entropy of the fields' spectrum; only with more samples than units",
+    ),
+    Tag(
+        "companions/localisation/<layer>",
+        "1/inputs to 1",
+        "inverse participation ratio of the weights of the first layer, mean over units",
+    ),
+    Tag(
+        "companions/map_localisation",
+        "1/inputs to 1",
+        "inverse participation ratio of the characteristic maps, mean over logits",
+    ),
+    Tag(
+        "companions/bn_drift/<layer>",
+        "standard deviations of the probe",
+        "distance of running statistics from those of the probe",
+    ),
     Tag("probe/accuracy", "share, 0 to 1", "accuracy on the training probe, in eval mode", "summary"),
     Tag("probe/val_accuracy", "share, 0 to 1", "accuracy on the validation probe, in eval mode", "summary"),
     Tag("netdyn/seconds", "seconds", "duration of this evaluation", "summary"),
@@ -144,6 +191,12 @@ HISTOGRAMS = (
         "standard deviations",
         "agreement of tuning and wiring, per unit, in units of its spread under random wiring",
     ),
+    Tag(
+        "companions/node_strengths/<layer>",
+        "units of the weights",
+        "weights to and from a unit, and its bias: their sum",
+    ),
+    Tag("companions/gate_entropies/<layer>", "bits, 0 to 1", "entropy of a unit being on (local field above 0)"),
     Tag("basin/sample/radii", "log₁₀ σ", "noise levels at which samples turn wrong"),
     Tag("basin/weight/radii", "log₁₀ σ", "noise level at which accuracy falls to its target, per ray"),
 )

@@ -1,24 +1,30 @@
 """Drift of running statistics against statistics made by hand."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from netdyn.companions.bn_drift import measure_drift
 from netdyn.functional import bn_drift
 
 
 def exact(net, inputs):
-    """Give every normalisation the statistics of what it gets, in eval mode, first to last."""
-    net.eval()
+    """Give every normalisation the statistics of what it gets in training."""
     for place, module in enumerate(net):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            with torch.no_grad():
-                value = net[:place](inputs).transpose(0, 1).flatten(1)
+            value = given(net, place, inputs)
             module.running_mean.copy_(value.mean(1))
             module.running_var.copy_(value.var(1, correction=0))
     return net
+
+
+def given(net, place, inputs):
+    """What the module at a place gets in training, ``[channels, values]``; the network is a copy."""
+    with torch.no_grad():
+        return copy.deepcopy(net).train()[:place](inputs).transpose(0, 1).flatten(1)
 
 
 @pytest.fixture
@@ -38,13 +44,12 @@ def test_exact_statistics_have_none(net, inputs):
 
 
 def test_equals_the_distance_of_two_normal_distributions(net, inputs):
-    net.eval()
     with torch.no_grad():
         net[1].running_mean.normal_()
         net[5].running_var.uniform_(0.5, 2)
         expected = {}
         for name, place in (("1", 1), ("5", 5)):
-            value = net[:place](inputs).transpose(0, 1).flatten(1).double()
+            value = given(net, place, inputs).double()
             squared = []
             for own, m, v in zip(value, net[place].running_mean, net[place].running_var, strict=True):
                 sigma = math.sqrt(own.var(correction=0) + 1e-5)
@@ -53,13 +58,14 @@ def test_equals_the_distance_of_two_normal_distributions(net, inputs):
     assert bn_drift(net, inputs) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_shift_is_told_in_standard_deviations(net, inputs):
+@pytest.mark.parametrize("place", [1, 5])
+def test_a_shift_is_told_in_standard_deviations_where_it_is(net, inputs, place):
     exact(net, inputs)
     with torch.no_grad():
-        net[5].running_mean += 2 * (net[5].running_var + 1e-5).sqrt()
+        net[place].running_mean += 2 * (net[place].running_var + 1e-5).sqrt()
     found = bn_drift(net, inputs)
-    assert found["1"] < 1e-4
-    assert found["5"] == pytest.approx(2.0, rel=1e-3)
+    assert found.pop(str(place)) == pytest.approx(2.0, rel=1e-3)
+    assert max(found.values()) < 1e-3
 
 
 def test_training_leaves_a_drift_that_its_end_closes(net, inputs):
@@ -74,13 +80,10 @@ def test_training_leaves_a_drift_that_its_end_closes(net, inputs):
 
 
 def test_batches_count_as_one(net, inputs):
-    from netdyn.companions.bn_drift import observed_drift
-
-    net.eval()
-    with torch.no_grad(), observed_drift(net) as drift:
-        for part in inputs.split([7, 20, 23]):
-            net(part)
-    assert drift.found() == pytest.approx(bn_drift(net, inputs), rel=1e-6)
+    # What the second module gets depends on the batch that the first one normalises with.
+    found = measure_drift(net.eval(), inputs.split([7, 20, 23]))
+    assert found["1"] == pytest.approx(bn_drift(net, inputs)["1"], rel=1e-6)
+    assert found["5"] == pytest.approx(bn_drift(net, inputs)["5"], rel=0.2)
 
 
 def test_the_network_is_left_as_it_was(net, inputs):

@@ -199,9 +199,11 @@ LAYERS = ("net.1", "net.4", "net.7")
 
 
 def expected_tags(table: Any) -> set[str]:
-    """The tags of the table for this network; `<tensor>` is opt-in."""
+    """The tags of the table for this network; `<tensor>` and companions are opt-in."""
     names = set()
     for tag in table:
+        if tag.name.startswith("companions/"):
+            continue
         pieces = {"<layer>": LAYERS, "<k>": map(str, range(10)), "<tensor>": ()}
         varying = next((piece for piece in pieces if piece in tag.name), None)
         names |= {tag.name.replace(varying, v) for v in pieces[varying]} if varying else {tag.name}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from netdyn._utils.trees import Inputs
+from netdyn.companions.weighted import named_modules
 from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.tracing.names import clean_name
+from netdyn.probes.batchnorm import BatchStatistics
 
 
 def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
@@ -23,11 +24,13 @@ def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     the samples: the Wasserstein distance of two normal distributions, in standard deviations of the samples. As the
     module itself does, s² and σ² include its eps.
 
-    The network runs in eval mode, as it predicts: what a module gets has passed the drift of those before it.
+    The network runs as in :func:`netdyn.functional.batchnorm_gap`: each module normalises with the statistics of the
+    samples, as in training, so that its drift is its own and not that of the modules before it. Dropout is off, and
+    nothing is updated.
 
     Args:
         model: Any eager PyTorch module; called with the inputs as its ``forward`` takes them, once.
-        inputs: A tensor, or a sequence or mapping of tensors, samples first.
+        inputs: A tensor, or a sequence or mapping of tensors, samples first; two samples or more.
 
     Returns:
         Name of the module → distance: 0 if the statistics fit, 1 if they are off by one standard deviation. Empty
@@ -43,12 +46,19 @@ def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
         >>> bn_drift(net, torch.tensor([[-1.0], [1.0]]))  # mean 0 and standard deviation 1, which the running one has
         {'0': 3.0}
     """
-    with isolated_network(model) as network, observed_drift(network) as drift, torch.no_grad():
-        network(inputs)
+    with isolated_network(model) as network:
+        return measure_drift(network, [inputs])
+
+
+def measure_drift(network: nn.Module, batches: Iterable[Inputs]) -> dict[str, float]:
+    """:func:`bn_drift` of an isolated network, over one or more batches; it does not run without such modules."""
+    with _observed(network) as drift, BatchStatistics(), torch.no_grad():
+        for inputs in batches if drift.modules else ():
+            network(inputs)
     return drift.found()
 
 
-class Drift:
+class _Drift:
     """Statistics of what normalisations get, over one or more batches."""
 
     def __init__(self) -> None:
@@ -84,9 +94,9 @@ class Drift:
 
 
 @contextmanager
-def observed_drift(network: nn.Module) -> Iterator[Drift]:
-    """Inside, runs of an isolated network in eval mode tell a :class:`Drift` what its normalisations get."""
-    drift, handles = Drift(), []
+def _observed(network: nn.Module) -> Iterator[_Drift]:
+    """Inside, runs of an isolated network tell what its normalisations get."""
+    drift, handles = _Drift(), []
 
     def hook(name: str) -> Any:
         def see(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -96,9 +106,8 @@ def observed_drift(network: nn.Module) -> Iterator[Drift]:
         return see
 
     try:
-        for name, module in network.named_modules():
+        for name, module in named_modules(network):
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
-                name = clean_name(name) or "model"
                 drift.modules[name] = module
                 handles.append(module.register_forward_pre_hook(hook(name)))
         yield drift

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from netdyn._utils.distributed import full_tensor
 from netdyn.isolation.wrappers import unwrapped
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.tracing.names import clean_name
+from netdyn.tracing.names import ROOT, clean_name
 
 #: Modules that count as layers with weights.
 KINDS = (nn.Linear, _ConvNd)
@@ -16,8 +18,15 @@ KINDS = (nn.Linear, _ConvNd)
 
 def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Linear and convolutional layers, each once, by name, in the order in which the network registers them."""
-    named = unwrapped(model)[0].named_modules()
-    return {clean_name(name) or "model": module for name, module in named if isinstance(module, KINDS)}
+    return {name: module for name, module in named_modules(model) if isinstance(module, KINDS)}
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules that run, with their names; ``"model"`` is the whole one."""
+    model = unwrapped(model)[0]
+    names = {module: name for name, module in model.named_modules()}
+    for module in model.modules():
+        yield clean_name(names.get(module, "")) or ROOT, module
 
 
 def weight_of(module: nn.Module) -> Tensor:

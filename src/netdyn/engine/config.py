@@ -11,8 +11,9 @@ from netdyn.basins.target import check_basin
 from netdyn.probes.targets import AccuracyOf, TargetOptions, Task
 from netdyn.probes.tasks import TOLERANCE
 
-Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps"]
-MEASURES: tuple[Measure, ...] = get_args(Measure)
+Measure = Literal["modes", "linear", "sample_basin", "weight_basin", "batchnorm", "maps", "companions"]
+#: What is measured by default: everything but the quantities of related work.
+MEASURES: tuple[Measure, ...] = tuple(name for name in get_args(Measure) if name != "companions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Config:
 
     Args:
         measure: What to measure: ``"modes"``, ``"linear"`` (tails and shares), ``"sample_basin"``, ``"weight_basin"``,
-            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures only).
+            ``"batchnorm"``, ``"maps"`` (characteristic maps, for figures only), ``"companions"`` (quantities of related
+            work, not measured by default).
         layers: Names or globs of the layers to read, as in :func:`netdyn.functional.local_fields`; ``["!head.*"]``: all
             but these. None: every local field that an activation reads.
         max_units: Most units measured per layer; in larger layers, a fixed random choice of this many.
@@ -93,7 +95,7 @@ class Config:
     def __post_init__(self) -> None:
         checks.names("measure", self.measure, of="measures")
         for name in self.measure:
-            checks.choice("measure", name, MEASURES)
+            checks.choice("measure", name, get_args(Measure))
         # A list and a tuple of the same measures are the same options, also in the key of a checkpoint.
         object.__setattr__(self, "measure", tuple(self.measure))
         checks.names("layers", self.layers)

@@ -24,6 +24,8 @@ from netdyn.basins.interval import mean_of
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
+from netdyn.companions.result import Companions
+from netdyn.engine.companions import CompanionReader
 from netdyn.engine.config import Config
 from netdyn.engine.layers import (
     Reading,
@@ -36,7 +38,7 @@ from netdyn.engine.layers import (
 )
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
-from netdyn.probes.batchnorm import measure_gap
+from netdyn.probes.batchnorm import USUAL_BATCH, measure_gap
 from netdyn.probes.criteria import apply_criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.guessing import guessing, is_guessed
@@ -49,12 +51,10 @@ from netdyn.tracing.rows import RowMemory
 T = TypeVar("T")
 OnFailure = Callable[[str, Exception], None]
 
-#: Training batch size that is assumed if it is not known.
-USUAL_BATCH = 128
 #: Most classes, and units of the first layer, in a subnetwork.
 SUBNETWORK = (10, 4)
-#: Attempts of one evaluation: the validation probe, the layers, both basins, coverage, batch normalisation, maps.
-ATTEMPTS = 7
+#: Attempts of one evaluation: validation probe, layers, both basins, coverage, batch normalisation, maps, companions.
+ATTEMPTS = 8
 
 
 def raise_it(name: str, error: Exception) -> None:
@@ -133,6 +133,7 @@ class _Evaluation:
     step: Callable[[], object]
     memory: RowMemory
     held_out: Evaluator | None = None
+    companions: CompanionReader | None = None
 
     def attempt(
         self, name: str, work: Callable[[], T], *, wanted: bool = True, instead: Callable[[], T] | None = None
@@ -184,11 +185,13 @@ class _Evaluation:
         distances = classes and config.noise_at is None and has_floating(inputs)
         # A single input, of which there is a map; tokens and several inputs have none.
         image = isinstance(inputs, Tensor) and inputs.is_floating_point()
+        if "companions" in wanted:
+            self.companions = CompanionReader(evaluator, config)
         held_out = attempt("val_probe", lambda: self._held_out(val_probe), wanted=val_probe is not None)
         layers = [name for name in ("modes", "linear") if name in wanted]
         reading = attempt(
             ", ".join(layers),
-            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory),
+            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory, self.companions),
             wanted=bool(layers),
             instead=self._reading_without_layers,
         )
@@ -209,6 +212,11 @@ class _Evaluation:
         )
         gap, train_gap = gaps or (math.nan, math.nan)
         maps = attempt("maps", lambda: self._maps(reading), wanted="maps" in wanted and image)
+        companions = attempt(
+            "companions",
+            lambda: self._companions(None if maps is None else maps[0]),
+            wanted="companions" in wanted,
+        )
         accuracy = _accuracy(evaluator, right)
         accuracy = math.nan if accuracy is None else accuracy
         tails = {layer.name: layer.tail_accuracy for layer in reading.layers}
@@ -233,6 +241,7 @@ class _Evaluation:
             coverage=covered,
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
+            companions=companions,
             finite=1 - reading.lost / evaluator.samples,
             loss=reading.loss,
             measured=self._measured(held_out),
@@ -259,9 +268,15 @@ class _Evaluation:
         """Which samples are right, if the layers could not be read, or were not asked for."""
         evaluator = self.evaluator
         answers, lost, loss = [], 0, 0.0
+        if self.companions is not None:
+            self.companions.begin()
         for part in blocks(evaluator.samples, evaluator.batch_size):
             inputs, target = evaluator.batch(part)
-            outputs = evaluator.outputs(inputs)
+            if self.companions is None:
+                outputs = evaluator.outputs(inputs)
+            else:
+                outputs = self.companions.run(inputs)
+                evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
             lost += nonfinite(outputs)
             loss += summed_loss(evaluator, outputs, target)
@@ -328,6 +343,13 @@ class _Evaluation:
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None
         return measure_coverage(self._with_contents(), held_out[0].inputs, held_out[0].target, self.config.seed)
+
+    def _companions(self, maps: Tensor | None) -> Companions:
+        assert self.companions is not None
+        found = self.companions.finish(maps)
+        for name, error in self.companions.failures.items():
+            self.on_failure(f"companions/{name}", error)
+        return found
 
     def _maps(self, reading: Reading) -> tuple[Tensor, Subnetwork | None] | None:
         evaluator = self.evaluator

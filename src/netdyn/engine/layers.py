@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from netdyn._utils import checks
 from netdyn._utils.trees import blocks, finite
 from netdyn.basins.interval import clustered_error, mean_of
+from netdyn.engine.companions import CompanionReader
 from netdyn.engine.config import Config
 from netdyn.engine.modes import ModeReader
 from netdyn.linear.substitution import substitute, warn_of_defects, warn_of_missing
@@ -69,7 +70,11 @@ def mean_logits(evaluator: Evaluator, columns: Tensor | None, outputs: object, s
 
 
 def read_layers(
-    evaluator: Evaluator, config: Config, distributions: bool = True, memory: RowMemory | None = None
+    evaluator: Evaluator,
+    config: Config,
+    distributions: bool = True,
+    memory: RowMemory | None = None,
+    companions: CompanionReader | None = None,
 ) -> Reading:
     """Run the network once, and reduce what passes to numbers; several processes share the layers, and all get all.
 
@@ -86,7 +91,7 @@ def read_layers(
         while True:
             checked = found.without(verdict.refused)
             choice = choose(model, checked, config.layers)
-            reader = _LayerReader(evaluator, config, distributions, checked, choice)
+            reader = _LayerReader(evaluator, config, distributions, checked, choice, companions)
             if other is None:
                 other = OtherRun(model, inputs, reader.everything, evaluator.batch_size, few=known is not None)
                 evaluator.passed += len(other.rows.chosen)
@@ -122,9 +127,15 @@ class _LayerReader:
     """One reading. Of one batch, one layer's fields are kept at a time; of several, all layers' sampled units."""
 
     def __init__(
-        self, evaluator: Evaluator, config: Config, distributions: bool, survey: Survey, choice: Choice
+        self,
+        evaluator: Evaluator,
+        config: Config,
+        distributions: bool,
+        survey: Survey,
+        choice: Choice,
+        companions: CompanionReader | None,
     ) -> None:
-        self.evaluator, self.config = evaluator, config
+        self.evaluator, self.config, self.companions = evaluator, config, companions
         self.modes, self.linear = "modes" in config.measure, "linear" in config.measure
         self.survey, self.choice = survey, choice
         self.parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -156,6 +167,8 @@ class _LayerReader:
         """Run the network and reduce its layers; ``rows`` takes what is to be compared with another run."""
         evaluator = self.evaluator
         answers, lost, loss, logits = [], 0, 0.0, []
+        if self.companions is not None:
+            self.companions.begin()
         for part in blocks(evaluator.samples, evaluator.batch_size):
             self.part = part
             inputs, target = evaluator.batch(part)
@@ -249,6 +262,8 @@ class _LayerReader:
             self.tail.add(name, fields, outputs)
         if not self.choice.wants(name):
             return
+        if self.companions is not None:
+            self.companions.see(name, fields)
         if self.units.setdefault(name, fields.shape[-1]) != fields.shape[-1]:
             raise ValueError(
                 f"Layer {name!r} has {self.units[name]} units in one batch and {fields.shape[-1]} in another: the "

@@ -19,6 +19,9 @@ from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import prepare
 
+#: Training batch size that is assumed if it is not known.
+USUAL_BATCH = 128
+
 
 def batchnorm_gap(
     model: nn.Module,
@@ -73,7 +76,7 @@ def batchnorm_gap(
         return measure_gap(prepare(network, inputs, target, criterion, None), batch_size, seed)
 
 
-class _BatchStatistics(TorchFunctionMode):
+class BatchStatistics(TorchFunctionMode):
     """Batch normalisation, wherever it is called, uses the batch's statistics; the running ones are not updated."""
 
     found = False  # whether there was any batch normalisation
@@ -109,7 +112,7 @@ def right_answers_gained(
         raise ValueError(
             f"`inputs` must hold at least two samples, since a single one has no variance, got {evaluator.samples}."
         )
-    statistics = _BatchStatistics()
+    statistics = BatchStatistics()
     with statistics:
         evaluator.outputs(evaluator.batch(slice(0, 2))[0])
     if not statistics.found:

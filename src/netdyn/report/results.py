@@ -16,6 +16,7 @@ from netdyn._utils import checks
 from netdyn.basins.change import Change
 from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
+from netdyn.companions.result import Companions
 from netdyn.linear.characteristic import Subnetwork
 from netdyn.modes.phases import Phase, phase
 from netdyn.probes.guessing import is_guessed
@@ -133,6 +134,7 @@ class Report:
         characteristic_maps: How each logit weighs the input ``[classes, *input shape]``; None if not measured.
         notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
+        companions: The quantities of related work, see ``docs/companions.md``; None if not measured.
         finite: Share of the probe's samples for which all outputs are finite.
         loss: Mean cross-entropy on the probe; NaN unless the network has class labels and one logit per class.
         step: The step of a monitor's evaluation; None without a monitor.
@@ -159,6 +161,7 @@ class Report:
     weight_change: Change | None = None
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
+    companions: Companions | None = field(default=None, repr=False)
     finite: float = 1.0
     loss: float = math.nan
     step: int | None = None
@@ -219,6 +222,8 @@ class Report:
                 values |= {f"basin/{space}/{tag}": value for tag, value in zip(tags, change, strict=True)}
         if self.coverage is not None:
             values |= {f"coverage/{name}": value for name, value in self.coverage._asdict().items()}
+        if self.companions is not None:
+            values |= self.companions.scalars()
         return {tag: value for tag, value in values.items() if math.isfinite(value) and is_sent(tag, detail)}
 
     def histograms(self) -> dict[str, Tensor]:
@@ -229,6 +234,8 @@ class Report:
             values[f"modes/alignment/{layer.name}"] = layer.alignment
         for space, basin in self._basins():
             values[f"basin/{space}/radii"] = basin.spread().log10()
+        if self.companions is not None:
+            values |= self.companions.histograms()
         shown = {tag: value[value.isfinite()].float().cpu() for tag, value in values.items()}
         return {tag: value for tag, value in shown.items() if len(value)}
 
@@ -295,6 +302,8 @@ class Report:
             return {n: _plain(value) for n, value in kept.items() if arrays or not isinstance(value, Tensor)}
 
         changes = {"sample_change": self.sample_change, "weight_change": self.weight_change}
+        companions = self.companions
+        units = companions.units if companions is not None and arrays else {}
         own = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
         own += ["batchnorm_gap", "batchnorm_train_gap", "finite", "loss", "step"]
         return (
@@ -304,6 +313,7 @@ class Report:
             | {"layers": [plain(vars(layer)) for layer in self.layers], "findings": self.findings()}
             | {"coverage": None if self.coverage is None else _plain(self.coverage._asdict())}
             | {name: None if change is None else _plain(change._asdict()) for name, change in changes.items()}
+            | {"companions": None if companions is None else _plain(vars(companions) | {"units": units})}
             | {f"{space}_basin": plain(vars(basin)) for space, basin in self._basins()}
         )
 

@@ -74,6 +74,8 @@ def summary(report: Report) -> list[str]:
             f"batch-norm gap: {_number(report.batchnorm_gap)}{on_train if both else ''} (accuracy with batch "
             "statistics minus accuracy with running statistics)"
         )
+    if report.companions is not None:
+        lines += [f"no {name}: {why}" for name, why in report.companions.left_out.items()]
     for name, basin in (("sample", report.sample_basin), ("weight", report.weight_basin)):
         if basin is not None:
             lines.append(f"{name} basin: {_basin(basin, name, _accuracy_of(report))}")
