@@ -199,7 +199,7 @@ def test_the_plain_form_goes_through_json_with_all_numbers_of_a_report(case):
         *("accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"),
         *("batchnorm_gap", "batchnorm_train_gap"),
         *("phase", "layers", "findings", "sample_basin", "weight_basin", "coverage"),
-        *("sample_change", "weight_change", "finite", "step", "trend", "verdict", "companions"),
+        *("sample_change", "weight_change", "val_samples", "finite", "loss", "step", "trend", "verdict", "companions"),
     }
     assert form["phase"] == {"index": report.phase.index, "spread": report.phase.spread, "mean": report.phase.mean}
     assert form["batchnorm_gap"] == report.batchnorm_gap

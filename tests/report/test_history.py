@@ -29,7 +29,8 @@ def filled(*steps):
     for s in steps:
         numbers = (s / 100, s / 10, 1 - s / 100)
         layers = (layer("a", *numbers), layer("b", *(n / 2 for n in numbers)))
-        made.add(s, report(*layers, accuracy=s / 100, val_accuracy=0.5, sample=basin(), weight=basin()))
+        rest = {"loss": 1.0, "batchnorm_train_gap": 0.0}
+        made.add(s, report(*layers, accuracy=s / 100, val_accuracy=0.5, sample=basin(), weight=basin(), **rest))
     return made
 
 

@@ -245,6 +245,7 @@ class _Evaluation:
             finite=1 - reading.lost / evaluator.samples,
             loss=reading.loss,
             measured=self._measured(held_out),
+            val_samples=0 if held_out is None else held_out[0].samples,
         )
 
     def _measured(self, held_out: tuple[Evaluator, Tensor] | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from netdyn.linear.tails import CLOSE
 from netdyn.probes.guessing import is_guessed
 from netdyn.report.basin_findings import basins, percent
 from netdyn.report.results import LayerReport, Report
+from netdyn.report.verdict import STALE
 
 #: Order is seen in a layer if its own test finds it at this level, divided by the number of layers. With fewer than
 #: five classes: if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
@@ -22,8 +23,8 @@ STEADY = 0.5
 DEAD_SHARE, SHUT = 0.2, 0.1
 #: Standard errors by which a tail's loss must lie on one side of what is allowed: a one-sided test at 5 %.
 SURE = 1.64
-#: The batch-norm gap is reported above this.
-BATCHNORM_GAP = 0.02
+#: The batch-norm gap is reported above this, as by the verdict.
+BATCHNORM_GAP = STALE
 #: Above this affine defect the signs of a layer's wiring are noise.
 DEFECT = 0.9
 #: Up to this many layers are named; the others are counted.
@@ -169,7 +170,7 @@ def _shut(layers: Sequence[LayerReport]) -> list[str]:
 
 
 def _batchnorm(report: Report) -> list[str]:
-    """More than 2 points gained with batch statistics, to an accuracy that is better than guessing.
+    """More than 5 points gained with batch statistics, to an accuracy that is better than guessing.
 
     On both probes this is the statistics' fault. On the validation probe alone they fit the training data and not it.
     """

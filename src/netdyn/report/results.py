@@ -120,6 +120,7 @@ class Report:
         accuracy: Accuracy on the probe; NaN if the network predicts numbers.
         val_accuracy: Accuracy on the validation probe; None without one, or if the network predicts numbers.
         samples: Number of samples in the probe.
+        val_samples: Number of samples in the validation probe; 0 without one.
         num_classes: Number of classes; 1 without classes.
         alpha: Share of OPT units that an untrained network is allowed to show.
         max_classes: Most classes whose radii are logged.
@@ -138,7 +139,7 @@ class Report:
         finite: Share of the probe's samples for which all outputs are finite.
         loss: Mean cross-entropy on the probe; NaN unless the network has class labels and one logit per class.
         step: The step of a monitor's evaluation; None without a monitor.
-        trend: The earlier evaluations of the same run, which a monitor knows, in five numbers each.
+        trend: The earlier evaluations of the same run, which a monitor knows, in a few numbers each.
         measured: How the report was made, in words: versions, seed, seconds. Comparisons of reports leave it out.
     """
 
@@ -162,6 +163,7 @@ class Report:
     characteristic_maps: Tensor | None = field(default=None, repr=False)
     subnetwork: Subnetwork | None = field(default=None, repr=False)
     companions: Companions | None = field(default=None, repr=False)
+    val_samples: int = 0
     finite: float = 1.0
     loss: float = math.nan
     step: int | None = None
@@ -282,6 +284,8 @@ class Report:
             val_accuracy=math.nan if self.val_accuracy is None else self.val_accuracy,
             sample_radius=math.nan if sample is None else sample.radius,
             weight_radius=math.nan if weight is None else weight.radius,
+            loss=self.loss,
+            train_gap=self.batchnorm_train_gap,
         )
 
     def findings(self) -> list[str]:
@@ -305,7 +309,7 @@ class Report:
         companions = self.companions
         units = companions.units if companions is not None and arrays else {}
         own = ["accuracy", "val_accuracy", "samples", "num_classes", "alpha", "guess", "functional_depth"]
-        own += ["batchnorm_gap", "batchnorm_train_gap", "finite", "loss", "step"]
+        own += ["batchnorm_gap", "batchnorm_train_gap", "val_samples", "finite", "loss", "step"]
         return (
             {name: _plain(getattr(self, name)) for name in own}
             | {"phase": _plain(vars(self.phase)), "verdict": _plain(vars(self.verdict))}

@@ -1,4 +1,4 @@
-"""A run so far, in five numbers per evaluation: small enough to be kept in every report."""
+"""A run so far, in a few numbers per evaluation: small enough to be kept in every report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Moment(NamedTuple):
         val_accuracy: Accuracy on the validation probe.
         sample_radius: Radius of the sample basin.
         weight_radius: Radius of the weight basin.
+        loss: Mean cross-entropy on the training probe.
+        train_gap: Batch-norm gap on the training probe.
     """
 
     step: int
@@ -26,6 +28,8 @@ class Moment(NamedTuple):
     val_accuracy: float = math.nan
     sample_radius: float = math.nan
     weight_radius: float = math.nan
+    loss: float = math.nan
+    train_gap: float = math.nan
 
 
 def thinned(moments: Sequence[Moment], most: int = MOST) -> tuple[Moment, ...]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from netdyn.probes.guessing import is_guessed
 from netdyn.report.results import Report
 from netdyn.report.trend import Moment
 
@@ -22,14 +23,21 @@ LEVELS = (
     "diverged",
     NO_FINDING,
 )
+# The thresholds come from one half of the trainings in docs/evidence.md, and have been judged on the other.
 #: Fewest samples in a probe that a verdict can rest on.
 FEWEST_SAMPLES = 64
+#: A loss this many times that of guessing, or the lowest of the run if that is larger, has risen; below this accuracy
+#: the network has lost what it knew.
+RISEN, LOST = 2.0, 0.5
 #: A layer with a larger share of dead units is dead.
-DEAD = 0.9
+DEAD = 0.5
 #: Larger gains with batch statistics on the training probe mean stale ones.
 STALE = 0.05
-#: A larger gap between training and validation accuracy is overfitting.
-GAP = 0.1
+#: Larger gaps between training and validation accuracy are overfitting, if they are this many standard errors too;
+#: smaller ones than the first are none.
+NARROW, WIDE, ERRORS = 0.08, 0.1, 3.0
+#: Validation samples that rank farther from ½ than this, by their distances to the training samples, lie elsewhere.
+APART = 0.15
 #: From this training accuracy on a network has learnt its data.
 LEARNT = 0.9
 
@@ -63,38 +71,182 @@ class Verdict:
         return f"{self.level}: {self.reason}." + (f" Try: {self.advice}." if self.advice else "")
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What the rules read, each from the report; NaN for what was not measured.
+
+    Attributes:
+        samples: Number of samples in the training probe.
+        classes: Number of classes; 1 without classes.
+        guess: The accuracy of guessing.
+        accuracy: Accuracy on the training probe.
+        val_accuracy: Accuracy on the validation probe.
+        loss: Mean cross-entropy on the training probe.
+        finite: Share of samples with finite outputs.
+        dead: Largest share of dead units of a layer.
+        gap: Batch-norm gap, on the validation probe if there is one.
+        train_gap: Batch-norm gap on the training probe.
+        apart: How validation samples rank by their distance to the training samples, see ``coverage/apart``.
+        val_samples: Number of samples in the validation probe; 0 if that is not known.
+        untouched: Whether the network has not been trained yet, as far as that is known.
+    """
+
+    samples: int
+    classes: int
+    guess: float
+    accuracy: float
+    val_accuracy: float = math.nan
+    loss: float = math.nan
+    finite: float = 1.0
+    dead: float = math.nan
+    gap: float = math.nan
+    train_gap: float = math.nan
+    apart: float = math.nan
+    val_samples: int = 0
+    untouched: bool = False
+
+
 def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
-    """The verdict on a network, which the earlier evaluations of its run can make more precise."""
-    val = math.nan if report.val_accuracy is None else report.val_accuracy
-    numbers = {"probe/accuracy": report.accuracy, "probe/val_accuracy": val}
-    scalars = report.scalars()
-    reached = f"training accuracy {report.accuracy:.3f}" + (f", validation {val:.3f}" if not math.isnan(val) else "")
-    if report.samples < FEWEST_SAMPLES:
-        few = f"the probe has {report.samples} samples, and a verdict needs {FEWEST_SAMPLES}"
-        return Verdict(NO_FINDING, {"samples": float(report.samples)}, "", few)
-    dead = scalars.get("modes/dead_max", math.nan)
-    if dead > DEAD:
-        advice = "lower the learning rate, or use LeakyReLU or GELU"
-        return Verdict("dead units", {"modes/dead_max": dead}, advice, f"{dead:.0%} of the units of a layer are dead")
-    gap = report.batchnorm_train_gap
-    if gap > STALE:
-        advice = "recompute the statistics with torch.optim.swa_utils.update_bn, or raise the momentum"
-        reason = f"batch statistics raise the training accuracy by {gap:.3f}"
-        return Verdict("stale batch norm", {"batchnorm/train_gap": gap}, advice, reason)
-    if math.isnan(report.accuracy):
-        return Verdict(NO_FINDING, {}, "", "the network has no accuracy")
-    if report.untrained:
-        return Verdict("untrained", numbers, "train longer, or raise the learning rate", reached)
-    if report.accuracy - val > GAP:
-        best = max(
-            (moment for moment in earlier if not math.isnan(moment.val_accuracy)),
-            key=lambda moment: moment.val_accuracy,
-            default=None,
+    """The verdict on a network, which the earlier evaluations of its run can make more precise.
+
+    Args:
+        report: What was measured.
+        earlier: The earlier evaluations of its run, oldest first.
+    """
+    dead = [layer.dead_fraction for layer in report.layers if not math.isnan(layer.dead_fraction)]
+    return judge(
+        Numbers(
+            samples=report.samples,
+            classes=report.num_classes,
+            guess=report.guess,
+            accuracy=report.accuracy,
+            val_accuracy=math.nan if report.val_accuracy is None else report.val_accuracy,
+            loss=report.loss,
+            finite=report.finite,
+            dead=max(dead, default=math.nan),
+            gap=report.batchnorm_gap,
+            train_gap=report.batchnorm_train_gap,
+            apart=math.nan if report.coverage is None else report.coverage.apart,
+            val_samples=report.val_samples,
+            untouched=report.step == 0 and not earlier,
+        ),
+        earlier,
+    )
+
+
+def judge(numbers: Numbers, earlier: Sequence[Moment] = ()) -> Verdict:
+    """The first rule that applies decides; a comparison with NaN is never true, so what is missing decides nothing."""
+    if numbers.samples < FEWEST_SAMPLES:
+        few = f"the probe has {numbers.samples} samples, and a verdict needs {FEWEST_SAMPLES}"
+        return Verdict(NO_FINDING, {"samples": float(numbers.samples)}, "a larger probe", few)
+    for rule in (_diverged, _stale, _dead, _without_accuracy, _untrained, _shift, _overfitting, _learning, _healthy):
+        if (found := rule(numbers, earlier)) is not None:
+            return found
+    reached = {"probe/accuracy": numbers.accuracy, "probe/val_accuracy": numbers.val_accuracy}
+    return Verdict(NO_FINDING, reached, "a larger validation probe", f"{_reached(numbers)}, between two verdicts")
+
+
+def _diverged(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    lower = "go back to an earlier checkpoint and lower the learning rate, or clip the gradients"
+    if numbers.finite < 1:
+        lost = f"the outputs are not finite for {100 * (1 - numbers.finite):.3g} % of the samples"
+        return Verdict("diverged", {"finite": numbers.finite}, lower, lost)
+    losses = [moment.loss for moment in earlier if not math.isnan(moment.loss)]
+    before = max(math.log(numbers.classes), min(losses, default=0.0)) if numbers.classes > 1 else math.nan
+    if numbers.untouched or not (numbers.accuracy < LOST and numbers.loss > RISEN * before):
+        return None
+    risen = f"the loss is {numbers.loss:.3g}, where {'it had been' if losses else 'guessing has'} {before:.3g}"
+    return Verdict("diverged", {"loss": numbers.loss, "probe/accuracy": numbers.accuracy}, lower, risen)
+
+
+def _stale(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    renewed = numbers.accuracy + numbers.train_gap
+    if not numbers.train_gap > STALE or is_guessed(renewed, numbers.guess, numbers.classes, numbers.samples):
+        return None
+    if earlier and not earlier[-1].train_gap > STALE:
+        young = (
+            f"batch statistics raise training accuracy from {numbers.accuracy:.3f} to {renewed:.3f}, for the first time"
         )
-        stop = "" if best is None else f"early stop near step {best.step}, "
-        return Verdict("overfitting", numbers, f"{stop}more data, augmentation or weight decay", reached)
-    if report.accuracy < LEARNT:
-        return Verdict("learning", numbers, "", reached)
-    if math.isnan(val):
-        return Verdict(NO_FINDING, numbers, "pass held-out data as `val_probe`", f"{reached}, and no validation data")
-    return Verdict("healthy", numbers, "", reached)
+        return Verdict(NO_FINDING, {"batchnorm/train_gap": numbers.train_gap}, "another evaluation", young)
+    advice = "recompute the statistics with torch.optim.swa_utils.update_bn, or raise the momentum of the layers"
+    reason = f"training accuracy {numbers.accuracy:.3f}, and {renewed:.3f} with batch statistics in batch normalisation"
+    return Verdict("stale batch norm", {"batchnorm/train_gap": numbers.train_gap}, advice, reason)
+
+
+def _dead(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if not numbers.dead > DEAD:
+        return None
+    advice = "start again with a lower learning rate, or with LeakyReLU or GELU, and check the biases"
+    share = f"{100 * numbers.dead:.3g} % of the units of a layer have the same output for every sample"
+    return Verdict("dead units", {"modes/dead_max": numbers.dead}, advice, share)
+
+
+def _without_accuracy(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if numbers.classes > 1 and not math.isnan(numbers.accuracy):
+        return None
+    return Verdict(NO_FINDING, {}, "", "without classes only divergence and dead units are judged, and there are none")
+
+
+def _untrained(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if not is_guessed(numbers.accuracy, numbers.guess, numbers.classes, numbers.samples):
+        return None
+    advice = "" if numbers.untouched else "a higher learning rate or more steps; check the labels"
+    reason = f"{_reached(numbers)}, and guessing gives {numbers.guess:.3f}"
+    return Verdict("untrained", _accuracies(numbers), advice, reason)
+
+
+def _shift(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if not _gap(numbers):
+        return None
+    restored = numbers.gap > STALE
+    if not restored and not abs(numbers.apart - 0.5) > APART:
+        return None
+    found = _accuracies(numbers) | {"coverage/apart": numbers.apart, "batchnorm/gap": numbers.gap}
+    why = f"{numbers.val_accuracy + numbers.gap:.3f} with the statistics of its own batch"
+    if not restored:
+        side, share = ("farther from", numbers.apart) if numbers.apart > 0.5 else ("nearer to", 1 - numbers.apart)
+        why = f"whose samples are {side} the training samples than these are from one another ({share:.0%} of pairs)"
+    advice = "give both data sets the same preparation, or augment the training data accordingly"
+    return Verdict("distribution shift", found, advice, f"{_reached(numbers)}, {why}")
+
+
+def _overfitting(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if not _gap(numbers):
+        return None
+    known = [moment for moment in earlier if moment.val_accuracy > numbers.val_accuracy]
+    advice, reason = "more data, augmentation, weight decay or a smaller network", _reached(numbers)
+    if known:
+        best = max(known, key=lambda moment: moment.val_accuracy)
+        reason += f" (it was {best.val_accuracy:.3f} at step {best.step})"
+        advice = f"early stop near step {best.step}, {advice}"
+    return Verdict("overfitting", _accuracies(numbers), advice, reason)
+
+
+def _gap(numbers: Numbers) -> bool:
+    """Whether training accuracy is above validation accuracy by more than the choice of the samples explains."""
+    a, v = numbers.accuracy, numbers.val_accuracy
+    error = math.sqrt(a * (1 - a) / numbers.samples + v * (1 - v) / (numbers.val_samples or numbers.samples))
+    return a - v > max(WIDE, ERRORS * error)
+
+
+def _learning(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    return Verdict("learning", _accuracies(numbers), "", _reached(numbers)) if numbers.accuracy < LEARNT else None
+
+
+def _healthy(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
+    if math.isnan(numbers.val_accuracy):
+        reason = f"{_reached(numbers)}, and no held-out data"
+        return Verdict(NO_FINDING, {"probe/accuracy": numbers.accuracy}, "a validation probe", reason)
+    if numbers.accuracy - numbers.val_accuracy > NARROW:
+        return None
+    return Verdict("healthy", _accuracies(numbers), "", _reached(numbers))
+
+
+def _accuracies(numbers: Numbers) -> dict[str, float]:
+    found = {"probe/accuracy": numbers.accuracy, "probe/val_accuracy": numbers.val_accuracy}
+    return {tag: value for tag, value in found.items() if not math.isnan(value)}
+
+
+def _reached(numbers: Numbers) -> str:
+    held_out = "" if math.isnan(numbers.val_accuracy) else f", validation {numbers.val_accuracy:.3f}"
+    return f"training accuracy {numbers.accuracy:.3f}{held_out}"
