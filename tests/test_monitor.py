@@ -5,6 +5,7 @@ import io
 import itertools
 import logging
 import math
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from clouds import FEATURES, probe
 from netdyn import DynamicsWarning, Monitor, budget, diagnose, monitor
 from netdyn._utils import checks
-from netdyn.loggers.tensorboard import last_layout, layout
+from netdyn.loggers.tensorboard import last_layout, layout, markdown
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
 
 STEPS = 12
@@ -110,6 +111,7 @@ def test_figures_show_both_ends(run):
     steps = {tag: [event.step for event in run.events.Images(tag)] for tag in run.events.Tags()["images"]}
     # The last report is of step 9. The maps and the curves of the classes are measured once more at the end.
     assert steps == {
+        "0_netdyn/overview": [0, 4, 9],
         "modes/rpd": [0, 9],
         "linear/tail": [0, 9],
         "basin/curves": [0, 9, STEPS],
@@ -239,6 +241,7 @@ def test_an_evaluation_that_the_budget_has_no_room_for_is_skipped(clock):
         f"netdyn measures 2 layers on 200 samples, at every optimiser step; the first evaluation took {first:.1f} s.",
         f"netdyn skipped {watch.skipped} evaluations to keep to max_overhead=0.5; the last values may be of an earlier "
         "step.",
+        f"netdyn's verdict at step {expected[-1]}: {watch.report.verdict}",
     ]
 
 
@@ -332,8 +335,8 @@ def test_a_probe_goes_to_the_networks_device_and_stays_where_it_was():
         ({"max_overhead": 5}, ValueError, "`max_overhead` must be a share of the training time, above 0 and at most 1"),
         ({"figures": "sometimes"}, ValueError, "`figures` must be one of"),
         ({"prefix": 3}, TypeError, "`prefix` must be a string"),
-        ({"loggers": 3}, TypeError, "`loggers` must hold"),
-        ({"loggers": [3]}, TypeError, "`loggers` must hold"),
+        ({"loggers": 3}, TypeError, "`loggers` takes"),
+        ({"loggers": [3]}, TypeError, "`loggers` takes"),
         ({"unpack": 3}, TypeError, "`unpack` must be a function"),
         ({"measure": ["mode"]}, ValueError, "`measure` must be one of"),
     ],
@@ -402,7 +405,8 @@ def test_what_is_switched_off_is_not_sent(tmp_path):
     watch.measure(made()[0], 0)
     watch.close()
     tags = events(tmp_path).Tags()
-    assert (tags["histograms"], tags["images"], tags["tensors"]) == ([], [], [])
+    # Only what is to be looked at first.
+    assert (tags["histograms"], tags["images"], tags["tensors"]) == ([], [], ["0_netdyn/verdict/text_summary"])
     assert set(tags["scalars"]) == set(watch.scalars)
 
 
@@ -804,7 +808,7 @@ def test_the_last_figures_keep_to_the_budget_too(tmp_path, clock):
     step_of(slow, optimiser)
     take(4.0)
     watch.close(slow, 1)
-    assert told[1:] == [
+    assert told[1:-1] == [
         "netdyn left out the figures at the end of training to keep to max_overhead=0.5; `report.figures()` draws "
         "those of the last report."
     ]
@@ -816,3 +820,104 @@ def test_a_monitor_that_never_measured_can_be_closed():
     watch.close(made()[0], 3)
     assert watch.report is None
     assert math.isfinite(watch.budget.overhead())
+
+
+# What to look at first -----------------------------------------------------------------------------------------------
+
+
+def texts(found, tag):
+    return {event.step: event.tensor_proto.string_val[0].decode() for event in found.Tensors(f"{tag}/text_summary")}
+
+
+def test_the_verdict_and_the_findings_stand_at_every_evaluation(run):
+    found = texts(run.events, "0_netdyn/verdict")
+    assert list(found) == [0, 4, 9]
+    for step, report in run.reports.items():
+        first, empty, *sentences = found[step].splitlines()
+        assert (first, empty) == (f"**{markdown(str(report.verdict))}**", "")
+        assert sentences == [f"- {markdown(sentence)}" for sentence in report.findings()]
+
+
+@pytest.mark.parametrize(
+    ("figures", "steps"), [("ends", [0, 1, 3, 7, 11]), ("always", list(range(12))), ("never", None)]
+)
+def test_the_overview_is_drawn_ever_more_rarely_and_at_the_end(figures, steps, tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, figures=figures, schedule=list(range(1, 12)), measure=["modes"])
+    net, _ = loop(watch, steps=11)
+    watch.close(net)
+    found = events(tmp_path)
+    drawn = "0_netdyn/overview" in found.Tags()["images"]
+    assert ([event.step for event in found.Images("0_netdyn/overview")] if drawn else None) == steps
+
+
+def test_the_last_overview_is_drawn_once(tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, schedule=[1, 2, 3], measure=["modes"])
+    net, _ = loop(watch, steps=3)
+    watch.close(net)
+    assert [event.step for event in events(tmp_path).Images("0_netdyn/overview")] == [0, 1, 3]
+
+
+def test_the_run_ends_with_its_verdict_and_where_to_look(tmp_path):
+    folder, told = tmp_path / "my run", []
+    watch = Monitor(probe(), loggers=[folder, Log()], schedule=[2], **MODES)
+    watch.inform = told.append
+    net, reports = loop(watch, steps=2)
+    watch.close(net)
+    assert watch.report_path == folder / "netdyn_report.html"
+    where = f"{watch.report_path}, tensorboard --logdir '{folder}'"
+    assert told[-1] == f"netdyn's verdict at step 2: {reports[2].verdict} Look at: {where}"
+
+
+def test_a_run_that_measured_nothing_ends_without_a_verdict():
+    told = []
+    watch = Monitor(probe(), **MODES)
+    watch.inform = told.append
+    watch.close()
+    assert told == []
+
+
+def test_a_logger_that_cannot_be_closed_costs_a_warning():
+    watch = Monitor(probe(), loggers=[Log()], **MODES)
+    watch.measure(made()[0], 0)
+
+    def refuse():
+        raise OSError("disk full")
+
+    watch.destinations[0].close = refuse
+    with pytest.warns(UserWarning, match="Log refused the end of the run: OSError: disk full"):
+        watch.close()
+
+
+# A report by itself --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_sent_to_a_writer_of_ones_own(tmp_path):
+    report = diagnose(made()[0], *probe(), weight_rays=2, measure=["modes", "sample_basin"])
+    with SummaryWriter(str(tmp_path)) as writer:
+        report.log(writer, 7, prefix="mine")
+        writer.add_scalar("own", 1.0)  # it is still open
+    found = events(tmp_path)
+    sent = {tag: found.Scalars(tag) for tag in found.Tags()["scalars"] if tag != "own"}
+    assert {tag: [event.step for event in values] for tag, values in sent.items()} == {
+        f"mine/{tag}": [7] for tag in report.scalars("layers")
+    }
+    assert set(found.Tags()["histograms"]) == {f"mine/{tag}" for tag in report.histograms()}
+    assert set(found.Tags()["images"]) == {f"mine/{tag}" for tag in report.figures()}
+    assert list(texts(found, "mine/0_netdyn/verdict")) == [7]
+
+
+def test_a_report_is_sent_to_a_folder_or_a_logger_in_any_detail(tmp_path):
+    report, log = diagnose(made()[0], *probe(), measure=["modes"]), Log()
+    report.log(tmp_path, 3, detail="summary")
+    report.log(log, 3, detail="full")
+    assert set(events(tmp_path).Tags()["scalars"]) == set(report.scalars("summary"))
+    assert log.lines == [(3, report.scalars())]
+
+
+def test_what_is_no_logger_gets_no_report():
+    report = diagnose(made()[0], *probe(), measure=["modes"])
+    text = (
+        "`logger` takes Lightning loggers, TensorBoard SummaryWriters, W&B runs and folders for event files, got int."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        report.log(3, 0)

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes, local_tensor
+from netdyn._utils.drawing import available
 from netdyn._utils.options import offering, takes_options_of
 from netdyn._utils.trees import numbers
 from netdyn._utils.user_code import is_out_of_memory, reason
@@ -33,12 +34,11 @@ from netdyn.loggers.find import destination
 from netdyn.probes.loaders import check_given, given_probe, on_device_of
 from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import input_and_target
-from netdyn.report.figures.canvas import available
 from netdyn.report.history import History
 from netdyn.report.page import write as write_page
 from netdyn.report.results import Report
 from netdyn.schedules import by_steps
-from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS, Detail, is_sent
+from netdyn.tags import FIGURES, HISTOGRAMS, OVERVIEW, SCALARS, TEXTS, VERDICT, Detail, is_sent
 from netdyn.tracing.rows import RowMemory
 
 #: The part of a model to run, as a function of the model.
@@ -176,6 +176,7 @@ class Monitor:
         self._seen_step = self._last_step = -1
         # Whether the figures of the last report have been drawn, and the network that it is of.
         self._drawn, self._measured = True, ""
+        self._overview_drawn = True
         self._started = self._unreadable = False
 
     # --- when ---
@@ -191,7 +192,7 @@ class Monitor:
         self.budget.start()
         self._arrange()
         if self._layout:
-            table = (*SCALARS, *HISTOGRAMS, *FIGURES)
+            table = (*SCALARS, *HISTOGRAMS, *FIGURES, *TEXTS)
             self._send("text", lambda receiver: receiver.about(table, self._tag("")))
 
     # --- what ---
@@ -226,6 +227,8 @@ class Monitor:
             self._send_scalars({"netdyn/overhead": overhead, "netdyn/skipped": float(self.skipped)}, step)
             return None
         draw = self._figures == "always" or (self._figures == "ends" and not self.evaluations)
+        # So rarely that drawing never takes much of a long run.
+        overview = self._figures != "never" and self.evaluations & (self.evaluations + 1) == 0
         report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
         self.evaluations += 1
         self.skipped += report is None
@@ -244,7 +247,7 @@ class Monitor:
             self.report, self._last_step, self._drawn = report, step, False
             self._measured = _sums(model)
             self.history.add(step, report)
-            self._show(report, step, draw)
+            self._show(report, step, draw, draw or overview)
         # Sending and drawing take time too, which the next evaluation logs.
         budget.spent += time.monotonic() - begin
         return report
@@ -287,10 +290,11 @@ class Monitor:
                 "last values may be of an earlier step."
             )
         self.budget.stop()
-        if self.writes_report and self.report is not None and self.processes.rank == 0:
-            self._write_report(self.report)
-        for receiver in self.destinations:
-            receiver.close()
+        if self.report is not None:
+            if self.writes_report and self.processes.rank == 0:
+                self._write_report(self.report)
+            self._conclude(self.report)
+        self._send("end of the run", lambda receiver: receiver.close(), everywhere=True)
 
     # --- how ---
 
@@ -378,6 +382,13 @@ class Monitor:
             f"evaluation took {_seconds(self.budget.last)}.{notes}"
         )
 
+    def _conclude(self, report: Report) -> None:
+        """Report at the end how the training stands, and where to look."""
+        page = [] if self.report_path is None else [f"{self.report_path}"]
+        look = dict.fromkeys([*page, *(receiver.page for receiver in self.destinations if receiver.page)])
+        where = f" Look at: {', '.join(look)}" if look else ""
+        self.inform(f"netdyn's verdict at step {self._last_step}: {report.verdict}{where}")
+
     # --- where to ---
 
     def _tag(self, tag: str) -> str:
@@ -409,15 +420,20 @@ class Monitor:
                 kind = f"{receiver.name}, {what}, {type(error).__name__}"
                 self.say_once(f"netdyn: {receiver.name} refused the {what}: {reason(error)}", kind)
 
-    def _show(self, report: Report, step: int, draw: bool) -> None:
-        """Send histograms and figures."""
+    def _show(self, report: Report, step: int, draw: bool, overview: bool) -> None:
+        """Send the verdict, histograms and figures."""
+        lines = [f"{report.verdict}", *report.findings()]
+        self._send("text", lambda receiver: receiver.text(self._tag(VERDICT), lines, step))
         if self._histograms:
             named = {self._tag(tag): values for tag, values in report.histograms().items()}
             self._send("histograms", lambda receiver: receiver.histograms(named, step))
+        begin = time.monotonic()
         if draw:
-            begin = time.monotonic()
             self._draw_report(report)
             self.budget.drawing = time.monotonic() - begin
+        if overview:
+            self._draw(lambda: {OVERVIEW: self.history.overview(report.verdict)}, step)
+        self._overview_drawn = overview
 
     def _arrange(self) -> None:
         """Arrange the pages of the loggers; again at the end, in case the user has written a layout since."""
@@ -486,6 +502,8 @@ class Monitor:
                 self.scalars = sent | self.scalars
         if not self._drawn:
             self._draw_report(report)
+        if not self._overview_drawn:
+            self._draw(lambda: {OVERVIEW: self.history.overview(report.verdict)}, self._last_step)
         if found is not None and not same:
             self._draw(found.figures, step)
 
@@ -503,7 +521,10 @@ class Monitor:
             path.parent.mkdir(parents=True, exist_ok=True)
             tags = {tag for row in self.history.rows for tag in row}
             curves = {tag: self.history.curve(tag) for tag in tags}
-            write_page(report, path, (report.figures() | self.history.figures()) if draws else {}, curves)
+            drawn: dict[str, Any] = {}
+            if draws:
+                drawn = {OVERVIEW: self.history.overview(report.verdict)} | report.figures() | self.history.figures()
+            write_page(report, path, drawn, curves)
             self.report_path = path
         except Exception as error:
             if self.strict:

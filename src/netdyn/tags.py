@@ -201,7 +201,11 @@ HISTOGRAMS = (
     Tag("basin/weight/radii", "log₁₀ σ", "noise level at which accuracy falls to its target, per ray"),
 )
 
+#: What to look at first; TensorBoard shows folders in the order of their names.
+OVERVIEW, VERDICT = "0_netdyn/overview", "0_netdyn/verdict"
+
 FIGURES = (
+    Tag(OVERVIEW, "six panels", "how the training stands: the verdict, and the main numbers over the run"),
     Tag("modes/rpd", "density", "rank probability distribution, one curve per layer"),
     Tag("modes/map", "layer × step", "share of order-preserving units over the run"),
     Tag("modes/gradient_map", "layer × step", "RPD gradient over the run"),
@@ -211,6 +215,9 @@ FIGURES = (
     Tag("wpa/characteristic_maps", "logit per input", "how each logit weighs the inputs when activations are removed"),
     Tag("wpa/subnetwork", "logit per input", "units of the first layer that contribute most to each logit"),
 )
+
+
+TEXTS = (Tag(VERDICT, "text", "how the training stands, and what this evaluation has found"),)
 
 
 def is_sent(tag: str, detail: Detail) -> bool:

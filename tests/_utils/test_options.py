@@ -101,6 +101,31 @@ def test_options_arrive_and_defaults_are_the_sources():
     assert Drawer("paper", width=2.5).drawn == "paper: red 2.5 0"
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, "Drawer(canvas='paper')"),
+        ({"colour": "red", "width": None, "seed": 0}, "Drawer(canvas='paper')"),
+        ({"colour": "blue", "seed": 3}, "Drawer(canvas='paper', colour='blue', seed=3)"),
+        ({"width": len}, "Drawer(canvas='paper', width=len)"),
+        (
+            {"colour": [1, "a", object()], "width": (None, 2.5)},
+            "Drawer(canvas='paper', colour=[1, 'a', <object>], width=(None, 2.5))",
+        ),
+    ],
+)
+def test_an_object_shows_the_options_that_differ_from_their_defaults(given, shown):
+    assert repr(Drawer("paper", **given)) == shown
+
+
+def test_a_derived_class_shows_its_own_name_and_the_options_that_arrived():
+    class Red(Drawer):
+        def __init__(self):
+            super().__init__("wall", colour="dark red")
+
+    assert repr(Red()) == "Red(canvas='wall', colour='dark red')"
+
+
 def test_an_option_cannot_be_given_by_position():
     with pytest.raises(TypeError, match="positional"):
         draw_twice("paper", "sand", "blue")

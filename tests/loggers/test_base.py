@@ -29,9 +29,10 @@ def test_scalars_are_sent_as_lightning_sends_them_and_all_else_is_left_out():
     receiver.scalars({"a/b": 1.0, "c": 2.0}, 7)
     receiver.histograms({"a/h": torch.ones(3)}, 7)
     receiver.figures({"a/f": None}, 7)
+    receiver.text("a/t", ["healthy"], 7)
     receiver.close()
     assert logger.calls == [({"a/b": 1.0, "c": 2.0}, 7)]
-    assert (receiver.name, receiver.shows_figures) == ("Plain", False)
+    assert (receiver.name, receiver.shows_figures, receiver.page) == ("Plain", False, "")
 
 
 def test_a_logger_gets_a_dict_of_its_own():

@@ -30,6 +30,7 @@ def test_an_archive_holds_numbers_histograms_and_figures(tmp_path):
     figure = matplotlib.figure.Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     there.figures({"basin/f": figure}, 7)
+    there.text("0_netdyn/verdict", ["healthy: all is well.", "Layer <b>."], 7)
     logger.experiment.end()
     (archive,) = tmp_path.glob("*.zip")
     with zipfile.ZipFile(archive) as packed:
@@ -44,4 +45,5 @@ def test_an_archive_holds_numbers_histograms_and_figures(tmp_path):
     assert [(f["upload_type"], f["additional_params"]["step"]) for f in files] == [
         ("histogram3d", 7),
         ("visualization", 7),
+        ("text-sample", 7),
     ]

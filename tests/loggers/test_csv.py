@@ -24,3 +24,12 @@ def test_figures_are_files_beside_the_table(tmp_path):
     files = sorted((tmp_path / "run" / "version_0" / "netdyn" / "basin" / "curves").iterdir())
     assert [file.name for file in files] == ["step_00000000.png", "step_00000005.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_the_newest_text_is_a_file_beside_the_table(tmp_path):
+    logger = CSVLogger(tmp_path, name="run", version=0, prefix="mine")
+    for step in (0, 5):
+        destination(logger).text("0_netdyn/verdict", ["healthy: all is well.", "Layer α is <b>."], step)
+    (file,) = (tmp_path / "run" / "version_0").rglob("*.txt")
+    assert file.parts[-3:] == ("netdyn", "mine-0_netdyn", "verdict.txt")
+    assert file.read_text(encoding="utf-8") == "step 5: healthy: all is well.\n- Layer α is <b>.\n"

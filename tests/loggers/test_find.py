@@ -82,7 +82,7 @@ def test_a_folder_gets_a_writer_that_is_closed_in_the_end(as_given, tmp_path):
 @pytest.mark.parametrize("other", [None, 3, {"a": 1.0}, object()])
 def test_what_is_no_logger_is_refused(other):
     text = (
-        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters, W&B runs or folders for event files, got "
+        "`loggers` takes Lightning loggers, TensorBoard SummaryWriters, W&B runs and folders for event files, got "
         f"{type(other).__name__}."
     )
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):

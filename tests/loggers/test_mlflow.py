@@ -24,10 +24,15 @@ def test_a_store_holds_the_numbers_at_their_steps_and_the_figures(tmp_path):
     figure = matplotlib.figure.Figure(figsize=(1, 1))
     figure.subplots().plot([0, 1])
     there.figures({"basin/curves": figure}, 7)
+    for step in (0, 7):
+        there.text("0_netdyn/verdict", ["healthy: all is well.", "Layer <b>."], step)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/runs.db")
     history = client.get_metric_history(logger.run_id, "modes/a/fc-1")
     assert [(metric.step, metric.value) for metric in history] == [(0, 0.0), (7, 3.5)]
     assert set(client.get_run(logger.run_id).data.metrics) == {"modes/a/fc-1", "basin/sample/radius"}
+    (text,) = (tmp_path / "files").rglob("*.txt")
+    assert text.parts[-3:] == ("netdyn", "0_netdyn", "verdict.txt")
+    assert text.read_text() == "step 7: healthy: all is well.\n- Layer <b>.\n"
     (file,) = (tmp_path / "files").rglob("*.png")
     assert file.parts[-4:] == ("netdyn", "basin", "curves", "step_00000007.png")
     assert file.read_bytes().startswith(b"\x89PNG")

@@ -1,8 +1,10 @@
 """The exact calls that a SummaryWriter gets, and the event file read back."""
 
+import html.parser
 import io
 import json
 import re
+import shlex
 import time
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from tensorboard import plugin_util
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -21,10 +24,10 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout as LayoutMessage
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
+from netdyn._utils.drawing import pixels
 from netdyn.engine.config import MEASURES as EVERYTHING
 from netdyn.loggers.find import destination
 from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, last_layout, layout, opened
-from netdyn.report.figures.canvas import pixels
 from netdyn.report.figures.maps import heat_map
 from netdyn.tags import SCALARS
 
@@ -382,3 +385,59 @@ def test_the_table_of_tags_is_a_text_in_the_event_file(tmp_path):
     assert lines[:2] == ["| tag | unit | what it is |", "|---|---|---|"]
     assert len(lines) == 2 + len(SCALARS)
     assert f"| `mine/{SCALARS[0].name}` | {SCALARS[0].unit} | {SCALARS[0].meaning} |" in lines
+
+
+# Texts ---------------------------------------------------------------------------------------------------------------
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "a|b*c_d_",
+    "`x` [y](http://z) ![i](j)",
+    "# 1. a & b &lt; \\\\ \\*",
+    "*a* __b__ {c}",
+    "two\nlines",
+]
+
+
+class Letters(html.parser.HTMLParser):
+    """The tags of a page, and its letters."""
+
+    def __init__(self, page):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.letters = [], ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.letters += data
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_names_stand_for_themselves_on_the_page(name, tmp_path):
+    """As TensorBoard makes a page of a text."""
+    with SummaryWriter(str(tmp_path)) as writer:
+        TensorBoard(writer).text("0_netdyn/verdict", [f"healthy: {name}.", f"Layer {name} is dead.", f"{name} too."], 3)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    (event,) = events.Tensors("0_netdyn/verdict/text_summary")
+    page = Letters(plugin_util.markdown_to_safe_html(event.tensor_proto.string_val[0]))
+    name = " ".join(name.split())
+    expected = [f"healthy: {name}.", f"Layer {name} is dead.", f"{name} too."]
+    assert [line for line in page.letters.split("\n") if line] == expected
+    assert page.tags == ["p", "strong", "ul", "li", "li"]
+
+
+@pytest.mark.parametrize(("name", "command"), [("runs", "{}"), ("my run's", "'{}'")])
+def test_the_command_shows_the_folder_of_the_writer(name, command, tmp_path):
+    own = opened(tmp_path / name)
+    shown = str(tmp_path / name).replace("'", "'\"'\"'")
+    assert own.page == "tensorboard --logdir " + command.format(shown)
+    assert shlex.split(own.page)[-1] == str(tmp_path / name)
+    own.close()
+
+
+def test_a_writer_without_a_folder_has_no_page():
+    assert TensorBoard(Writer()).page == ""

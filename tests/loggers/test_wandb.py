@@ -101,9 +101,30 @@ def test_lightnings_logger_gets_numbers_and_figures_on_its_own_axis(offline):
     there.scalars({"modes/a": 1.0}, 5)
     there.histograms({"modes/h": torch.arange(4.0)}, 5)
     there.figures({"basin/f": figure()}, 5)
+    there.text("0_netdyn/verdict", ["healthy: all is well.", "Layer <script>."], 5)
     wandb.finish()
     found = rows(offline)
     assert [row["mine-modes/a"] for row in found if "mine-modes/a" in row] == [1.0]
     kinds = {tag: value for row in found for tag, value in row.items() if tag.endswith("/_type")}
-    assert kinds == {"mine-modes/h/_type": "histogram", "mine-basin/f/_type": "image-file"}
+    assert kinds == {
+        "mine-modes/h/_type": "histogram",
+        "mine-basin/f/_type": "image-file",
+        "mine-0_netdyn/verdict/_type": "html-file",
+    }
+    (page,) = offline.rglob("*.html")
+    assert page.read_text().endswith("<b>healthy: all is well.</b><ul><li>Layer &lt;script&gt;.</li></ul>")
     assert {row["trainer/global_step"] for row in found} == {5}
+
+
+def test_reports_of_ones_own_are_rows_of_their_own(offline):
+    run = wandb.init(project="p", dir=offline)
+    for step in (3, 8):
+        there = destination(run)
+        there.scalars({"modes/a": float(step)}, step)
+        there.text("0_netdyn/verdict", ["healthy"], step)
+        there.close()
+    run.log({"loss": 1.0})
+    run.finish()
+    found = rows(offline)
+    assert [(row["netdyn/step"], row["modes/a"]) for row in found if "modes/a" in row] == [(3, 3), (8, 8)]
+    assert [row["_step"] for row in found if "loss" in row] == [2]

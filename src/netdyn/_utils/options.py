@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import re
 import typing
 from collections.abc import Callable, Collection, Iterator
@@ -42,7 +43,7 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
     """Let the ``**options`` of a function or class be the parameters of ``source``, except those in ``without``.
 
     The signature, which LightningCLI and editors read, and the docstring then list every option as the source does. An
-    unknown option raises an error that names the nearest ones.
+    unknown option raises an error that names the nearest ones. The ``repr`` of a class's objects shows what was set.
     """
 
     def decorate(target: T) -> T:
@@ -64,7 +65,14 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
                     raise TypeError(
                         f"{target.__name__}() got an unexpected keyword argument {name!r}. {nearest(name, known)}"
                     )
-            return function(*args, **options)
+            result = function(*args, **options)
+            if is_class:
+                args[0]._given = {
+                    name: value
+                    for name, value in signature.bind(*args, **options).arguments.items()
+                    if name != "self" and _differs(value, signature.parameters[name].default)
+                }
+            return result
 
         checked.__signature__ = signature  # type: ignore[attr-defined]
         checked.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
@@ -76,10 +84,35 @@ def takes_options_of(source: Callable[..., Any], without: Collection[str] = ()) 
         if is_class:
             decorated = target
             decorated.__init__ = checked
+            decorated.__repr__ = _representation
         decorated.__doc__ = "\n".join([*before, *itertools.chain(*described), *after]).rstrip()
         return typing.cast(T, decorated)
 
     return decorate
+
+
+def _differs(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        return list(value) != list(default)
+    return value is not default and (type(value) is not type(default) or bool(value != default))
+
+
+def _representation(self: Any) -> str:
+    """The options that were given other values than their defaults."""
+    return f"{type(self).__name__}({', '.join(f'{name}={_brief(value)}' for name, value in self._given.items())})"
+
+
+def _brief(value: Any) -> str:
+    """A value as it is written, a function by its name, and any other object by its type.
+
+    >>> _brief([1, "fc*", len, object()])
+    "[1, 'fc*', len, <object>]"
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_brief, value))}]" if isinstance(value, list) else f"({', '.join(map(_brief, value))})"
+    if value is None or isinstance(value, str | int | float | os.PathLike):
+        return repr(value)
+    return getattr(value, "__qualname__", f"<{type(value).__name__}>")
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from netdyn.tags import Tag
+
+
+def as_list(lines: Sequence[str]) -> str:
+    """A line and sentences about it as plain text, an item per sentence."""
+    return "\n- ".join(lines) + "\n"
 
 
 class Destination:
@@ -46,6 +51,9 @@ class Destination:
     def figures(self, figures: Mapping[str, Any], step: int) -> None:
         """Send matplotlib figures, by tag."""
 
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Send a text: a line, and sentences about it. They are plain, and may hold any letters."""
+
     def about(self, tags: Iterable[Tag], prefix: str) -> None:
         """Send the table of tags, once per run, each tag after the prefix."""
 
@@ -53,4 +61,9 @@ class Destination:
         """Arrange the page that shows the numbers."""
 
     def close(self) -> None:
-        """Close the files that were opened here."""
+        """Complete what was sent, and close the files that were opened here."""
+
+    @property
+    def page(self) -> str:
+        """The command that shows the numbers; empty where there is none."""
+        return ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from netdyn.loggers.base import Destination
-from netdyn.report.figures.canvas import styled
+from netdyn._utils.drawing import styled
+from netdyn.loggers.base import Destination, as_list
 
 
 class Comet(Destination):
@@ -26,3 +26,7 @@ class Comet(Destination):
         with styled():
             for tag, figure in figures.items():
                 self.logger.experiment.log_figure(self.prefix + tag, figure, step=step)
+
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Send a text."""
+        self.logger.experiment.log_text(as_list(lines), step=step, metadata={"tag": self.prefix + tag})

@@ -1,13 +1,13 @@
-"""CSV files: scalars in the table, figures as PNG files beside it."""
+"""CSV files: scalars in the table, figures and texts as files beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from netdyn.loggers.base import Destination
-from netdyn.report.figures.canvas import styled
+from netdyn._utils.drawing import styled
+from netdyn.loggers.base import Destination, as_list
 
 
 class CSV(Destination):
@@ -22,3 +22,9 @@ class CSV(Destination):
                 file = Path(self.logger.log_dir) / "netdyn" / f"{self.prefix}{tag}" / f"step_{step:08d}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 figure.savefig(file)
+
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Save the newest text as a file in the folder ``netdyn``."""
+        file = Path(self.logger.log_dir) / "netdyn" / f"{self.prefix}{tag}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"step {step}: {as_list(lines)}", encoding="utf-8")

@@ -23,7 +23,7 @@ KINDS: dict[str, type[Destination]] = {
 }
 
 
-def destination(logger: Any) -> Destination:
+def destination(logger: Any, name: str = "loggers") -> Destination:
     """The destination for a Lightning logger, a ``SummaryWriter``, a W&B run or a folder; a TypeError for others."""
     if isinstance(logger, str | os.PathLike):
         return opened(logger)
@@ -35,6 +35,6 @@ def destination(logger: Any) -> Destination:
     if callable(getattr(logger, "log_metrics", None)):
         return Destination(logger)
     raise TypeError(
-        "`loggers` must hold Lightning loggers, TensorBoard SummaryWriters, W&B runs or folders for event files, got "
+        f"`{name}` takes Lightning loggers, TensorBoard SummaryWriters, W&B runs and folders for event files, got "
         f"{type(logger).__name__}."
     )

@@ -1,13 +1,13 @@
-"""MLflow: scalars under names that it accepts, and figures as artifacts."""
+"""MLflow: scalars under names that it accepts, figures and texts as artifacts."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netdyn.loggers.base import Destination
-from netdyn.report.figures.canvas import styled
+from netdyn._utils.drawing import styled
+from netdyn.loggers.base import Destination, as_list
 
 
 class MLflow(Destination):
@@ -25,3 +25,8 @@ class MLflow(Destination):
         with styled():
             for tag, figure in figures.items():
                 client.log_figure(run_id, figure, f"netdyn/{self.prefix}{tag}/step_{step:08d}.png")
+
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Save the newest text among the run's artifacts."""
+        file = f"netdyn/{self.prefix}{tag}.txt"
+        self.logger.experiment.log_text(self.logger.run_id, f"step {step}: {as_list(lines)}", file)

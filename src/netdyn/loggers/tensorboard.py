@@ -1,18 +1,20 @@
-"""TensorBoard: scalars, histograms, figures, a table of the tags and a page of custom scalars."""
+"""TensorBoard: scalars, histograms, figures, texts and a page of custom scalars."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from netdyn._utils.drawing import pixels
 from netdyn.loggers.base import Destination
-from netdyn.report.figures.canvas import pixels
 from netdyn.tags import Tag
 
 Layout = dict[str, dict[str, list[Any]]]
@@ -54,6 +56,12 @@ class TensorBoard(Destination):
         for tag, figure in figures.items():
             writer.add_image(self.prefix + tag, pixels(figure).numpy(), global_step=step, dataformats="HWC")
 
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Write a text in Markdown: its first line in bold letters, and the sentences as a list."""
+        first, *others = map(markdown, lines)
+        text = "\n".join([f"**{first}**", "", *(f"- {sentence}" for sentence in others)])
+        self.writer.add_text(self.prefix + tag, text, global_step=step)
+
     def about(self, tags: Iterable[Tag], prefix: str) -> None:
         """Write the table of tags as a text, beside the curves that it explains."""
         rows = "\n".join(f"| `{prefix}{tag.name}` | {tag.unit} | {tag.meaning} |" for tag in tags)
@@ -81,6 +89,12 @@ class TensorBoard(Destination):
         if self._opened:
             self.writer.close()
 
+    @property
+    def page(self) -> str:
+        """The command that starts TensorBoard on the writer's folder."""
+        folder = getattr(self.writer, "log_dir", None)
+        return f"tensorboard --logdir {shlex.quote(os.fspath(folder))}" if folder else ""
+
 
 class LightningTensorBoard(TensorBoard):
     """Lightning's ``TensorBoardLogger``, which makes its writer on first use."""
@@ -93,6 +107,16 @@ class LightningTensorBoard(TensorBoard):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Send finite numbers as Lightning does."""
         Destination.scalars(self, values, step)
+
+
+def markdown(text: str) -> str:
+    r"""A text whose letters all stand for themselves in Markdown and in HTML, on one line.
+
+    >>> print(markdown("layer a|b*c_ of <script>"))
+    layer a&#124;b\*c\_ of &lt;script&gt;
+    """
+    text = re.sub(r"([\\`*_{}\[\]#!])", r"\\\1", escape(" ".join(text.split()), quote=False))
+    return text.replace("|", "&#124;")
 
 
 def opened(folder: str | os.PathLike[str]) -> TensorBoard:

@@ -1,14 +1,15 @@
-"""Weights & Biases: scalars, histograms and figures, on a step axis that leaves the user's own alone."""
+"""Weights & Biases: scalars, histograms, figures and texts, on a step axis that leaves the user's own alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from torch import Tensor
 
+from netdyn._utils.drawing import pixels
 from netdyn.loggers.base import Destination
-from netdyn.report.figures.canvas import pixels
 
 #: The axis of Lightning's own logger, and ours in a run that the user has made.
 LIGHTNING_AXIS, AXIS = "trainer/global_step", "netdyn/step"
@@ -31,6 +32,10 @@ class LightningWandb(Destination):
     def figures(self, figures: Mapping[str, Any], step: int) -> None:
         """Send figures as images."""
         self._send(_images(figures), step)
+
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Send a text as a panel."""
+        self._send({tag: _panel(lines)}, step)
 
     def _send(self, values: dict[str, Any], step: int) -> None:
         # Together: every call of `log` is a row of its own.
@@ -66,6 +71,10 @@ class Wandb(Destination):
         """Send figures as images."""
         self._send(_images(figures), step)
 
+    def text(self, tag: str, lines: Sequence[str], step: int) -> None:
+        """Send a text as a panel."""
+        self._send({tag: _panel(lines)}, step)
+
     def _send(self, values: dict[str, Any], step: int) -> None:
         run = self.logger
         row, before = self._last
@@ -77,6 +86,11 @@ class Wandb(Destination):
         self._known |= values.keys()
         run.log(values | {AXIS: step}, commit=False)
         self._last = run.step, step
+
+    def close(self) -> None:
+        """End netdyn's last row, unless the user has done so."""
+        if self.logger.step == self._last[0]:
+            self.logger.log({}, commit=True)
 
 
 def _folder(run: Any) -> str | None:
@@ -94,3 +108,11 @@ def _images(figures: Mapping[str, Any]) -> dict[str, Any]:
     import wandb
 
     return {tag: wandb.Image(pixels(figure).numpy()) for tag, figure in figures.items()}
+
+
+def _panel(lines: Sequence[str]) -> Any:
+    import wandb
+
+    first, *others = map(escape, lines)
+    sentences = "".join(f"<li>{sentence}</li>" for sentence in others)
+    return wandb.Html(f"<b>{first}</b><ul>{sentences}</ul>")

@@ -16,6 +16,8 @@ from netdyn.report.trend import Moment, thinned
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from netdyn.report.verdict import Verdict
+
 #: Tag of a heat map → the curves of the layers that it shows, and its label.
 MAPS = {
     "modes/map": ("modes/opt_fraction", "share of order-preserving units"),
@@ -88,6 +90,12 @@ class History:
                 limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
                 drawn[tag] = maps.heat_map(values, self.layers, self.places(), label, limits)
         return drawn
+
+    def overview(self, verdict: Verdict) -> Figure:
+        """One picture of the run so far, with the verdict as its title."""
+        from netdyn.report.figures.overview import overview
+
+        return overview(self, verdict)
 
     def state(self) -> dict[str, Any]:
         """The history as plain lists and numbers."""

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netdyn.report.figures.canvas import available
+from netdyn._utils.drawing import available
 from netdyn.report.findings import with_rules
 from netdyn.report.reasons import reasons
 from netdyn.report.results import LayerReport, Report

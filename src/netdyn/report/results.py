@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from netdyn._utils import checks
+from netdyn._utils.drawing import available
 from netdyn.basins.change import Change
 from netdyn.basins.coverage import Covered
 from netdyn.basins.result import BasinResult
 from netdyn.companions.result import Companions
 from netdyn.linear.characteristic import Subnetwork
+from netdyn.loggers.find import destination
 from netdyn.modes.phases import Phase, phase
 from netdyn.probes.guessing import is_guessed
 from netdyn.report.trend import Moment
-from netdyn.tags import Detail, is_sent
+from netdyn.tags import VERDICT, Detail, is_sent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -287,6 +289,26 @@ class Report:
             loss=self.loss,
             train_gap=self.batchnorm_train_gap,
         )
+
+    def log(self, logger: Any, step: int, *, detail: Detail = "layers", prefix: str = "") -> None:
+        """Send the report to a logger, as a monitor does.
+
+        Args:
+            logger: A Lightning logger, a TensorBoard ``SummaryWriter``, a W&B run, or a folder for event files.
+            step: The step to log it at.
+            detail: Which scalars to send, as in :meth:`scalars`.
+            prefix: Prefix of every tag, followed by a slash.
+
+        Raises:
+            TypeError: If ``logger`` is none of these.
+        """
+        there, before = destination(logger, "logger"), f"{prefix}/" if prefix else ""
+        there.scalars({before + tag: value for tag, value in self.scalars(detail).items()}, step)
+        there.text(before + VERDICT, [f"{self.verdict}", *self.findings()], step)
+        there.histograms({before + tag: values for tag, values in self.histograms().items()}, step)
+        if there.shows_figures and available():
+            there.figures({before + tag: figure for tag, figure in self.figures().items()}, step)
+        there.close()
 
     def findings(self) -> list[str]:
         """What stands out, one sentence per finding; docs/findings.md gives the rule behind each."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from netdyn.report.figures.canvas import styled
+from netdyn._utils.drawing import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

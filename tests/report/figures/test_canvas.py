@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from drawings import ALL
+from netdyn._utils import drawing
 from netdyn.report.figures import canvas
 from netdyn.report.figures.curves import rank_distributions, tail
 from netdyn.report.figures.maps import heat_map
@@ -28,7 +29,7 @@ every_function = pytest.mark.parametrize(
 def test_a_figure_becomes_an_image_that_is_not_empty(make):
     figure = make()
     assert isinstance(figure, Figure)
-    image = canvas.pixels(figure)
+    image = drawing.pixels(figure)
     assert (image.dtype, image.ndim, image.shape[2]) == (torch.uint8, 3, 3)
     assert image.shape[:2] == (round(figure.get_figheight() * 160), round(4.8 * 160))
     assert len(image.reshape(-1, 3).unique(dim=0)) > 2
@@ -36,11 +37,11 @@ def test_a_figure_becomes_an_image_that_is_not_empty(make):
 
 @every_function
 def test_the_same_numbers_give_the_same_image_whatever_the_users_style(name):
-    expected = canvas.pixels(ALL[name]())
-    assert torch.equal(canvas.pixels(ALL[name]()), expected)
+    expected = drawing.pixels(ALL[name]())
+    assert torch.equal(drawing.pixels(ALL[name]()), expected)
     odd = {"font.size": 30.0, "axes.facecolor": "red", "lines.linewidth": 9.0, "text.usetex": True}
     with mpl.rc_context(odd):
-        assert torch.equal(canvas.pixels(ALL[name]()), expected)
+        assert torch.equal(drawing.pixels(ALL[name]()), expected)
         assert {key: mpl.rcParams[key] for key in odd} == odd
 
 
@@ -48,14 +49,15 @@ def test_the_same_numbers_give_the_same_image_whatever_the_users_style(name):
 def test_nothing_is_left_with_pyplot(name):
     from matplotlib import pyplot as plt
 
-    canvas.pixels(ALL[name]())
+    drawing.pixels(ALL[name]())
     assert plt.get_fignums() == []
 
 
 def test_pyplot_is_not_loaded():
     code = (
-        "import sys, torch\nfrom netdyn.report.figures import canvas, maps\nassert 'matplotlib' not in sys.modules\n"
-        "canvas.pixels(maps.heat_map(torch.rand(2, 3), ['a', 'b'], [0, 5, 10], 'share'))\n"
+        "import sys, torch\nfrom netdyn._utils import drawing\nfrom netdyn.report.figures import maps\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "drawing.pixels(maps.heat_map(torch.rand(2, 3), ['a', 'b'], [0, 5, 10], 'share'))\n"
         "assert 'matplotlib' in sys.modules\nprint('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -70,22 +72,22 @@ def test_the_style_is_put_back_when_drawing_fails():
 
 
 def test_without_matplotlib_the_error_names_what_to_install(monkeypatch):
-    monkeypatch.setattr(canvas, "available", lambda: False)
+    monkeypatch.setattr(drawing, "available", lambda: False)
     text = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         tail({"a": 0.5}, 0.5, 0)
 
 
 def test_matplotlib_is_looked_for_without_loading_it(monkeypatch):
-    assert canvas.available()
+    assert drawing.available()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not canvas.available()
+    assert not drawing.available()
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "a_b^c", "\\alpha", "%", "_hidden", "Ω—层"])
 def test_names_are_not_read_as_formulas(name):
     figure = rank_distributions({name: torch.ones(5)})
-    assert canvas.pixels(figure).float().std() > 0
+    assert drawing.pixels(figure).float().std() > 0
 
 
 # Names ----------------------------------------------------------------------------------------------------------------

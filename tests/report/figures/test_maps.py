@@ -8,7 +8,7 @@ import torch
 from matplotlib.collections import PolyCollection, QuadMesh
 
 from drawings import ALL, INF, NAN, axes_of, gaussian, heat, names_on
-from netdyn.report.figures import canvas
+from netdyn._utils import drawing
 from netdyn.report.figures.maps import COLOURS, characteristic_maps, heat_map, subnetwork
 
 # Characteristic maps --------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def panels_of(figure):
 @pytest.mark.parametrize("shape", [(1, 5, 5), (10, 4, 6), (7, 30, 2), (5, 2, 30), (1, 5), (20, 784)])
 def test_panels_and_titles_lie_within_the_sheet_and_apart(shape):
     figure = characteristic_maps(gaussian(*shape))
-    canvas.pixels(figure)
+    drawing.pixels(figure)
     axes, panels = axes_of(figure), panels_of(figure)
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     assert len(panels) == len(axes.texts) == shape[0]

@@ -1,11 +1,8 @@
-"""What all figures share: style, size, short names. No pyplot; matplotlib is imported at the first drawing."""
+"""What all figures share: size, colours, short names. No pyplot; matplotlib is imported at the first drawing."""
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +12,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: The error if matplotlib is missing.
-MISSING = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
 
 #: The colours of Okabe and Ito, without yellow, which is hard to see on white, and black, which stands for all samples.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -29,35 +23,6 @@ SIZE = (4.8, 3.4)
 DPI = 160
 #: Most names beside an axis.
 NAMES = 12
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Use matplotlib's default style inside, whatever the user's is."""
-    if not available():
-        raise ImportError(MISSING)
-    from matplotlib import style
-
-    with style.context("default"):
-        yield
-
-
-@styled()
-def pixels(figure: Figure) -> Tensor:
-    """A figure as an image, uint8 ``[height, width, 3]``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # Letters that the font lacks are shown as boxes.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        canvas.draw()  # type: ignore[no-untyped-call]
-    return torch.from_numpy(np.asarray(canvas.buffer_rgba())[..., :3].copy())  # type: ignore[no-untyped-call]
 
 
 def blank(height: float = SIZE[1]) -> Figure:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from netdyn._utils.drawing import styled
 from netdyn.report.figures.canvas import (
     GREY,
     NAMES,
@@ -17,7 +18,6 @@ from netdyn.report.figures.canvas import (
     as_array,
     layer_labels,
     legend,
-    styled,
     thinned,
     with_axes,
 )

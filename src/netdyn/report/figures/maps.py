@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from netdyn._utils.drawing import styled
 from netdyn.report.figures.canvas import (
     BLANK,
     GREY,
@@ -19,7 +20,6 @@ from netdyn.report.figures.canvas import (
     blank,
     layer_labels,
     short,
-    styled,
     thinned,
     with_axes,
 )
