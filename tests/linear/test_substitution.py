@@ -14,6 +14,7 @@ import networks
 import reference
 from netdyn.functional import linear_substitution_map, local_fields
 from netdyn.linear import substitution
+from netdyn.linear.substitution import Spread
 from netdyn.tracing import tracer
 from networks import CLASSES, ENDS, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
 
@@ -409,6 +410,42 @@ def test_the_affine_defect_vanishes_where_what_follows_is_affine(name):
 def test_the_affine_defect_shows_a_norm_or_a_gate(factory, name):
     defect = linear_substitution_map(factory(), samples()).affine_defect[name]
     assert 0.1 < defect < 0.9
+
+
+def test_the_affine_defect_of_known_sums():
+    # Σ‖J − J̄‖²/(m − 1) = 1 of a mean ‖J‖² of 4.
+    assert Spread(torch.zeros(2), 4).defect(3.0, 16.0) == 0.5
+    # Jacobians that cancel in the mean differ by m/(m − 1) times their mean square: that counts as 1.
+    assert Spread(torch.zeros(2), 4).defect(8.0, 8.0) == Spread(torch.zeros(2), 2).defect(8.0, 8.0) == 1.0
+    assert Spread(torch.zeros(2), 4).defect(0.0, 0.0) == 0.0
+    for samples_, apart, size in ((1, 0.0, 4.0), (4, np.inf, 4.0), (4, 1.0, np.nan)):
+        assert np.isnan(Spread(torch.zeros(2), samples_).defect(apart, size))
+
+
+@pytest.mark.parametrize(("apart", "settled"), [(0.0074, True), (0.0076, False)])
+def test_a_mean_jacobian_is_known_when_its_standard_error_is_a_fortieth_of_it(apart, settled):
+    # Of four samples: defect/√4 = √(apart/3) / 2 = 0.025 at apart = 0.0075.
+    assert Spread(torch.tensor([apart, 4.0]), 4).settled is settled
+    assert Spread(torch.tensor([apart, 4.0]), 1).settled
+
+
+def test_jacobians_that_cancel_have_the_defect_1_and_a_map_of_0():
+    """The mean over samples, not over units: a gate whose sign is each sample's own."""
+
+    class Signed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(FEATURES, 5), nn.Linear(5, CLASSES)
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x)) * x[:, :1].sign())
+
+    x = samples(4)
+    x[:, 0] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    with pytest.warns(UserWarning, match="affine_defect"):
+        linear_map = linear_substitution_map(fill(Signed()), x)
+    assert linear_map.affine_defect["first"] == 1.0
+    assert linear_map["first"].abs().max() < 1e-6
 
 
 def test_a_single_sample_has_no_affine_defect():
