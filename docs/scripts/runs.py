@@ -12,6 +12,7 @@ import argparse
 import io
 import logging
 import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -23,13 +24,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from netdyn import DynamicsMonitor
+from netdyn import DynamicsMonitor, Report
+
+Kept = dict[str, tuple[list[int], list[float]]]
+"""Tag → steps and values."""
 
 IMAGES = Path(__file__).parents[1] / "images"
 # Okabe and Ito's colours, which colour-blind people can distinguish.
@@ -37,6 +42,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 # Eight steps per decade.
 SCHEDULE = sorted({round(10 ** (k / 8)) for k in range(40)})
 PROBES = {"probe/accuracy": "training probe", "probe/val_accuracy": "validation probe"}
+#: Everything is logged.
+ALL = {"detail": "full", "report": False}
 SPACES = {"sample": "σ per input component", "weight": "σ per weight tensor"}
 LAYERED = {
     "modes/opt_fraction": "OPT share",
@@ -103,6 +110,30 @@ RUNS = {
 }
 
 
+FIRST, LAST = "hidden.0.0", "hidden.2.0"
+BOTH = ("healthy", "overfitted")
+#: Name of a picture of docs/reading.md → its lines: run, tag, label.
+READING = {
+    "modes": [(name, f"modes/opt_fraction/{FIRST}", name) for name in BOTH],
+    "order": [(name, f"modes/order_z/{FIRST}", name) for name in BOTH],
+    "gradient": [(name, f"modes/rpd_gradient/{LAST}", name) for name in BOTH],
+    "transfer": [(name, f"modes/transfer_order/{LAST}", name) for name in ("healthy", "dead")],
+    # The field of a normalised layer is what its normalisation returns.
+    "defect": [
+        ("healthy", "linear/affine_defect/hidden.0.0", "healthy"),
+        ("layernorm", "linear/affine_defect/hidden.0.1", "with layer normalisation"),
+    ],
+    "tail": [(name, f"linear/tail_accuracy/{FIRST}", name) for name in BOTH],
+    "depth": [(name, "linear/functional_depth", name) for name in BOTH],
+    "share": [(name, f"linear/share/{FIRST}", name) for name in BOTH],
+    "phase": [("healthy", f"phase/{name}", name) for name in ("index", "spread", "mean")],
+    "batchnorm": [("stale", f"batchnorm/{name}", name) for name in ("gap", "train_gap")],
+    "sample_basin": [(name, "basin/sample/radius", name) for name in BOTH],
+    "weight_basin": [(name, "basin/weight/radius", name) for name in BOTH],
+    "coverage": [("overfitted", f"coverage/{name}", name) for name in ("own", "other")],
+}
+
+
 class Net(L.LightningModule):
     """Three hidden layers of 96 units."""
 
@@ -155,8 +186,8 @@ class Curves(Logger):
         """Not kept."""
 
 
-def trained(run: Run) -> dict[str, tuple[list[int], list[float]]]:
-    """Train, and return the curves."""
+def trained(run: Run) -> tuple[Kept, Report]:
+    """Train, and return the curves and the last report."""
     L.seed_everything(0, verbose=False)
     images, labels = load_digits(return_X_y=True)
     chance = torch.Generator().manual_seed(0)
@@ -166,23 +197,24 @@ def trained(run: Run) -> dict[str, tuple[list[int], list[float]]]:
     spoilt = torch.rand(run.samples, generator=chance) < run.wrong
     train_y[spoilt] = torch.randint(10, (int(spoilt.sum()),), generator=chance)
     batch = 64 if run.samples >= 256 else run.samples
-    curves = Curves()
+    curves, monitor = Curves(), DynamicsMonitor(schedule=SCHEDULE, val_probe=(x[1400:], y[1400:]), **ALL)
     trainer = L.Trainer(
         max_steps=run.steps,
         max_epochs=-1,
         accelerator="cpu",
         logger=curves,
-        callbacks=[DynamicsMonitor(schedule=SCHEDULE, val_probe=(x[1400:], y[1400:]))],
+        callbacks=[monitor],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
     )
     train = DataLoader(TensorDataset(x[: run.samples], train_y), batch_size=batch, shuffle=True)
     trainer.fit(Net(run), train)
-    return dict(curves.kept)
+    assert monitor.report is not None
+    return dict(curves.kept), monitor.report
 
 
-def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figure:
+def picture(run: Run, curves: Kept) -> Figure:
     """One panel per quantity: accuracies, the numbers of the layers, and both basins with their intervals."""
     layered = {name: tags for name in LAYERED if (tags := sorted(tag for tag in curves if tag.startswith(f"{name}/")))}
     figure = Figure(figsize=(12, 5.6), layout="constrained")
@@ -215,16 +247,51 @@ def picture(run: Run, curves: dict[str, tuple[list[int], list[float]]]) -> Figur
             axes.axhline(0.05, color="grey", linewidth=0.8, linestyle=":")
 
     last = max(max(steps) for steps, _ in curves.values())
-    ticks = [0] + [10**k for k in range(int(math.log10(last)) + 1)]
     for axes in panels[: len(layered) + 2]:
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(0, last)
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.tick_params(labelbottom=True)
-        axes.grid(alpha=0.25)
+        steps_below(axes, last)
         axes.legend(fontsize=8, loc="upper left" if axes is basin else "best")
     for axes in panels[3 : len(layered) + 2]:
         axes.set_xlabel("optimiser steps")
+    return figure
+
+
+def steps_below(axes: Axes, last: int) -> None:
+    """A logarithmic axis of steps, with the untrained network at 0."""
+    ticks = [0] + [10**k for k in range(int(math.log10(last)) + 1)]
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_xlim(0, last)
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.tick_params(labelbottom=True)
+    axes.grid(alpha=0.25)
+
+
+def small_picture(lines: list[tuple[str, str, str]], curves: dict[str, Kept]) -> Figure:
+    """One number in one or two runs, with its interval where it has one."""
+    figure = Figure(figsize=(3.6, 2.5), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, tag, label) in zip(COLOURS, lines, strict=False):
+        steps, values = curves[name][tag]
+        axes.plot(steps, values, color=colour, label=label)
+        ends = [curves[name].get(f"{tag.rpartition('/')[0]}/{end}") for end in ("low", "high")]
+        if tag.endswith("radius") and all(found is not None and found[0] == steps for found in ends):
+            axes.fill_between(steps, *(found[1] for found in ends if found), color=colour, alpha=0.25, linewidth=0)
+    steps_below(axes, max(max(curves[name][tag][0]) for name, tag, _ in lines))
+    tags = {re.sub(r"/hidden.*", "", tag) for _, tag, _ in lines}
+    axes.set(xlabel="optimiser steps", title=tags.pop() if len(tags) == 1 else lines[0][1].partition("/")[0])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def map_picture(report: Report) -> Figure:
+    """What the first logits look at: digits of 8 × 8 pixels."""
+    assert report.characteristic_maps is not None
+    maps = report.characteristic_maps.reshape(10, 8, 8)[:6]
+    figure = Figure(figsize=(3.6, 2.5), layout="constrained")
+    figure.suptitle("wpa/characteristic_maps", fontsize=10)
+    for digit, (axes, one) in enumerate(zip(figure.subplots(2, 3).flat, maps, strict=True)):
+        axes.imshow(one, cmap="RdBu_r", vmin=-float(maps.abs().max()), vmax=float(maps.abs().max()))
+        axes.set_title(f"{digit}", fontsize=8)
+        axes.set_axis_off()
     return figure
 
 
@@ -243,14 +310,22 @@ def main() -> None:
     names = parser.parse_args().names or list(RUNS)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    curves: dict[str, Kept] = {}
     for name in names:
-        curves = trained(RUNS[name])
+        curves[name], report = trained(RUNS[name])
+        print(f"{name}: {report.verdict}")
+        draw(name, curves[name], report)
+    for name, lines in READING.items():
+        if all(run in curves for run, _, _ in lines):
+            save(small_picture(lines, curves), IMAGES / f"reading_{name}.png")
+
+
+def draw(name: str, curves: Kept, report: Report) -> None:
+    """The pictures of one run."""
+    if RUNS[name].shown:
         save(picture(RUNS[name], curves), IMAGES / f"run_{name}.png")
-        ends = {
-            tag: curves[tag][1][-1]
-            for tag in ("probe/accuracy", "probe/val_accuracy", "basin/sample/radius", "basin/weight/radius")
-        }
-        print(name, {tag: round(value, 3) for tag, value in ends.items()})
+    if name == "healthy":
+        save(map_picture(report), IMAGES / "reading_maps.png")
 
 
 if __name__ == "__main__":
