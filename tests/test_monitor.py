@@ -474,7 +474,8 @@ FAILING = {"measure": ["modes", "sample_basin", "batchnorm"], "noise_at": ["nope
 
 def test_a_measure_that_fails_is_warned_of_once_and_the_rest_comes():
     watch = Monitor(probe(), schedule=[1, 2], **FAILING)
-    with warnings.catch_warnings(record=True, action="always") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         _, reports = loop(watch, steps=2)
     (warning,) = caught
     assert warning.category is DynamicsWarning
@@ -582,7 +583,8 @@ class Telling(nn.Module):
 
 def test_a_kind_of_warning_comes_once_though_its_words_change():
     watch = Monitor(probe(), measure=["sample_basin"])
-    with warnings.catch_warnings(record=True, action="always") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         for step in range(3):
             watch.measure(Telling(), step)
             if step == 0:

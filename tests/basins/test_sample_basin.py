@@ -490,7 +490,8 @@ def test_accuracy_that_the_warning_names_is_usable(zeros):
     with pytest.warns(UserWarning, match="the radius (means little|lies beyond)") as caught:
         sample_basin(*probe, high=1e6, accuracy=zeros / 64 - 0.01)
     for named in re.findall(r"accuracy=([\d.]*\d)", str(caught[0].message)):
-        with warnings.catch_warnings(action="error"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
             sample_basin(*probe, high=1e6, accuracy=float(named))
     assert "relative=True" in str(caught[0].message)
 

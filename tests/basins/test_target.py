@@ -77,7 +77,8 @@ def test_no_accuracy_is_named_where_none_is_usable():
 
 @pytest.mark.parametrize("floor", [0.0, 0.44])
 def test_an_accuracy_far_from_the_floor_is_not_warned_of(floor):
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         warn_of_floor(0.5, floor)
 
 
@@ -100,5 +101,6 @@ def test_a_radius_below_the_range_is_warned_of():
 
 @pytest.mark.parametrize("radius", [0.0, 1e-3, 0.5])
 def test_a_radius_within_the_range_and_one_of_0_are_not_warned_of(radius):
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert not warn_of_range(radius, 0.5, 1e-3, 10.0, 0.1)

@@ -696,7 +696,8 @@ def test_classes_have_radii_where_all_together_are_too_seldom_right():
     x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).abs()
     net = nn.Linear(4, 3, bias=False)
     net.weight = nn.Parameter(torch.tensor([[1.0] * 4, [-1.0] * 4, [-1.0] * 4]))
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         basin = weight_basin(net, x, torch.arange(300) % 3, per_class=True, rays=8)
     assert basin.radius == 0
     assert basin.per_class[0] > 0.3

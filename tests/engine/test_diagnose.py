@@ -386,8 +386,10 @@ def test_what_may_have_caused_an_error_is_warned_of_before_it(how):
     if how == "random":
         network, layers, error = nn.Sequential(nn.ReLU(), network, Shaken()), ["nope"], "matches nothing"
         said = "random in eval mode"
-    with warnings.catch_warnings(record=True, action="always") as caught, pytest.raises(ValueError, match=error):
-        diagnose(network, x, target, layers=layers, progress=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=error):
+            diagnose(network, x, target, layers=layers, progress=False)
     assert [said in str(each.message) for each in caught].count(True) == 1
 
 

@@ -47,9 +47,9 @@ class Adapter(nn.Module):
         self.__dict__.update({name: getattr(module, name) for name in shared})
         self.__dict__.update(_module=module, _call=forward or call, _context=context, _convert=convert)
 
-    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+    def modules(self, *options: Any, **named: Any) -> Iterator[nn.Module]:
         """The modules that run: the adapted one in place of the adapter."""
-        return self._module.modules(remove_duplicate)
+        return self._module.modules(*options, **named)  # which options there are depends on the release of torch
 
     def forward(self, inputs: Inputs, /) -> Any:
         """The logits."""
