@@ -113,7 +113,12 @@ def test_wrong_arguments_are_named():
             ValueError,
             "`weight` must have shape [outputs, inputs, …] and entries, got shape [3].",
         ),
-        (lambda: neural_persistence(weight, 0.5), ValueError, "`p` must be at least 1, got 0.5."),
+        (lambda: neural_persistence(weight, 0.5), ValueError, "`p` must be a finite number of at least 1, got 0.5."),
+        (
+            lambda: neural_persistence(weight, math.inf),
+            ValueError,
+            "`p` must be a finite number of at least 1, got inf.",
+        ),
         (
             lambda: neural_persistence(weight, largest=0.5),
             ValueError,

@@ -34,7 +34,8 @@ def neural_persistence(weight: Tensor, p: float = 2, *, largest: float | None = 
 
     Raises:
         TypeError: If ``weight`` is no tensor.
-        ValueError: If it has fewer than two dimensions or no entries, ``p`` is below 1, or ``largest`` is too small.
+        ValueError: If it has fewer than two dimensions or no entries, ``p`` is below 1 or infinite, or ``largest`` is
+            too small.
 
     Source:
         Rieck et al., *Neural Persistence*, arXiv:1812.09764. Girrbach et al., arXiv:2307.10865, show that in deep
@@ -46,8 +47,8 @@ def neural_persistence(weight: Tensor, p: float = 2, *, largest: float | None = 
         0.4167
     """
     edges = _normalised(weight, largest)
-    if p < 1:
-        raise ValueError(f"`p` must be at least 1, got {p!r}.")
+    if not 1 <= p < math.inf:
+        raise ValueError(f"`p` must be a finite number of at least 1, got {p!r}.")
     if edges is None:
         return math.nan
     lives = 1.0 - spanning_tree(edges)
@@ -87,7 +88,7 @@ def _normalised(weight: Tensor, largest: float | None) -> NDArray[np.float64] | 
         raise TypeError(f"`weight` must be a tensor [outputs, inputs], got {type(weight).__name__}.")
     if weight.ndim < 2 or weight.numel() == 0:
         raise ValueError(f"`weight` must have shape [outputs, inputs, …] and entries, got shape {list(weight.shape)}.")
-    edges: NDArray[np.float64] = full_tensor(weight.detach()).flatten(1).abs().double().cpu().numpy()
+    edges: NDArray[np.float64] = full_tensor(weight.detach()).flatten(1).abs().cpu().double().numpy()
     most = float(edges.max())
     if not math.isfinite(most) or (most == 0 and largest is None):
         return None
