@@ -92,7 +92,7 @@ package: $(VENV)/.stamp-dev
 	$(PYTHON) -m venv build/package
 	build/package/bin/python $(PIP_INSTALL) $(PACKAGE_ARGS) "$$(echo dist/*.whl)[examples]"
 	cp examples/quickstart.py build/package
-	cd build/package && bin/python -c "import netdyn; print(netdyn.__version__, netdyn.__file__)" && bin/python quickstart.py
+	cd build/package && bin/python -c "import netdyn; print(netdyn.__version__, netdyn.__file__)" && bin/python quickstart.py --epochs 3
 
 # A random part of some thousands of changes, in WORKERS processes. ARGS="modes/shares.py" takes some files, --all all
 # changes.

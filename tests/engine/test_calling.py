@@ -275,7 +275,10 @@ def test_an_image_classifier_is_opened():
     y = net(x).logits.argmax(1)
     found = diagnose(net, x, y, weight_rays=2)
     same_report(found, diagnose(net, x, y, weight_rays=2, forward=lambda model, x: model(x).logits))
-    assert [layer.name for layer in found.layers] == ["vit.layers.0.mlp.fc1", "vit.layers.1.mlp.fc1"]
+    # The name depends on the release.
+    wide = [name for name, module in net.named_modules() if getattr(module, "out_features", None) == 48]
+    assert [layer.name for layer in found.layers] == wide
+    assert len(wide) == 2
 
 
 def test_an_encoder_whose_first_embedding_never_runs_gets_its_noise_where_it_does():
@@ -299,4 +302,6 @@ def test_an_encoder_whose_first_embedding_never_runs_gets_its_noise_where_it_doe
     embeddings = [name for name, module in net.named_modules() if isinstance(module, nn.Embedding)]
     assert embeddings[0] == "transformer.shared"
     for inputs in (ids, {"input_ids": ids}):
-        assert sample_basin(net, inputs, y, accuracy=0.8).noise_at == ("transformer.encoder.embed_tokens",)
+        (found,) = sample_basin(net, inputs, y, accuracy=0.8).noise_at
+        # In some releases both names are the same module.
+        assert net.get_submodule(found) is net.transformer.encoder.embed_tokens

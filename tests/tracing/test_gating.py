@@ -195,6 +195,26 @@ NONE = {
 }
 
 
+class Hiding(nn.Module):
+    """Weighs its input by a softmax, from which a mask hides entries, as transformers do."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        self.a, self.b, self.inplace = nn.Linear(FEATURES, WIDTH), nn.Linear(WIDTH, CLASSES), inplace
+
+    def forward(self, x, mask):
+        inverted = 1.0 - mask
+        fill = inverted.masked_fill_ if self.inplace else inverted.masked_fill
+        hidden = fill(inverted.to(torch.bool), torch.finfo(x.dtype).min)
+        return self.b(torch.relu(self.a(x * (x + hidden).softmax(-1))))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_mask_that_hides_entries_from_a_softmax_is_no_activation(inplace):
+    mask = (torch.rand(len(samples()), FEATURES, generator=torch.Generator().manual_seed(4)) > 0.3).float()
+    assert list(local_fields(Hiding(inplace), (samples(), mask))) == ["a"]
+
+
 @pytest.mark.parametrize("name", NONE)
 def test_norms_masks_and_guards_are_no_activations(name):
     network = fill(Net(lambda h: torch.tanh(NONE[name](h))))

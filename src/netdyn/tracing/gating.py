@@ -46,6 +46,8 @@ _WEIGHTED = _words(
 )
 
 
+#: A mask that fills in such a number hides entries from a softmax.
+HIDDEN = -1e4
 #: After this many element-wise operations in a row a tensor counts as the start of what follows.
 LONGEST = 100
 
@@ -125,7 +127,8 @@ class Gates:
         name = name.removesuffix("_") if inplace and name != "__setitem__" else name
         given = [value for value in _tensors([*args, *kwargs.values()]) if not self.is_constant(value)]
         given = given[:1] if name in _CASTS else given
-        if name in _ELEMENTWISE and "out" not in kwargs and given and all(t.shape == given[0].shape for t in given):
+        elementwise = name in _ELEMENTWISE and "out" not in kwargs and not (name == "masked_fill" and _hides(args))
+        if elementwise and given and all(t.shape == given[0].shape for t in given):
             values = tuple(self.value(tensor) for tensor in given)
             if all(value.line[0] is values[0].line[0] for value in values):
                 found = self._judged(name, inplace, values, given[0], args)
@@ -308,3 +311,9 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _hides(args: Any) -> bool:
+    """Whether ``masked_fill`` hides entries from a softmax: an attention mask."""
+    fill = args[2] if len(args) > 2 else 0
+    return isinstance(fill, int | float) and fill <= HIDDEN
