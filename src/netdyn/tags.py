@@ -165,7 +165,7 @@ SCALARS = (
     Tag(
         "companions/map_localisation",
         "1/inputs to 1",
-        "inverse participation ratio of the characteristic maps, mean over logits",
+        "inverse participation ratio of the characteristic maps, mean over logits; where figures are drawn",
     ),
     Tag(
         "companions/bn_drift/<layer>",
