@@ -421,7 +421,7 @@ GAP = (
 
 def test_what_batch_statistics_gain_is_reported_above_two_points():
     assert said(batchnorm_gap=BATCHNORM_GAP) == said(batchnorm_gap=NAN) == said(batchnorm_gap=-0.5) == []
-    assert said(batchnorm_gap=BATCHNORM_GAP + TINY) == [GAP.format("5.0")]
+    assert said(batchnorm_gap=BATCHNORM_GAP + TINY) == [GAP.format("8.0")]
     assert said(batchnorm_gap=0.471, val_accuracy=0.5) == [GAP.format("47.1")]
 
 
@@ -596,7 +596,7 @@ def test_sentences_come_in_a_fixed_order():
         sample_basin=basin(per_class=(0.1, 1.0)),
         weight_basin=basin(),
         functional_depth=1.0,
-        batchnorm_gap=0.0625,
+        batchnorm_gap=0.125,
         index=1.0,
         spread=2.0,
         mean=1.0,
@@ -642,7 +642,7 @@ def examples():
 
 def test_thresholds_are_those_that_sentences_and_page_name():
     assert (ERRORS, ORDER_LEVEL, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (3.0, 0.01, 3.0, 0.1, 0.2, 0.5)
-    assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT, CLOSE, SURE) == (0.2, 0.1, 0.05, 0.9, 0.02, 1.64)
+    assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT, CLOSE, SURE) == (0.2, 0.1, 0.08, 0.9, 0.02, 1.64)
     assert (NARROW, FALLBACK, FRAGILE) == (0.5, 0.5, 0.5)
 
 

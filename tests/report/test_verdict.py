@@ -224,11 +224,21 @@ def test_statistics_that_lag_for_the_first_time_are_not_called_stale_yet():
 
 
 def test_a_gap_that_few_samples_may_show_by_chance_is_none():
-    # .45 and .33 of 256 samples each: the standard error of the difference is .043.
-    assert level(accuracy=0.45, val_accuracy=0.33) == "learning"
-    assert level(accuracy=0.45, val_accuracy=0.31) == "overfitting"
+    # .45 and .33 of 128 samples each: the standard error of the difference is .061.
+    few = {"accuracy": 0.45, "samples": 128}
+    assert level(val_accuracy=0.33, **few) == "learning"
+    assert level(val_accuracy=0.31, **few) == "overfitting"
     assert level(accuracy=0.45, val_accuracy=0.33, samples=1024, val_samples=1024) == "overfitting"
     assert level(accuracy=0.45, val_accuracy=0.33, samples=1024, val_samples=64) == "learning"
+
+
+def test_a_network_whose_validation_accuracy_still_rises_is_learning():
+    half = {"accuracy": 0.6, "val_accuracy": 0.45}
+    assert level([Moment(10, 0.3, 0.25)], **half) == "learning"
+    assert level([Moment(10, 0.3, 0.25), Moment(20, 0.5, 0.46)], **half) == "overfitting"
+    assert level([Moment(10, 0.3, NAN)], **half) == level(**half) == "overfitting"
+    # Once the training data are learnt, the gap alone counts.
+    assert level([Moment(10, 0.3, 0.25)], val_accuracy=0.8) == "overfitting"
 
 
 def test_a_fresh_network_with_large_weights_has_not_diverged():
@@ -343,5 +353,5 @@ def test_a_long_run_stays_small():
 
 
 def test_a_report_without_a_run_has_a_verdict_all_the_same():
-    assert report(val_accuracy=0.87).verdict.level == "learning"
+    assert report(val_accuracy=0.86).verdict.level == "learning"
     assert report().trend == ()

@@ -170,7 +170,7 @@ def _shut(layers: Sequence[LayerReport]) -> list[str]:
 
 
 def _batchnorm(report: Report) -> list[str]:
-    """More than 5 points gained with batch statistics, to an accuracy that is better than guessing.
+    """More than 8 points gained with batch statistics, to an accuracy that is better than guessing.
 
     On both probes this is the statistics' fault. On the validation probe alone they fit the training data and not it.
     """

@@ -30,16 +30,16 @@ FEWEST_SAMPLES = 64
 #: the network has lost what it knew.
 RISEN, LOST = 2.0, 0.5
 #: A layer with a larger share of dead units is dead.
-DEAD = 0.5
+DEAD = 0.6
 #: Larger gains with batch statistics on the training probe mean stale ones.
-STALE = 0.05
+STALE = 0.08
 #: Larger gaps between training and validation accuracy are overfitting, if they are this many standard errors too;
 #: smaller ones than the first are none.
-NARROW, WIDE, ERRORS = 0.08, 0.1, 3.0
+NARROW, WIDE, ERRORS = 0.09, 0.1, 2.0
 #: Validation samples that rank farther from ½ than this, by their distances to the training samples, lie elsewhere.
-APART = 0.15
+APART = 0.08
 #: From this training accuracy on a network has learnt its data.
-LEARNT = 0.9
+LEARNT = 0.88
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,9 @@ def _shift(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
 
 
 def _overfitting(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
-    if not _gap(numbers):
+    before = [moment.val_accuracy for moment in earlier if not math.isnan(moment.val_accuracy)]
+    rising = bool(before) and numbers.val_accuracy > max(before)
+    if not _gap(numbers) or (numbers.accuracy < LEARNT and rising):
         return None
     known = [moment for moment in earlier if moment.val_accuracy > numbers.val_accuracy]
     advice, reason = "more data, augmentation, weight decay or a smaller network", _reached(numbers)
