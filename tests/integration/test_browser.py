@@ -37,6 +37,7 @@ CURVES = [
     "basin/weight/radius",
     "coverage/own",
     "phase/index",
+    "modes/dead_max",
     "linear/tail_accuracy/hidden.0.1",
     "batchnorm/gap",
     "probe/accuracy",
@@ -48,6 +49,7 @@ HISTOGRAMS = [
     "basin/weight/radii",
 ]
 PICTURES = [
+    "0_netdyn/overview",
     "modes/rpd",
     "modes/map",
     "modes/gradient_map",

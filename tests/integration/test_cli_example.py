@@ -65,6 +65,6 @@ def test_an_epoch_from_the_printed_configuration_is_logged(printed, tmp_path):
     events = EventAccumulator(str(tmp_path / "logs" / "cli" / "version_0"))
     events.Reload()
     # The untrained network, and after 22 batches, counted from 0, the trained one.
-    assert [point.step for point in events.Scalars("basin/sample/radius")] == [0, 21]
+    assert [point.step for point in events.Scalars("probe/accuracy")] == [0, 21]
     layers = {tag.rpartition("/")[2] for tag in events.Tags()["scalars"] if tag.startswith("modes/opt_fraction/")}
     assert layers == {"hidden.0.1", "hidden.1.1", "hidden.2.1"}

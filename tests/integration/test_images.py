@@ -25,6 +25,8 @@ FIRST, SECOND, LAST = 0, 2, 8
 #: The figures of one evaluation, and those that need two.
 ONCE = {"modes/rpd", "linear/tail", "basin/curves", "wpa/characteristic_maps", "wpa/subnetwork"}
 MAPS = {"modes/map", "modes/gradient_map", "linear/map"}
+#: Drawn at evaluations 1, 2, 4, …
+OVERVIEW = "0_netdyn/overview"
 
 
 def fit(folder: Path, monitor: DynamicsMonitor | None, *others: Callback, **options: Any) -> L.Trainer:
@@ -54,14 +56,16 @@ def steps_of(folder: Path) -> list[int]:
 def test_figures_are_drawn_at_both_ends(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK))
     assert steps_of(tmp_path) == [FIRST, SECOND, 5, LAST]
-    assert images(tmp_path) == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in MAPS}
+    drawn = images(tmp_path)
+    assert drawn.pop(OVERVIEW) == [FIRST, SECOND, LAST]
+    assert drawn == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in MAPS}
 
 
 @pytest.mark.slow
 def test_figures_are_drawn_always(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"))
     every = [FIRST, SECOND, 5, LAST]
-    assert images(tmp_path) == dict.fromkeys(ONCE, every) | dict.fromkeys(MAPS, every[1:])
+    assert images(tmp_path) == dict.fromkeys({*ONCE, OVERVIEW}, every) | dict.fromkeys(MAPS, every[1:])
 
 
 def test_figures_are_drawn_never(tmp_path):
@@ -85,7 +89,7 @@ def test_the_last_point_may_be_an_epochs_end_or_not(tmp_path):
     assert steps_of(tmp_path / "a") == [3, 7]
     assert images(tmp_path / "a") == {
         **{tag: [7] for tag in MAPS},
-        **{tag: [3, 7] for tag in ONCE},
+        **{tag: [3, 7] for tag in {*ONCE, OVERVIEW}},
         "basin/curves": [3, 7, LAST],
         **{f"wpa/{tag}": [3, LAST] for tag in ("characteristic_maps", "subnetwork")},
     }
@@ -94,13 +98,13 @@ def test_the_last_point_may_be_an_epochs_end_or_not(tmp_path):
 def test_a_single_evaluation_is_drawn_once(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, every_n_epochs=3, on_fit_ends=False))
     assert steps_of(tmp_path) == [LAST]
-    assert images(tmp_path) == {tag: [LAST] for tag in ONCE}
+    assert images(tmp_path) == {tag: [LAST] for tag in {*ONCE, OVERVIEW}}
 
 
 def test_a_prefix_stands_before_figures_too(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="", prefix="mine")
     fit(tmp_path, DynamicsMonitor(**QUICK, prefix="second"), logger=logger)
-    assert set(images(tmp_path)) == {f"mine-second/{tag}" for tag in ONCE | MAPS}
+    assert set(images(tmp_path)) == {f"mine-second/{tag}" for tag in {*ONCE, *MAPS, OVERVIEW}}
 
 
 def test_an_image_is_as_large_as_its_figure(tmp_path):
@@ -135,6 +139,7 @@ def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch
         raise AssertionError("something was drawn")
 
     monkeypatch.setattr(History, "figures", drawn)
+    monkeypatch.setattr(History, "overview", drawn)
     monkeypatch.setattr(Report, "figures", drawn)
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"), logger=ScalarsOnly(tmp_path))
     assert list(tmp_path.rglob("metrics.csv"))
@@ -211,7 +216,7 @@ def test_heat_maps_go_on_in_a_resumed_run(tmp_path):
     assert heat_map(resumed)[:3] == heat_map(first) == heat_map(whole)[:3]
     assert steps_of(tmp_path / "resumed") == [LAST]
     # The resumed run's only evaluation is not its first one: the figures are those of its end.
-    assert images(tmp_path / "resumed") == {tag: [LAST] for tag in ONCE | MAPS}
+    assert images(tmp_path / "resumed") == {tag: [LAST] for tag in {*ONCE, *MAPS, OVERVIEW}}
 
 
 @pytest.mark.slow

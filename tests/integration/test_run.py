@@ -31,8 +31,8 @@ from netdyn.probes.unpacking import input_and_target
 from netdyn.tags import HISTOGRAMS, SCALARS
 
 #: Cheap measurements, where the numbers are not the subject.
-QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2, "report": False}
-MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"], "report": False}
+QUICK: dict[str, Any] = {"probe_size": 60, "weight_rays": 2, "report": False, "detail": "full"}
+MODES: dict[str, Any] = {"probe_size": 60, "measure": ["modes"], "report": False, "detail": "full"}
 
 ALPHA = 0.05
 
@@ -177,10 +177,10 @@ def without_changes(scalars: dict[str, float]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Three epochs with everything at its default, and the event file that they leave."""
+    """Three epochs with every scalar sent and all else at its default, and the event file that they leave."""
     folder = tmp_path_factory.mktemp("logs")
     L.seed_everything(0, verbose=False)
-    module, monitor, snapshots = Validated(network(96, 3)), DynamicsMonitor(), Snapshots()
+    module, monitor, snapshots = Validated(network(96, 3)), DynamicsMonitor(detail="full"), Snapshots()
     logger = TensorBoardLogger(folder, name="", version="")
     trainer = make_trainer(monitor, snapshots, logger=logger)
     trainer.fit(module, loader(*TRAIN, batch_size=64), loader(*VAL, batch_size=256, shuffle=False))
@@ -228,6 +228,9 @@ def test_every_curve_has_the_untrained_network_at_zero_and_each_epoch_at_its_las
     # A change needs a radius here and at the point before.
     changes = [steps.pop(tag) for tag in list(steps) if "/change" in tag]
     assert len(changes) == 6
+    # The untrained network has no basin.
+    basins = [f"basin/{space}/{end}" for space in ("sample", "weight") for end in ("radius", "low", "high")]
+    assert [steps.pop(tag) for tag in basins] == [POINTS[1:]] * 6
     assert all(found == POINTS[-len(found) :] for found in changes)
     assert steps == dict.fromkeys(steps, POINTS)
 
@@ -304,6 +307,9 @@ def test_what_is_logged_is_what_diagnose_says_of_the_same_weights_and_probe(whol
     expected = {tag: float(np.float32(value)) for tag, value in report.scalars().items()}
     if step not in (POINTS[0], POINTS[-1]):
         expected = {tag: value for tag, value in expected.items() if "class_radius" not in tag}
+    if step == POINTS[0]:
+        basins = [f"basin/{space}/{end}" for space in ("sample", "weight") for end in ("radius", "low", "high")]
+        assert {expected.pop(tag) for tag in basins} == {0.0}
     assert logged == expected
     assert own["netdyn/seconds"] > 0
     assert own["netdyn/overhead"] > 0

@@ -186,6 +186,13 @@ def tensorboard_logger(tmp_path, **options):
     return TensorBoardLogger(tmp_path, name="run", version=0, **options)
 
 
+def basin_of(folder, category, space):
+    """The chart of a basin in the layout that is shown; None if there is none."""
+    return next(
+        (c for (group, title), c in shown(folder).items() if group == category and title.startswith(space)), None
+    )
+
+
 def layouts_written(folder):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
@@ -196,45 +203,58 @@ def test_tensorboard_shows_our_charts(tmp_path):
     logger = tensorboard_logger(tmp_path)
     destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
-    assert shown(tmp_path) == {
-        ("netdyn basins", "sample basin"): (
-            "Margin",
-            [["basin/sample/radius", "basin/sample/low", "basin/sample/high"]],
-        ),
-        ("netdyn basins", "weight basin"): (
-            "Margin",
-            [["basin/weight/radius", "basin/weight/low", "basin/weight/high"]],
-        ),
-        ("netdyn phase", "index"): ("Multiline", ["^phase/index$"]),
-        ("netdyn phase", "spread"): ("Multiline", ["^phase/spread$"]),
-        ("netdyn phase", "mean"): ("Multiline", ["^phase/mean$"]),
-        ("netdyn linear layers", "functional depth"): ("Multiline", ["^linear/functional_depth$"]),
-        ("netdyn accuracy", "batch-norm gap"): ("Multiline", ["^batchnorm/gap$"]),
-        ("netdyn accuracy", "accuracy on the probes"): ("Multiline", ["^probe/accuracy$", "^probe/val_accuracy$"]),
-        ("netdyn cost", "share of the training time"): ("Multiline", ["^netdyn/overhead$"]),
+    lines = {
+        ("accuracy", "accuracy: training and validation probe"): ["^probe/accuracy$", "^probe/val_accuracy$"],
+        ("accuracy", "batch-norm gap: accuracy gained with batch statistics"): ["^batchnorm/gap$"],
+        ("layers", "OPT: share of order-preserving units, per layer"): ["^modes/opt_fraction/"],
+        ("layers", "RPD gradient: order of the samples, per layer"): ["^modes/rpd_gradient/"],
+        ("layers", "dead units: share per layer"): ["^modes/dead_fraction/"],
+        ("layers", "phase index: order rises with depth (1) or falls (−1)"): ["^phase/index$"],
+        ("linear part", "linear tail: accuracy without the activations from a layer on"): ["^linear/tail_accuracy/"],
+        ("cost", "overhead: time of measuring per time of training"): ["^netdyn/overhead$"],
     }
+    margins = {
+        ("basins", f"{space} basin: noise on the {where} that it withstands, with 95 % interval"): [
+            f"basin/{space}/{end}" for end in ("radius", "low", "high")
+        ]
+        for space, where in {"sample": "inputs (σ per component)", "weight": "weights (standard deviations)"}.items()
+    }
+    # A line would be smoothed.
+    margins["linear part", "functional depth: first layer of the linear tail"] = ["linear/functional_depth"] * 3
+    expected = {(f"netdyn {group}", title): ("Multiline", tags) for (group, title), tags in lines.items()}
+    expected |= {(f"netdyn {group}", title): ("Margin", [tags]) for (group, title), tags in margins.items()}
+    assert shown(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
     ("measure", "categories"),
     [
         ((), ["accuracy", "cost"]),
-        (("modes",), ["phase", "accuracy", "cost"]),
-        (("linear", "maps"), ["linear layers", "accuracy", "cost"]),
-        (("sample_basin",), ["basins", "accuracy", "cost"]),
+        (("modes",), ["accuracy", "layers", "cost"]),
+        (("linear", "maps"), ["accuracy", "linear part", "cost"]),
+        (("sample_basin",), ["accuracy", "basins", "cost"]),
     ],
 )
 def test_charts_of_what_is_not_measured_are_left_out(measure, categories):
     assert list(layout(measure)) == [f"netdyn {name}" for name in categories]
-    assert list(layout(("sample_basin",))["netdyn basins"]) == ["sample basin"]
+    (only,) = layout(("sample_basin",))["netdyn basins"]
+    assert only.startswith("sample basin")
     assert len(layout(("batchnorm",))["netdyn accuracy"]) == len(layout(())["netdyn accuracy"]) + 1
 
 
-def test_every_tag_of_the_layout_is_a_tag_that_is_logged():
-    known = {tag.name for tag in SCALARS}
+def test_the_layout_shows_tags_that_are_sent_by_default():
+    known = {tag.name for tag in SCALARS if tag.detail != "full"}
     for charts in layout(EVERYTHING).values():
         for kind, tags in charts.values():
-            assert {re.sub(r"[\\^$]", "", tag) if kind == "Multiline" else tag for tag in tags} <= known
+            plain = {re.sub(r"[\\^$]", "", tag) if kind == "Multiline" else tag for tag in tags}
+            assert {f"{tag}<layer>" if tag.endswith("/") else tag for tag in plain} <= known
+
+
+def test_charts_of_layers_show_all_layers_and_no_other_tag():
+    pattern = layout(EVERYTHING, "a+b/")["netdyn layers (a+b)"]["OPT: share of order-preserving units, per layer"][1][0]
+    assert re.match(pattern, "a+b/modes/opt_fraction/encoder.0.fc:1")
+    assert not re.match(pattern, "modes/opt_fraction/encoder.0.fc:1")
+    assert not re.match(pattern, "a+b/modes/opt_mean")
 
 
 @pytest.mark.parametrize("before", ["", "ema/", "mine-ema/", "a+b/"])
@@ -242,7 +262,8 @@ def test_prefixes_stand_before_tags_and_name_the_category(before):
     ours = layout(("sample_basin",), before)
     (margin,) = next(charts for title, charts in ours.items() if "basins" in title).values()
     assert margin[1][0] == f"{before}basin/sample/radius"
-    accuracy = next(charts for title, charts in ours.items() if "accuracy" in title)["accuracy on the probes"][1][0]
+    accuracy = next(charts for title, charts in ours.items() if "accuracy" in title)
+    (accuracy, _) = accuracy["accuracy: training and validation probe"][1]
     assert re.match(accuracy, f"{before}probe/accuracy")
     assert not re.match(accuracy, f"{before}probe/accuracy_too")
     assert not re.match(accuracy, f"x{before}probe/accuracy")
@@ -253,7 +274,7 @@ def test_loggers_prefix_and_ours_are_joined(tmp_path):
     logger = tensorboard_logger(tmp_path, prefix="mine")
     destination(logger).arrange(("sample_basin",), "ema/")
     logger.finalize("success")
-    (series,) = shown(tmp_path)["netdyn basins (mine-ema)", "sample basin"][1]
+    (series,) = basin_of(tmp_path, "netdyn basins (mine-ema)", "sample")[1]
     assert series == [f"mine-ema/basin/sample/{end}" for end in ("radius", "low", "high")]
 
 
@@ -267,7 +288,7 @@ def test_the_users_layout_is_kept_when_it_came_first(tmp_path):
     logger.finalize("success")
     charts = shown(tmp_path)
     assert list(charts)[:2] == list(THEIRS_SHOWN)
-    assert len(charts) == 11
+    assert len(charts) == 13
     assert THEIRS_SHOWN.items() <= charts.items()
 
 
@@ -280,7 +301,7 @@ def test_a_layout_that_comes_later_is_never_replaced_and_ours_join_it_at_the_nex
     destination(logger).arrange(EVERYTHING, "")
     logger.finalize("success")
     charts = shown(tmp_path)
-    assert len(charts) == 11
+    assert len(charts) == 13
     assert THEIRS_SHOWN.items() <= charts.items()
 
 
@@ -311,7 +332,8 @@ def test_what_is_measured_may_change_on_the_way(tmp_path):
     destination(logger).arrange(EVERYTHING, "")
     destination(logger).arrange(("sample_basin",), "")
     logger.finalize("success")
-    assert ("netdyn basins", "weight basin") not in shown(tmp_path)
+    assert basin_of(tmp_path, "netdyn basins", "weight") is None
+    assert basin_of(tmp_path, "netdyn basins", "sample") is not None
 
 
 def test_two_monitors_stand_beside_each_other(tmp_path):
@@ -319,7 +341,8 @@ def test_two_monitors_stand_beside_each_other(tmp_path):
     destination(logger).arrange(("sample_basin",), "")
     destination(logger).arrange(("sample_basin",), "ema/")
     logger.finalize("success")
-    assert {("netdyn basins", "sample basin"), ("netdyn basins (ema)", "sample basin")} <= shown(tmp_path).keys()
+    for category in ("netdyn basins", "netdyn basins (ema)"):
+        assert basin_of(tmp_path, category, "sample") is not None
 
 
 def test_charts_with_several_margins_keep_them_all(tmp_path):

@@ -355,7 +355,7 @@ def test_one_layer_and_all_layers_have_words_of_their_own():
     assert tail_of(1, 0.3, 0.9) == ["The last of 2 layers acts linearly: removing its activation costs no accuracy."]
     assert tail_of(0, 0.9) == ["The only layer acts linearly: removing its activation costs no accuracy."]
     assert tail_of(0, 0.895, 0.9) == [
-        "All 2 layers act linearly: removing their activations costs 0.5 points of accuracy."
+        "Both layers act linearly: removing their activations costs 0.5 points of accuracy."
     ]
 
 

@@ -55,14 +55,22 @@ def test_each_map_shows_its_number_of_every_layer_and_step():
         assert names == ["a", "b"]
 
 
-def test_shares_lie_between_zero_and_one_and_gradients_about_zero():
+def test_colours_span_what_there_is_and_gradients_lie_about_zero():
     figures = filled(0, 10, 20).figures()
     assert SIGNED == ("modes/gradient_map",)
     assert {tag: drawn(figure)[2] for tag, figure in figures.items()} == {
-        "modes/map": (0, 1),
+        "modes/map": (0, pytest.approx(0.2)),
         "modes/gradient_map": (-2, 2),
-        "linear/map": (0, 1),
+        "linear/map": (pytest.approx(0.4), 1),
     }
+
+
+def test_small_differences_are_not_shown_as_large_ones():
+    made = History()
+    for step in (0, 1):
+        made.add(step, report(layer("a", 0.5, 1.0, 0.97 + 0.01 * step)))
+    assert drawn(made.figures()["linear/map"])[2] == pytest.approx((0.97, 1.07))
+    assert drawn(made.figures()["modes/map"])[2] == pytest.approx((0.5, 0.6))
 
 
 def test_gradients_that_are_all_zero_can_be_drawn():

@@ -133,21 +133,37 @@ def layout(measure: Collection[str], before: str = "") -> Layout:
         # Tags of lines are regular expressions that match from the start; tags of margins are plain.
         return ["Multiline", [f"^{re.escape(before + tag)}$" for tag in tags]]
 
-    # A chart shows only a few curves, because all of a run have one colour; numbers per layer are heat maps.
-    basins: dict[str, list[Any]] = {
-        f"{space} basin": ["Margin", [f"{before}basin/{space}/{end}" for end in ("radius", "low", "high")]]
-        for space in ("sample", "weight")
+    def per_layer(kind: str) -> list[Any]:
+        return ["Multiline", [f"^{re.escape(before + kind)}/"]]
+
+    def band(tag: str, low: str, high: str) -> list[Any]:
+        return ["Margin", [before + tag, before + low, before + high]]
+
+    noise = {"sample": "inputs (σ per component)", "weight": "weights (standard deviations)"}
+    basins = {
+        f"{space} basin: noise on the {where} that it withstands, with 95 % interval": band(
+            *(f"basin/{space}/{end}" for end in ("radius", "low", "high"))
+        )
+        for space, where in noise.items()
         if f"{space}_basin" in measure
     }
-    phases = {name: lines(f"phase/{name}") for name in ("index", "spread", "mean")} if "modes" in measure else {}
-    depth = {"functional depth": lines("linear/functional_depth")} if "linear" in measure else {}
-    gap = {"batch-norm gap": lines("batchnorm/gap")} if "batchnorm" in measure else {}
-    categories = {
+    modes = {
+        "OPT: share of order-preserving units, per layer": per_layer("modes/opt_fraction"),
+        "RPD gradient: order of the samples, per layer": per_layer("modes/rpd_gradient"),
+        "dead units: share per layer": per_layer("modes/dead_fraction"),
+    }
+    # A whole number: lines would be smoothed, the middle of a band is not.
+    depth = {"functional depth: first layer of the linear tail": band(*["linear/functional_depth"] * 3)}
+    tails = {"linear tail: accuracy without the activations from a layer on": per_layer("linear/tail_accuracy")}
+    phases = {"phase index: order rises with depth (1) or falls (−1)": lines("phase/index")}
+    gap = {"batch-norm gap: accuracy gained with batch statistics": lines("batchnorm/gap")}
+    categories: dict[str, dict[str, list[Any]]] = {
+        "accuracy": {"accuracy: training and validation probe": lines("probe/accuracy", "probe/val_accuracy")}
+        | (gap if "batchnorm" in measure else {}),
         "basins": basins,
-        "phase": phases,
-        "linear layers": depth,
-        "accuracy": {"accuracy on the probes": lines("probe/accuracy", "probe/val_accuracy")} | gap,
-        "cost": {"share of the training time": lines("netdyn/overhead")},
+        "layers": modes | phases if "modes" in measure else {},
+        "linear part": depth | tails if "linear" in measure else {},
+        "cost": {"overhead: time of measuring per time of training": lines("netdyn/overhead")},
     }
     whose = f" ({before.rstrip('/-')})" if before else ""
     return {f"netdyn {title}{whose}": charts for title, charts in categories.items() if charts}

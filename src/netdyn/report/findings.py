@@ -134,7 +134,8 @@ def _linear_tail(report: Report) -> list[str]:
         which = f"{'The' if linear else 'Even the'} last of {total} layers" if total > 1 else "The only layer"
         acts = "acts" if linear else "does not act"
         return [f"{which} {acts} linearly: removing its activation {change}."]
-    which = f"All {total} layers" if linear == total else f"The last {linear} of {total} layers"
+    which = "Both layers" if total == 2 else f"All {total} layers"
+    which = which if linear == total else f"The last {linear} of {total} layers"
     return [f"{which} act linearly: removing their activations {change}."]
 
 

@@ -86,8 +86,9 @@ class History:
             values = self.curves(kind)
             known = values[values.isfinite()]
             if len(self.steps) > 1 and len(known):
-                most = float(known.abs().max()) or 1.0
-                limits = (-most, most) if tag in SIGNED else (0.0, 1.0)
+                most, least = float(known.abs().max()) or 1.0, float(known.min())
+                # The whole scale is used, but not for differences below a tenth.
+                limits = (-most, most) if tag in SIGNED else (least, max(most, least + 0.1))
                 drawn[tag] = maps.heat_map(values, self.layers, self.places(), label, limits)
         return drawn
 

@@ -1,11 +1,14 @@
 """Curves of ranks, tails and basins: what is drawn is what was given."""
 
+import warnings
+
 import matplotlib as mpl
 import pytest
 import torch
 from matplotlib.collections import LineCollection
 
 from drawings import ALL, INF, NAN, SIGMA, accuracies, axes_of, basin, curve, densities, drawn_line, legend_of, names_on
+from netdyn._utils import drawing
 from netdyn.report.figures.curves import basin_curves, rank_distributions, tail
 
 # Rank distributions ---------------------------------------------------------------------------------------------------
@@ -15,10 +18,10 @@ def test_rank_distributions_are_drawn_at_the_middles_of_their_bins():
     given = densities(4, bins=10)
     figure = rank_distributions(given)
     for i, density in enumerate(given.values()):
-        x, y = drawn_line(axes_of(figure), f"{i}.fc")
+        x, y = drawn_line(axes_of(figure), f"net.{i}.fc")
         assert x.tolist() == pytest.approx([0.05 + 0.1 * j for j in range(10)])
         assert y.tolist() == density.tolist()
-    assert legend_of(figure) == ["0.fc", "1.fc", "2.fc", "3.fc"]
+    assert legend_of(figure) == ["net.0.fc", "net.1.fc", "net.2.fc", "net.3.fc"]
 
 
 def test_a_line_marks_no_order():
@@ -41,7 +44,7 @@ def test_many_layers_share_a_scale_with_some_names():
     assert len(axes_of(figure).lines) == 101
     assert legend_of(figure) == []
     names = names_on(figure.axes[1].yaxis)
-    assert (len(names), names[0], names[-1]) == (12, "0.fc", "99.fc")
+    assert (len(names), names[0], names[-1]) == (12, "net.0.fc", "net.99.fc")
 
 
 # Linear tail ----------------------------------------------------------------------------------------------------------
@@ -57,7 +60,7 @@ def test_the_tail_is_drawn_and_the_linear_layers_shaded(depth):
     (band,) = axes.patches
     assert (band.get_x(), band.get_x() + band.get_width()) == (depth - 0.5, 4.5)
     assert legend_of(figure) == ["acts linearly", "network", "linear tail"]
-    assert names_on(axes.xaxis) == ["0.fc", "1.fc", "2.fc", "3.fc", "4.fc"]
+    assert names_on(axes.xaxis) == [f"net.{i}.fc" for i in range(5)]
 
 
 def test_no_linear_layer_nothing_shaded():
@@ -129,6 +132,15 @@ def test_radius_and_interval_are_marked_at_the_accuracy(radius, interval, text, 
     assert [line.get_marker() for line in axes.lines if line.get_label() == text] == [marker]
     x, y = drawn_line(axes, "its interval")
     assert (x.tolist(), y.tolist()) == (pytest.approx(ends), [0.5, 0.5])
+
+
+def test_a_curve_of_one_level_has_an_axis():
+    one = torch.tensor([1.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = basin_curves(one, torch.tensor([0.1]), None, 0.5, 0.0, (0.0, 0.0))
+        assert drawing.pixels(figure).shape[0] > 0
+    assert axes_of(figure).get_xlim() == pytest.approx((0.1, 10))
 
 
 def test_without_a_radius_nothing_is_marked():

@@ -134,11 +134,11 @@ def test_forty_maps_share_one_pair_of_axes(shape):
 def test_the_first_twenty_classes_are_shown_and_the_rest_counted(shape):
     figure = characteristic_maps(gaussian(*shape))
     assert titles_of(figure) == [str(k) for k in range(20)]
-    assert figure.get_suptitle() == f"the first 20 of {shape[0]} classes"
+    assert figure.get_suptitle() == f"How each logit weighs the inputs (the first 20 of {shape[0]} classes)"
 
 
-def test_a_figure_of_all_classes_has_no_title():
-    assert characteristic_maps(gaussian(20, 5)).get_suptitle() == ""
+def test_a_figure_of_all_classes_says_what_it_shows():
+    assert characteristic_maps(gaussian(20, 5)).get_suptitle() == "How each logit weighs the inputs"
 
 
 def test_classes_may_have_names():
@@ -167,9 +167,9 @@ def edges_of(figure):
 def test_the_heat_map_shows_the_numbers():
     figure, values = heat(4, (0, 10, 20, 30, 40))
     assert np.array_equal(mesh_of(figure).get_array(), values.double())
-    assert names_on(axes_of(figure).yaxis) == ["0.fc", "1.fc", "2.fc", "3.fc"]
+    assert names_on(axes_of(figure).yaxis) == [f"net.{i}.fc" for i in range(4)]
     assert axes_of(figure).get_ylim() == (-0.5, 3.5)
-    assert figure.axes[1].get_ylabel() == "OPT fraction"
+    assert axes_of(figure).get_title(loc="left") == "OPT fraction, per layer"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_the_scale_may_be_fixed_and_is_two_coloured_about_zero(limits, colours):
 
 def test_of_many_layers_some_are_named():
     names = names_on(axes_of(heat(100)[0]).yaxis)
-    assert (len(names), names[0], names[-1]) == (12, "0.fc", "99.fc")
+    assert (len(names), names[0], names[-1]) == (12, "net.0.fc", "net.99.fc")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netdyn.report.text import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,10 +34,11 @@ def blank(height: float = SIZE[1]) -> Figure:
     return Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
 
 
-def with_axes(x: str, y: str) -> tuple[Figure, Axes]:
+def with_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """A figure with one set of axes."""
     figure = blank()
     axes = figure.subplots()
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -48,13 +51,9 @@ def short(name: str, length: int = 20) -> str:
     return (name if len(name) <= length else f"{name[:half]}…{name[-half:]}").replace("$", r"\$")
 
 
-def layer_labels(names: Sequence[str], length: int = 20) -> list[str]:
-    """Names of layers without the modules that contain all of them, to leave room for what differs."""
-    parts = [name.split(".") for name in names]
-    common = 0
-    while len(parts) > 1 and all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
-        common += 1
-    return [short(".".join(part[common:]), length) for part in parts]
+def layer_labels(names: Sequence[str], length: int = 24) -> list[str]:
+    """Names of layers, shortened in the middle if they are long, and still different."""
+    return [name.replace("$", r"\$") for name in shortened(names, length)]
 
 
 def thinned(number: int, most: int = NAMES) -> list[int]:

@@ -34,7 +34,9 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
 
-    figure, axes = with_axes("rank of the local field, along the wiring", "density of a class's samples")
+    figure, axes = with_axes(
+        "Where the samples of a class rank, per layer", "rank of the local field, along the wiring", "density"
+    )
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
     layers, names = len(densities), layer_labels(list(densities))
     # Without the lightest.
@@ -57,7 +59,9 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
 @styled()
 def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: float) -> Figure:
     """Accuracy when every activation from a layer on is the identity, by layer; layers that act linearly are shaded."""
-    figure, axes = with_axes("first layer without activation", "accuracy on the probe")
+    figure, axes = with_axes(
+        "Accuracy without the activations from a layer on", "first layer without activation", "accuracy on the probe"
+    )
     layers = len(accuracies)
     if functional_depth < layers:
         ends = (functional_depth - 0.5, layers - 0.5)
@@ -69,7 +73,7 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     axes.plot(np.arange(layers), heights, "o-", color=PALETTE[0], markersize=size, label="linear tail")
     axes.set_xlim(-0.5, max(layers, 1) - 0.5)
     axes.set_ylim(-0.03, 1.03)
-    ticks, names = thinned(layers, 9), layer_labels(list(accuracies), 14)
+    ticks, names = thinned(layers, 9), layer_labels(list(accuracies), 18)
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=30, ha="right", rotation_mode="anchor")
     legend(figure, axes)
     return figure
@@ -90,13 +94,14 @@ def basin_curves(
 
     ``names`` are the classes', with their radii.
     """
-    figure, axes = with_axes(f"noise level ({unit})", "accuracy")
+    figure, axes = with_axes("Accuracy under noise, and the radius of the basin", f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
     axes.set_xscale("log")
     # Powers of ten would be typeset as formulas, which takes a fifth of the drawing time.
     axes.xaxis.set_major_formatter("{x:g}")
-    if levels.min() < levels.max():
-        axes.set_xlim(levels.min(), levels.max())
+    # A curve of one level, as that of a network without a basin, still needs an axis.
+    low, high = levels.min(), levels.max()
+    axes.set_xlim((low, high) if low < high else (low / 10, low * 10))
     axes.set_ylim(-0.03, 1.03)
     if per_class is not None:
         names = names or [f"class {k}" for k in range(len(per_class))]

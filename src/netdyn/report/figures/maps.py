@@ -45,7 +45,8 @@ def characteristic_maps(maps: Tensor, names: Sequence[str] | None = None) -> Fig
     """How each logit weighs the input ``[classes, …]``: images (channels are summed) or bars; the first 20 classes."""
     values = as_array(maps)
     labels = list(map(str, range(len(values)))) if names is None else list(names)
-    title = f"the first {_MAPS} of {len(values)} classes" if len(values) > _MAPS else None
+    title = "How each logit weighs the inputs"
+    title += f" (the first {_MAPS} of {len(values)} classes)" * (len(values) > _MAPS)
     return _panels(values[:_MAPS], labels[:_MAPS], title)
 
 
@@ -61,7 +62,8 @@ def subnetwork(units: Tensor, shares: Tensor, maps: Tensor) -> Figure:
         f"{k}: unit {int(units[k, j])}, {100 * float(shares[k, j]):.0f} %" for k in range(rows) for j in range(columns)
     ]
     values = as_array(maps[:rows]).reshape(rows * columns, *maps.shape[2:])
-    title = f"the first {rows} of {len(units)} classes" if rows < len(units) else None
+    title = "First layer: units that contribute most to each logit"
+    title += f" (the first {rows} of {len(units)} classes)" * (rows < len(units))
     return _panels(values, labels, title, columns)
 
 
@@ -80,7 +82,7 @@ def heat_map(
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"`steps` must increase, got {list(steps)}.")
-    figure, axes = with_axes("training step", "")
+    figure, axes = with_axes(f"{label[0].upper()}{label[1:]}, per layer", "training step", "layer")
     shown = np.ma.masked_invalid(as_array(values))
     low, high = limits or ((float(shown.min()), float(shown.max())) if shown.count() else (0.0, 1.0))
     colours = "RdBu_r" if low == -high != 0 else "cividis"
@@ -90,7 +92,7 @@ def heat_map(
     _step_axis(axes, steps)
     ticks, names = thinned(len(layers)), layer_labels(layers)
     axes.set_yticks(ticks, [names[i] for i in ticks])
-    figure.colorbar(image, ax=axes, label=label)
+    figure.colorbar(image, ax=axes)
     return figure
 
 
@@ -153,7 +155,7 @@ class _Sheet:
         axes.spines[:].set_visible(False)
 
 
-def _panels(values: np.ndarray, labels: Sequence[str], title: str | None, columns: int | None = None) -> Figure:
+def _panels(values: np.ndarray, labels: Sequence[str], title: str, columns: int | None = None) -> Figure:
     """A grid of maps on one scale, symmetric about zero: images (channels summed) or bars."""
     values = values.sum(axis=1) if values.ndim == 4 else values
     values = values if values.ndim == 3 else values.reshape(len(values), -1)
@@ -161,8 +163,7 @@ def _panels(values: np.ndarray, labels: Sequence[str], title: str | None, column
     limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
     columns = columns or min(5 if values.ndim == 3 else 4, math.ceil(math.sqrt(len(values))))
     figure = (_images if values.ndim == 3 else _bars)(values, labels, limit, columns)
-    if title:
-        figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
