@@ -83,7 +83,7 @@ def _panel(figure: Figure, place: int, history: History) -> Axes:
     axes.set_xticks([x[i] for i in shown], [_thousands(steps[i]) for i in shown])
     axes.set_xlim(x[0], max(x[-1], x[0] + 1))
     for label, side in zip(axes.get_xticklabels(), ("left", "center", "right")[: len(shown)], strict=True):
-        label.set_horizontalalignment(side)
+        label.set(horizontalalignment=side)
     return axes
 
 
@@ -178,7 +178,7 @@ def _ends(axes: Axes, low: float, high: float) -> None:
     """Two numbers beside the panel, which do not reach beyond it."""
     axes.set_yticks([low, high], [_number(low), _number(high)])
     for label, side in zip(axes.get_yticklabels(), ("bottom", "top"), strict=True):
-        label.set_verticalalignment(side)
+        label.set(verticalalignment=side)
 
 
 def _number(value: float) -> str:
