@@ -12,6 +12,7 @@ pytest.importorskip("mkdocs", reason="the documentation is built with the pinned
 import hooks
 import messages
 import roles
+import runs as pictured
 
 import netdyn
 from netdyn import tags
@@ -195,3 +196,32 @@ def test_roles_in_docstrings_become_links(text, linked):
 )
 def test_what_a_page_would_load_from_elsewhere_is_seen(html, loads):
     assert (hooks.FETCHED.search(html) is not None) == loads
+
+
+def test_a_picture_stands_beside_each_number():
+    sections = re.split(r"^## ", page("reading.md"), flags=re.M)[1:]
+    assert len(sections) >= 14
+    for section in sections:
+        (picture,) = re.findall(r"!\[.+\]\((images/reading_\w+\.png)\)", section)
+        assert (ROOT / "docs" / picture).is_file()
+        assert "<figcaption>" in section
+
+
+def test_runs_that_go_wrong_differ_from_the_healthy_one_in_one_thing():
+    healthy = vars(pictured.RUNS["healthy"])
+    for name, thing in {"overfitted": "wrong", "dead": "rate"}.items():
+        other = vars(pictured.RUNS[name])
+        assert {key for key in healthy if healthy[key] != other[key]} == {"title", thing}
+        assert f"images/run_{name}.png" in page("runs.md")
+    described = re.split(r"^## ", page("runs.md"), flags=re.M)[1:5]
+    assert all("**What to do:**" in section for section in described)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_the_first_screen_says_what_why_how_and_what_it_costs(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    parts = ["memorising?", "dead?", "survives noise?", "pip install", "DynamicsMonitor()", "**Cost**", "**Guarantee**"]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "images/overview.png" in text
+    assert "> overfitting: training accuracy" in text

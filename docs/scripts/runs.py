@@ -1,4 +1,4 @@
-"""Short trainings on handwritten digits, one healthy and five not: the pictures of docs/runs.md and docs/reading.md.
+"""Short trainings on digits, one healthy and five not: the pictures of docs/runs.md, reading.md and README.md.
 
     python docs/scripts/runs.py [NAME ...]
 
@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from netdyn import DynamicsMonitor, Report
+from netdyn import DynamicsMonitor, Monitor, Report
 
 Kept = dict[str, tuple[list[int], list[float]]]
 """Tag → steps and values."""
@@ -186,8 +186,8 @@ class Curves(Logger):
         """Not kept."""
 
 
-def trained(run: Run) -> tuple[Kept, Report]:
-    """Train, and return the curves and the last report."""
+def trained(run: Run) -> tuple[Kept, Monitor]:
+    """Train, and return the curves and the monitor that has measured them."""
     L.seed_everything(0, verbose=False)
     images, labels = load_digits(return_X_y=True)
     chance = torch.Generator().manual_seed(0)
@@ -210,8 +210,7 @@ def trained(run: Run) -> tuple[Kept, Report]:
     )
     train = DataLoader(TensorDataset(x[: run.samples], train_y), batch_size=batch, shuffle=True)
     trainer.fit(Net(run), train)
-    assert monitor.report is not None
-    return dict(curves.kept), monitor.report
+    return dict(curves.kept), monitor.monitor
 
 
 def picture(run: Run, curves: Kept) -> Figure:
@@ -312,20 +311,24 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="lightning")
     curves: dict[str, Kept] = {}
     for name in names:
-        curves[name], report = trained(RUNS[name])
-        print(f"{name}: {report.verdict}")
-        draw(name, curves[name], report)
+        curves[name], monitor = trained(RUNS[name])
+        draw(name, curves[name], monitor)
     for name, lines in READING.items():
         if all(run in curves for run, _, _ in lines):
             save(small_picture(lines, curves), IMAGES / f"reading_{name}.png")
 
 
-def draw(name: str, curves: Kept, report: Report) -> None:
+def draw(name: str, curves: Kept, monitor: Monitor) -> None:
     """The pictures of one run."""
+    report = monitor.report
+    assert report is not None
+    print(f"{name}: {report.verdict}")
     if RUNS[name].shown:
         save(picture(RUNS[name], curves), IMAGES / f"run_{name}.png")
     if name == "healthy":
         save(map_picture(report), IMAGES / "reading_maps.png")
+    if name == "overfitted":
+        save(monitor.history.overview(report.verdict), IMAGES / "overview.png")
 
 
 if __name__ == "__main__":

@@ -116,8 +116,11 @@ def test_a_folder_that_cannot_be_written_brings_one_warning_and_ends_nothing(whe
 
 
 def test_a_page_that_cannot_be_drawn_ends_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("netdyn.report.results.Report.verdict", property(lambda report: 1 / 0))
-    with pytest.warns(UserWarning, match="could not write the report"):
+    def broken(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("netdyn.monitor.write_page", broken)
+    with pytest.warns(UserWarning, match=r"could not write the report netdyn_report\.html: RuntimeError: no ink\."):
         assert measured(Folder(tmp_path)).report_path is None
 
 
