@@ -56,6 +56,8 @@ class Analysis:
         """Name → table."""
         makers = (self.made, self.truths, self.thresholds, self.confusion, self.alarms, self.alone, self.adds)
         makers += (self.early, self.twice, self.undecided, self.generalisation, self.grokking)
+        # These put into words what the others have found.
+        makers += (self.summary, self.ranking)
         return {maker.__name__: maker() for maker in makers}
 
     # --- the trainings ---
@@ -253,6 +255,33 @@ class Analysis:
                 ahead = f"{sum(lead > 0 for lead in leads)} of {len(leads)}"
                 rows.append([name, f"{middle:+.0f}", f"{low:+.0f} to {high:+.0f}", ahead])
         return _table(["quantity", "lead in steps (median)", "range", "ahead"], rows)
+
+    def summary(self) -> str:
+        """What is worth quoting of the verdict."""
+        found, alone = self.numbers, "balanced: training and validation accuracy alone"
+        alarms = _share(int(str(found["false_alarms"])), int(str(found["healthy"])))
+        lines = [
+            f"Balanced accuracy over {len(self.counts[0])} levels, on {found['judged']} trainings that no threshold "
+            f"has seen: **{found['balanced_accuracy']:.3f}** ± {found['error']:.3f}. With training and validation "
+            f"accuracy alone: {found[alone]:.3f}.",
+            f"False alarms on healthy trainings: **{alarms}**.",
+            f"The same verdict on another probe: {found['same_B']:.3f}.",
+        ]
+        return "\n".join(f"- {line}" for line in lines)
+
+    def ranking(self) -> str:
+        """The quantities whose τ within equal data differs from 0, by its size."""
+        within = {name: both[1] for name, both in self.taus.items()}
+        clear = {name: t for name, t in within.items() if t[1] > 0 or t[2] < 0}
+        ordered = sorted(clear, key=lambda name: -abs(clear[name][0]))
+        left = [name for name, t in within.items() if name not in clear and not math.isnan(t[0])]
+        lines = [
+            "The interval within equal data leaves out 0 for: "
+            + ", ".join(f"{name} ({clear[name][0]:+.2f})" for name in ordered)
+            + ".",
+            "It holds 0 for: " + ", ".join(f"{name} ({within[name][0]:+.2f})" for name in left) + ".",
+        ]
+        return "\n\n".join(lines)
 
 
 #: Levels that are no alarm on the way of a run that goes well, and those without a fault of the network's own.
