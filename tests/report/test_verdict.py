@@ -355,3 +355,37 @@ def test_a_long_run_stays_small():
 def test_a_report_without_a_run_has_a_verdict_all_the_same():
     assert report(val_accuracy=0.86).verdict.level == "learning"
     assert report().trend == ()
+
+
+# Beside the findings -------------------------------------------------------------------------------------------------
+
+LAG, ELSEWHERE, UNTRAINED = "lag behind", "distributed otherwise", "The network is untrained"
+#: Verdicts, and what no sentence of the same report may say.
+NEVER = {
+    "healthy": [LAG, UNTRAINED],
+    "learning": [LAG, UNTRAINED],
+    "overfitting": [LAG, UNTRAINED, ELSEWHERE],
+    "distribution shift": [LAG, UNTRAINED],
+    "stale batch norm": [ELSEWHERE, UNTRAINED],
+}
+
+
+def test_findings_never_contradict_the_verdict():
+    """8,000 reports of random numbers, each of which lies in the range of its rules half of the time."""
+    draw = torch.Generator().manual_seed(0)
+    met = dict.fromkeys(NEVER, 0)
+    for _ in range(8000):
+        a, v, gap, train_gap = torch.rand(4, generator=draw).tolist()
+        rare = torch.rand(2, generator=draw) < 0.5
+        accuracy = a if rare[0] else 0.8 + a / 5
+        made = report(
+            accuracy=accuracy,
+            val_accuracy=v if rare[1] else max(accuracy - v / 5, 0.0),
+            batchnorm_gap=gap / 2 - 0.2,
+            batchnorm_train_gap=train_gap / 2 - 0.2,
+            guess=0.2,
+        )
+        level, sentences = made.verdict.level, " ".join(made.findings())
+        assert not [words for words in NEVER.get(level, []) if words in sentences], (level, sentences)
+        met[level] = met.get(level, 0) + 1
+    assert min(met[level] for level in NEVER) > 100

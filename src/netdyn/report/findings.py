@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
 from netdyn.linear.tails import CLOSE
-from netdyn.probes.guessing import is_guessed
 from netdyn.report.basin_findings import basins, percent
 from netdyn.report.results import LayerReport, Report
-from netdyn.report.verdict import STALE
+from netdyn.report.verdict import STALE, restores
 
 #: Order is seen in a layer if its own test finds it at this level, divided by the number of layers. With fewer than
 #: five classes: if its OPT share exceeds this many times alpha plus 1/√units (few units are often similar).
@@ -43,7 +42,9 @@ def with_rules(report: Report) -> list[tuple[str, str]]:
 
 def _untrained(report: Report) -> list[str]:
     """An accuracy that guessing explains, unless batch statistics would restore it."""
-    if not report.untrained or _batchnorm(report):
+    known = report.guess, report.num_classes, report.samples
+    restored = restores(report.accuracy, report.batchnorm_train_gap, *known)
+    if not report.untrained or restored or _batchnorm(report):
         return []
     largest = report.guess > 1 / report.num_classes + 1e-12
     return [
@@ -177,9 +178,8 @@ def _batchnorm(report: Report) -> list[str]:
     """
     gap = report.batchnorm_gap
     measured_on = report.accuracy if report.val_accuracy is None else report.val_accuracy
-    if not gap > BATCHNORM_GAP or math.isnan(report.batchnorm_train_gap):
-        return []
-    if is_guessed(measured_on + gap, report.guess, report.num_classes, report.samples):
+    known = report.guess, report.num_classes, report.samples
+    if math.isnan(report.batchnorm_train_gap) or not restores(measured_on, gap, *known):
         return []
     higher = f"With batch statistics in batch normalisation, accuracy is {100 * gap:.1f} points higher"
     if report.batchnorm_train_gap > BATCHNORM_GAP:

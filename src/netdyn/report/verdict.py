@@ -106,6 +106,11 @@ class Numbers:
     untouched: bool = False
 
 
+def restores(accuracy: float, gap: float, guess: float, classes: int, samples: int) -> bool:
+    """Whether batch statistics raise an accuracy by more than :data:`STALE`, to more than guessing explains."""
+    return gap > STALE and not is_guessed(accuracy + gap, guess, classes, samples)
+
+
 def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
     """The verdict on a network, which the earlier evaluations of its run can make more precise.
 
@@ -161,7 +166,7 @@ def _diverged(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
 
 def _stale(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     renewed = numbers.accuracy + numbers.train_gap
-    if not numbers.train_gap > STALE or is_guessed(renewed, numbers.guess, numbers.classes, numbers.samples):
+    if not restores(numbers.accuracy, numbers.train_gap, numbers.guess, numbers.classes, numbers.samples):
         return None
     if earlier and not earlier[-1].train_gap > STALE:
         young = (
