@@ -128,3 +128,14 @@ def test_the_report_says_that_units_are_too_few():
     assert [layer.rule for layer in found.layers] == ["none", "false-discovery"]
     line = '"-" in 0: fewer than 20 live units are too few to tell OPT from NPT with fewer than five classes.'
     assert line in str(found).splitlines()
+
+
+def test_the_share_of_equal_fields_is_that_of_equal_neighbours_in_rank():
+    """Of 100 samples, 40 are the same: of 99 neighbours in rank 39 are equal."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(100, 6, generator=generator), torch.arange(100) % 5
+    x[::5] = x[1::5] = 0.0
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 5))
+    (found,) = diagnose(net, x, y, measure=["modes"]).layers
+    assert found.tied_fraction == pytest.approx(39 / 99)

@@ -1,17 +1,19 @@
-"""What a person sees: TensorBoard in a real browser, over a run of the quickstart.
+"""What a person sees in a real browser: TensorBoard over a run of the quickstart, its report, pages of the docs.
 
 Debian's Chromium and its driver are needed (packages chromium and chromium-driver). Where they are missing these tests
 are skipped, unless NETDYN_BROWSER=required is set, as in .ci/run. NETDYN_SCREENSHOTS=docs/images makes the pictures of
-the README and the documentation, from a longer run.
+the documentation, from a longer run.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,11 @@ PICTURES = [
 ]
 # What the custom scalars must show, by the kind of chart: a margin is value, lower end, upper end.
 MARGINS = [[f"basin/{space}/{end}" for end in ("radius", "low", "high")] for space in ("sample", "weight")]
-LINES = ["phase/index", "phase/spread", "phase/mean", "netdyn/overhead"]
+MARGINS += [["linear/functional_depth"] * 3]  # a whole number, which no line may smooth
+LINES = ["phase/index", "netdyn/overhead", "probe/val_accuracy"]
+LINES += [f"{kind}/hidden.2.1" for kind in ("modes/opt_fraction", "modes/rpd_gradient", "modes/dead_fraction")]
+#: Windows in which the overview has to be legible.
+WINDOWS = [(1600, 1200), (1280, 800)]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +183,22 @@ def test_the_custom_scalars_show_a_line(layout, tag):
     assert any(re.match(pattern, tag) for _, _, lines in layout for pattern in lines)
 
 
+@pytest.mark.parametrize("size", WINDOWS)
+def test_the_overview_comes_first_and_every_second_dot_of_it_is_shown(address, browser, events, size):
+    browser.driver.set_window_size(*size)
+    browser.open(address, "timeseries", smoothing="0")
+    browser.card("0_netdyn/overview", "pictures")
+    assert "0_netdyn/overview" in browser.cards()[0]["words"] + browser.cards()[0]["titles"]
+    box = browser.driver.execute_script(
+        "const box = document.querySelector('image-card img').getBoundingClientRect(); return [box.width, box.height]"
+    )
+    assert box == [326, 215]
+    picture = Image.open(io.BytesIO(events.Images("0_netdyn/overview")[-1].encoded_image_string))
+    assert picture.size == (652, 430)
+
+
 SHOTS = {
-    "timeseries": ({"tagFilter": "opt_fraction|/radius|probe/|overhead", "smoothing": "0"}, "canvases"),
+    "timeseries": ({"smoothing": "0"}, "pictures"),
     "custom_scalars": ({}, "lines"),
     "histograms": ({"tagFilter": "order_index|radii"}, "outlines"),
     "images": ({"tagFilter": "."}, "pictures"),
@@ -190,9 +210,12 @@ def test_screenshots_are_small_and_not_blank(address, browser, tmp_path, tab):
     query, drawn = SHOTS[tab]
     browser.driver.set_window_size(1500, 1000)
     browser.open(address, tab, **query)
-    browser.settled(drawn)
     if tab == "timeseries":
+        # Beside the picture there are cards with curves.
+        browser.card("0_netdyn/overview", drawn)
         browser.close_settings()
+        time.sleep(1)
+    else:
         browser.settled(drawn)
     path = (ROOT / KEPT if KEPT else tmp_path) / f"tensorboard_{tab}.png"
     browser.screenshot(path)
@@ -200,3 +223,27 @@ def test_screenshots_are_small_and_not_blank(address, browser, tmp_path, tab):
     with Image.open(path) as picture:
         assert picture.size[0] == 1500
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+
+
+@pytest.fixture(scope="module")
+def pages(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The report of the run, and two pages of the documentation."""
+    site = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(site)]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    report = logs / RUN / "netdyn_report.html"
+    return {"report": report, "docs_index": site / "index.html", "docs_reading": site / "reading.html"}
+
+
+@pytest.mark.parametrize("name", ["report", "docs_index", "docs_reading"])
+def test_screenshots_of_pages_fit_their_window(browser, pages, tmp_path, name):
+    page = pages[name] if pages[name].exists() else pages[name].with_suffix("") / "index.html"
+    browser.driver.set_window_size(1280, 1000)
+    browser.driver.get(page.as_uri())
+    wide, window = browser.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= window
+    path = (ROOT / KEPT if KEPT else tmp_path) / f"{name}.png"
+    browser.screenshot(path)
+    assert path.stat().st_size < 300_000
+    with Image.open(path) as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20

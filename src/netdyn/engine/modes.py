@@ -97,12 +97,14 @@ class ModeReader:
                 tuning, state = tuning.masked_fill(unread, torch.nan), state.masked_fill(unread, UNREAD)
             same = (out[part] == out[part, :1]).all(dim=1)
             transfer = kept_order(rows[part], out[part], order, differs)
-            found.append(torch.cat([tuning, state[None], same[None], transfer[None]]))
+            tied = (~differs).float().mean(dim=1)
+            found.append(torch.cat([tuning, state[None], same[None], transfer[None], tied[None]]))
             if of_all is not None and counts is not None:
                 counts += rank_counts(ranks, targets.labels, of_all[:, part] * (state == VARIES), BINS)
         # One copy to the host for each layer: everything from here on is small.
         together = torch.cat([signs, torch.cat(found, dim=1)]).cpu()
-        signs, tuning, (state, same, transfer) = torch.split(together, [len(signs), len(together) - len(signs) - 3, 3])
+        sizes = [len(signs), len(together) - len(signs) - 4, 4]
+        signs, tuning, (state, same, transfer, tied) = torch.split(together, sizes)
         wiring = Wiring.of(tuning, signs, centred=self.exclusive)
         shares = shares_of(wiring, state == CONSTANT, targets.shares, self.config.alpha)
         return vars(shares) | {
@@ -110,6 +112,7 @@ class ModeReader:
             "left_out": self.rows - len(fields),
             "dead_fraction": share_of(same[state == VARIES] == 1),
             "transfer_order": float(transfer.nanmean()),
+            "tied_fraction": float(tied[state == VARIES].mean()),
             "order_index": wiring.index,
             "alignment": wiring.alignment,
             "distribution": None if counts is None else densities(counts.cpu()).nanmean(dim=0),

@@ -77,6 +77,7 @@ class LayerReport:
             positions of the labels. Else empty.
         rule: The rule that separated OPT from NPT: ``"sign-flip"``, ``"false-discovery"`` or ``"none"``.
         left_out: Number of samples left out of the modes, because the layer's local fields are not finite for them.
+        tied_fraction: Share of neighbours in rank whose local fields are equal, mean over units whose field varies.
         order_index: Order index of each measured unit ``[sampled]``.
         alignment: Alignment of each measured unit ``[sampled]``.
         distribution: The layer's rank probability distribution ``[bins]``, mean over classes; None if not asked for.
@@ -104,6 +105,7 @@ class LayerReport:
     unreached: str = ""
     rule: str = "none"
     left_out: int = 0
+    tied_fraction: float = math.nan
     order_index: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     alignment: Tensor = field(default_factory=lambda: torch.zeros(0), repr=False)
     distribution: Tensor | None = field(default=None, repr=False)
@@ -250,7 +252,8 @@ class Report:
         drawn: dict[str, Figure] = {}
         densities = {layer.name: layer.distribution for layer in self.layers if layer.distribution is not None}
         if densities:
-            drawn["modes/rpd"] = curves.rank_distributions(densities)
+            tied = {layer.name: layer.tied_fraction for layer in self.layers}
+            drawn["modes/rpd"] = curves.rank_distributions(densities, tied)
         tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
         if tails:
             drawn["linear/tail"] = curves.tail(tails, self.accuracy, self.functional_depth)

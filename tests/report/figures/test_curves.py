@@ -47,6 +47,16 @@ def test_many_layers_share_a_scale_with_some_names():
     assert (len(names), names[0], names[-1]) == (12, "net.0.fc", "net.99.fc")
 
 
+@pytest.mark.parametrize(("height", "tied", "noted"), [(2.0, 0.4, True), (2.0, 0.01, False), (1.2, 0.4, False)])
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_a_spike_of_ties_is_noted(height, tied, noted, place):
+    spiked, flat = torch.ones(20), torch.ones(20)
+    spiked[place] = height
+    figure = rank_distributions({"conv": spiked, "fc": flat}, {"conv": tied, "fc": 0.9})
+    notes = [text.get_text() for text in axes_of(figure).texts]
+    assert notes == ["spikes are ties: equal local fields in conv"] * noted
+
+
 # Linear tail ----------------------------------------------------------------------------------------------------------
 
 

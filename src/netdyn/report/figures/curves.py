@@ -26,10 +26,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: A bin that exceeds both neighbours by more than SPIKE is a spike; ties explain it above this share of equal fields.
+SPIKE, TIED = 0.5, 0.05
+
+
+def _has_spike(density: np.ndarray) -> bool:
+    """Whether one bin stands out from its neighbours."""
+    left, right = np.append(density[1:2], density[:-1]), np.append(density[1:], density[-2:-1])
+    return bool((density - np.maximum(left, right) > SPIKE).any())
+
 
 @styled()
-def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
-    """The rank distribution ``[bins]`` of each layer, first (dark) to last (light); a dashed line: no order."""
+def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float] | None = None) -> Figure:
+    """The rank distribution ``[bins]`` of each layer, first (dark) to last (light); a dashed line: no order.
+
+    ``tied`` is the share of equal local fields in each layer: a note says where these make a spike.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
@@ -46,6 +58,17 @@ def rank_distributions(densities: Mapping[str, Tensor]) -> Figure:
         axes.plot((np.arange(bins) + 0.5) / bins, as_array(density), color=shade, linewidth=1.5, label=name)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
+    spiked = [n for n, d in densities.items() if (tied or {}).get(n, 0.0) > TIED and _has_spike(as_array(d))]
+    if spiked:
+        names_of = ", ".join(layer_labels(spiked[:2])) + " and others" * (len(spiked) > 2)
+        axes.text(
+            0.03,
+            0.97,
+            f"spikes are ties: equal local fields in {names_of}",
+            fontsize=8,
+            va="top",
+            transform=axes.transAxes,
+        )
     if layers <= NAMES:
         legend(figure, axes)
         return figure
