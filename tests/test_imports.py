@@ -41,6 +41,29 @@ def test_the_fresh_process_would_notice_a_heavy_import(loaded):
     assert "torchmetrics" in loaded["netdyn.NeuronModes"]
 
 
+def test_importing_netdyn_loads_little_besides_itself():
+    """A count in place of a time: what is new in a process that has torch already."""
+    code = "import sys, torch; old = set(sys.modules); import netdyn; print(*sorted(set(sys.modules) - old))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "netdyn" in done.stdout.split()
+    assert [name for name in done.stdout.split() if name.partition(".")[0] != "netdyn"] == []
+    assert len(done.stdout.split()) < 5
+
+
+def test_the_callback_loads_no_logger_and_no_drawing_beside_what_lightning_loads():
+    unwanted = ["matplotlib", "wandb", "mlflow", "comet_ml", "tensorboard", "transformers", "accelerate", "sklearn"]
+    steps = [
+        "import sys, lightning.pytorch; old = set(sys.modules)",
+        "import netdyn.callback, netdyn.monitor, netdyn.trial",
+        f"print(*(set({unwanted}) & (set(sys.modules) - old)))",
+        "print('netdyn.callback' in sys.modules)",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    code = "\n".join(steps)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["", "True"]
+
+
 def test_every_public_name_is_found():
     assert set(netdyn.__all__) <= set(dir(netdyn))
     assert all(getattr(netdyn, name) is not None for name in netdyn.__all__)
