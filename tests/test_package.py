@@ -97,3 +97,25 @@ def test_the_matrix_has_a_row_for_each_set_and_only_pythons_that_are_named():
 def test_a_set_without_a_row_is_noticed():
     with pytest.raises(ValueError, match="no row for the set lowest"):
         matrix.written("| middle | 1 |\n", {"lowest": "| lowest | 2 |"})
+
+
+# Workflows
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_pins_what_it_uses_and_may_only_read_but_for_single_jobs(path):
+    text = path.read_text(encoding="utf-8")
+    used = re.findall(r"uses: (.*)", text)
+    assert used
+    assert [each for each in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []
+    assert re.search(r"^permissions:\n  contents: read\n\n", text, re.MULTILINE)
+    assert set(re.findall(r"(\w[\w-]*): write", text)) <= {"id-token", "pages"}
+
+
+def test_publishing_needs_no_password():
+    text = read(".github/workflows/publish.yml")
+    assert "id-token: write" in text
+    assert "secrets." not in text
+    assert "password" not in text.replace("there is no password", "")
