@@ -223,7 +223,8 @@ RULES: tuple[tuple[Callable[[Report], list[str]], str], ...] = (
     ),
     (
         _linear_tail,
-        f"without their activations the network loses at most {CLOSE:g} of accuracy, by a paired test at 5 %.",
+        f"layers act linearly where the network loses at most {CLOSE:g} of accuracy without their activations, by a "
+        "paired test at 5 %.",
     ),
     (lambda report: _dead(report.layers), f"more than {percent(DEAD_SHARE)} of a layer's units."),
     (lambda report: _shut(report.layers), f"less than {percent(SHUT)} of the pairs of samples keep their order."),

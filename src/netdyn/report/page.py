@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ from netdyn.report.reasons import reasons
 from netdyn.report.results import LayerReport, Report
 from netdyn.report.svg import inline, sparkline
 from netdyn.report.text import COLUMNS, layer_numbers, probe_line, summary
-from netdyn.tags import FIGURES, SCALARS
+from netdyn.tags import FIGURES, OVERVIEW, SCALARS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ th:first-child, td:first-child { text-align: left; white-space: normal; overflow
 td.bar { min-width: 5rem; background: linear-gradient(var(--bar), var(--bar)) no-repeat left / var(--share) 100%; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; padding: .5rem; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
-figure.wide { grid-column: 1 / -1; } figure svg { width: 100%; height: auto; }
+header + .figures { max-width: 42rem; margin: 1.2rem 0; } figure svg { width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #57606a; }
 dl { display: grid; grid-template-columns: minmax(9rem, max-content) 1fr; gap: .25rem 1rem; }
 dt { overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
@@ -101,17 +102,20 @@ def page(report: Report, figures: Mapping[str, Figure], curves: Curves) -> str:
     """The whole page."""
     verdict = report.verdict
     colour = "good" if verdict.level in GOOD else "bad" if verdict.level in BAD else "other"
+    first = {tag: figure for tag, figure in figures.items() if tag.endswith(OVERVIEW)}
+    others = {tag: figure for tag, figure in figures.items() if tag not in first}
     when = "" if report.step is None else f", step {report.step:,}"
     body = [
         f'<header><p class="soft">netdyn report{when}</p><h1 class="{colour}">{escape(verdict.level)}</h1>',
         _paragraph(f"{verdict.reason}."),
         _paragraph(f"Try: {verdict.advice}.") if verdict.advice else "",
         f'<p class="soft">{escape(probe_line(report))}</p></header>',
+        _figures(first),
         _section("What stands out", _findings(report)),
         _section("The run", _run(curves)),
         _section("Layers", _layers(report, curves)),
         _section("In numbers", "".join(map(_paragraph, summary(report)))),
-        _section("Figures", _figures(figures)),
+        _section("Figures", _figures(others)),
         _section("Glossary", _glossary(report)),
         _section("How it was measured", _measured(report)),
     ]
@@ -180,13 +184,17 @@ def _table(head: str, rows: Sequence[str]) -> str:
 
 
 def _figures(figures: Mapping[str, Figure]) -> str:
-    """The figures with what they show; an overview has the whole width."""
+    """The figures with what they show."""
     shown, drawn = {tag.name: tag.meaning for tag in FIGURES}, []
-    for number, (tag, figure) in enumerate(figures.items()):
-        wide = ' class="wide"' if tag.endswith("overview") else ""
+    for tag, figure in figures.items():
         caption = escape(": ".join(filter(None, (tag, shown.get(tag, "")))))
-        drawn.append(f"<figure{wide}>{inline(figure, f'f{number}')}<figcaption>{caption}</figcaption></figure>")
+        drawn.append(f"<figure>{inline(figure, _name(tag))}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _name(tag: str) -> str:
+    """A tag as the name of an element."""
+    return "f-" + re.sub(r"\W", "-", tag)
 
 
 def _glossary(report: Report) -> str:
@@ -202,6 +210,7 @@ def _glossary(report: Report) -> str:
 
 def _measured(report: Report) -> str:
     notes = [("note", note) for note in report.notes]
+    notes.append(("verdict", "docs/evidence.md gives the rules, and how often each of them is right."))
     return _list([*report.measured.items(), *notes])
 
 
