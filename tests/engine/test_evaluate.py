@@ -320,7 +320,7 @@ def test_numbers_have_no_accuracy_no_classes_and_no_gap():
     assert all(math.isfinite(value) for value in values.values())
     form = report.to_dict()
     assert json.loads(json.dumps(form, allow_nan=False)) == form
-    assert str(report).splitlines()[0] == "probe: 120 samples"
+    assert str(report).splitlines()[1] == "probe: 120 samples"
     assert report.characteristic_maps.shape == (3, FEATURES)
     assert report.figures()
 

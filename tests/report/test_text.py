@@ -19,7 +19,7 @@ def test_printed_report_is_a_table_lines_and_sentences():
         weight=basin(1.375, (1.25, INF), level=0.75),
         val_accuracy=0.75,
         functional_depth=1.0,
-        batchnorm_gap=0.0625,
+        batchnorm_gap=0.125,
         batchnorm_train_gap=0.03125,
     )
     assert str(made).splitlines() == [
@@ -30,7 +30,7 @@ def test_printed_report_is_a_table_lines_and_sentences():
         "fc2           1024  0.062  0.938  0.000    -0.250        0.875",
         "phase: index -1.000, spread 1.750, mean 0.625 of the layers' gradients",
         "functional depth: 1 of 2 layers",
-        "batch-norm gap: 0.062 on the validation probe, 0.031 on the training probe (accuracy with batch statistics "
+        "batch-norm gap: 0.125 on the validation probe, 0.031 on the training probe (accuracy with batch statistics "
         "minus accuracy with running statistics)",
         "sample basin: radius 0.5 at accuracy 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples still correct at the "
         "highest noise level)",

@@ -31,9 +31,8 @@ from netdyn.engine.layers import (
     Reading,
     chosen_outputs,
     mean_logits,
-    nonfinite,
     read_layers,
-    summed_loss,
+    tally,
     warn_of_nonfinite,
 )
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
@@ -268,7 +267,7 @@ class _Evaluation:
     def _reading_without_layers(self) -> Reading:
         """Which samples are right, if the layers could not be read, or were not asked for."""
         evaluator = self.evaluator
-        answers, lost, loss = [], 0, 0.0
+        answers, tallies = [], []
         if self.companions is not None:
             self.companions.begin()
         for part in blocks(evaluator.samples, evaluator.batch_size):
@@ -279,13 +278,13 @@ class _Evaluation:
                 outputs = self.companions.run(inputs)
                 evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
-            lost += nonfinite(outputs)
-            loss += summed_loss(evaluator, outputs, target)
+            tallies.append(tally(evaluator, outputs, target))
         right = torch.cat(answers)
-        warn_of_nonfinite(evaluator, lost)
+        lost, loss = torch.stack(tallies).sum(dim=0).tolist()
+        warn_of_nonfinite(evaluator, int(lost))
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
-        return Reading((), right, lost=lost, loss=loss / evaluator.samples)
+        return Reading((), right, lost=int(lost), loss=loss / evaluator.samples)
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""

@@ -166,7 +166,7 @@ class _LayerReader:
     def read(self, rows: Rows) -> Reading:
         """Run the network and reduce its layers; ``rows`` takes what is to be compared with another run."""
         evaluator = self.evaluator
-        answers, lost, loss, logits = [], 0, 0.0, []
+        answers, tallies, logits = [], [], []
         if self.companions is not None:
             self.companions.begin()
         for part in blocks(evaluator.samples, evaluator.batch_size):
@@ -176,12 +176,12 @@ class _LayerReader:
             outputs, found = read(evaluator.model, inputs, self._add, self.everything, rows, samples, self._field_rows)
             evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
-            lost += nonfinite(outputs)
-            loss += summed_loss(evaluator, outputs, target)
+            tallies.append(tally(evaluator, outputs, target))
             if self.linear:
                 logits.append(self._tail_logits(found, len(target)))
         right = torch.cat(answers)
-        warn_of_nonfinite(evaluator, lost)
+        lost, loss = torch.stack(tallies).sum(dim=0).tolist()
+        warn_of_nonfinite(evaluator, int(lost))
         tails = self.tail.tails()
         judged = self._run_tails(torch.cat(logits)) if self.linear else {}
         # Logits may be rounded differently on other devices. The first process decides, so that all go on alike.
@@ -209,7 +209,7 @@ class _LayerReader:
         )
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
-        return Reading(layers, right, self.survey, lost, loss / evaluator.samples, whole if known else {})
+        return Reading(layers, right, self.survey, int(lost), loss / evaluator.samples, whole if known else {})
 
     @property
     def _runs_tails(self) -> bool:
@@ -351,24 +351,22 @@ def _share_predicted(logits: Tensor, target: Tensor) -> Tensor:
     return share_right(logits[..., -1] == target, target)
 
 
-def nonfinite(outputs: object) -> int:
-    """Number of samples whose outputs are not finite; 0 if the outputs are not a tensor."""
-    if not isinstance(outputs, Tensor):
-        return 0
-    return int((~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum())
+def tally(evaluator: Evaluator, outputs: object, target: Tensor) -> Tensor:
+    """Of a batch the number of samples whose outputs are not finite, and the sum of their cross-entropies ``[2]``.
 
-
-def summed_loss(evaluator: Evaluator, outputs: object, target: Tensor) -> float:
-    """Sum of the samples' cross-entropies; NaN unless the outputs are one logit per class, or one for two classes."""
+    Zero for outputs that are no tensor; the sum is NaN unless there is one logit per class, or one for two classes.
+    """
     classes = evaluator.num_classes
-    if not isinstance(outputs, Tensor) or classes < 2:
-        return math.nan
-    logits = outputs.reshape(len(target), -1).float()
+    if not isinstance(outputs, Tensor):
+        return torch.tensor([0.0, math.nan])
+    lost = (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum().float()
+    logits = outputs.detach().reshape(len(target), -1)
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    if logits.shape[1] != classes:
-        return math.nan
-    return float(nn.functional.cross_entropy(logits, target.to(logits.device), reduction="sum"))
+    if classes < 2 or logits.shape[1] != classes or not logits.is_floating_point():
+        return torch.stack([lost, torch.full_like(lost, math.nan)])
+    entropies = nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="sum")
+    return torch.stack([lost, entropies])
 
 
 def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
