@@ -536,6 +536,8 @@ class Fuse:
 
     @classmethod
     def arm(cls, error: BaseException | None, *running: str, ever: bool = False) -> None:
+        if running and sys.version_info < (3, 11):
+            pytest.skip("from Python 3.11 on a frame knows the class of its function")
         cls.error, cls.running, cls.ever = error, running, ever
         cls.live, cls.burnt, cls.weights = False, False, ""
 
