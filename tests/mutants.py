@@ -23,6 +23,7 @@ PACKAGES = ("modes", "linear", "basins")
 #: Tests of a file beside those in the file of its name.
 MORE_TESTS = {
     "basins/input_noise.py": ["tests/basins/test_noise_on_inputs.py"],
+    "basins/weight_basin.py": ["tests/basins/test_rays_of_weights.py"],
     "linear/substitution.py": ["tests/linear/test_families.py"],
     "modes/order.py": ["tests/modes/test_shares.py"],
 }

@@ -91,6 +91,13 @@ def test_global_noise_is_in_units_of_the_deviation_of_all_moved_entries_together
             assert not noise.any()
 
 
+def test_the_scale_of_a_complex_weight_is_that_of_the_spreads_about_the_mean_of_either_part():
+    """Variances of 1 and 4: their mean is 2.5, however far apart both parts are."""
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.complex(torch.tensor([[1.0, 3.0]]), torch.tensor([[98.0, 102.0]])))
+    assert float(noise_on(network).scales["weight"]) == pytest.approx(math.sqrt(2.5))
+
+
 def test_two_numbers_are_moved_by_their_population_deviation():
     # n = 300 rays of 2 numbers: the deviation has a relative standard error of 0.03; the sample deviation is sqrt(2).
     network = nn.Linear(1, 2, bias=False)
