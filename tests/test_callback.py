@@ -456,7 +456,7 @@ def test_the_state_is_taken_up():
     history = {
         "steps": [0, 3],
         "rows": [{"probe/accuracy": 0.5}, {"probe/accuracy": 0.75}],
-        "moments": [[0, 0.5, 0.5, 0.1, 0.1], [3, 0.75, 0.5, 0.1, 0.1]],
+        "moments": [[0, 0.5, 0.5, 0.1, 0.1, 1.5, 0.0], [3, 0.75, 0.5, 0.1, 0.1, 1.0, 0.0]],
         "layers": ["net.0"],
     }
     assert state.pop("history") == {"steps": [], "rows": [], "moments": [], "layers": []}
