@@ -421,6 +421,15 @@ def test_the_detail_says_what_is_sent_and_all_numbers_are_kept(detail):
     assert watch.scalars == watch.report.scalars() | own
 
 
+def test_the_table_of_tags_holds_what_is_sent(tmp_path):
+    watch = Monitor(probe(), loggers=tmp_path, detail="summary", **MODES)
+    watch.start()
+    watch.close()
+    (text,) = texts(events(tmp_path), "netdyn/about").values()
+    named = {tag.name: f"| `{tag.name}` |" in text for tag in SCALARS}
+    assert named == {tag.name: tag.detail == "summary" for tag in SCALARS}
+
+
 def test_the_untrained_network_sends_no_radius_of_zero():
     log = Log()
     watch = Monitor(probe(), loggers=[log], measure=["sample_basin"], figures="never", prefix="mine")

@@ -192,7 +192,8 @@ class Monitor:
         self.budget.start()
         self._arrange()
         if self._layout:
-            table = (*SCALARS, *HISTOGRAMS, *FIGURES, *TEXTS)
+            sent = [tag for tag in SCALARS if is_sent(tag.name, self._detail)]
+            table = (*sent, *HISTOGRAMS, *FIGURES, *TEXTS)
             self._send("text", lambda receiver: receiver.about(table, self._tag("")))
 
     # --- what ---

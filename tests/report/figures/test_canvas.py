@@ -48,10 +48,9 @@ def test_the_same_numbers_give_the_same_image_whatever_the_users_style(name):
 @every_figure
 def test_a_figure_has_a_title_and_names_its_axes(make):
     figure = make()
-    title = figure.get_suptitle() or figure.axes[0].get_title(loc="left")
-    assert len(title) > 10
+    assert len(figure.get_suptitle()) > 10
     axes = figure.axes[0]
-    assert (axes.get_xlabel() and axes.get_ylabel()) or figure.get_suptitle()
+    assert (axes.get_xlabel() and axes.get_ylabel()) or "weighs the inputs" in figure.get_suptitle()
 
 
 @every_function

@@ -169,7 +169,7 @@ def test_the_heat_map_shows_the_numbers():
     assert np.array_equal(mesh_of(figure).get_array(), values.double())
     assert names_on(axes_of(figure).yaxis) == [f"net.{i}.fc" for i in range(4)]
     assert axes_of(figure).get_ylim() == (-0.5, 3.5)
-    assert axes_of(figure).get_title(loc="left") == "OPT fraction, per layer"
+    assert figure.get_suptitle() == "OPT fraction, per layer"
 
 
 @pytest.mark.parametrize(

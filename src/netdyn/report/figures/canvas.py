@@ -38,7 +38,7 @@ def with_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """A figure with one set of axes."""
     figure = blank()
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10, loc="left")
+    figure.suptitle(title, fontsize=10, x=0.02, ha="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)

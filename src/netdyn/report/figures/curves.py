@@ -46,9 +46,7 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap
 
-    figure, axes = with_axes(
-        "Where the samples of a class rank, per layer", "rank of the local field, along the wiring", "density"
-    )
+    figure, axes = with_axes("Ranks per layer", "rank of the local field, along the wiring", "density")
     axes.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
     layers, names = len(densities), layer_labels(list(densities))
     # Without the lightest.
@@ -117,7 +115,7 @@ def basin_curves(
 
     ``names`` are the classes', with their radii.
     """
-    figure, axes = with_axes("Accuracy under noise, and the radius of the basin", f"noise level ({unit})", "accuracy")
+    figure, axes = with_axes("Accuracy under noise", f"noise level ({unit})", "accuracy")
     levels = as_array(sigma)
     axes.set_xscale("log")
     # Powers of ten would be typeset as formulas, which takes a fifth of the drawing time.

@@ -141,7 +141,7 @@ def _layers(axes: Axes, history: History, title: str, kind: str, top: float | No
             axes.plot(x, row, "o-", color=shade, linewidth=2.2, markersize=3 if len(x) > 1 else 6)
         words = [(f"layer 1: {_number(last[0])}", shades[0]), (f"{len(last)}: {_number(last[-1])}", shades[-1])]
         _finish(axes, title, words[: len(values)], low - 0.03 * (high - low), low + 1.05 * (high - low))
-        _ends(axes, low, high)
+        _ends(axes, low if -low > high else 0.0, high)
         return
     # The evaluation that is nearest to each column, so that a long run is drawn as fast as a short one.
     columns = np.abs(x[None] - np.linspace(x[0], x[-1], COLUMNS)[:, None]).argmin(axis=1)
