@@ -24,6 +24,7 @@ from itertools import pairwise
 
 import torch
 from claims import Claim, Part, Task, task
+from l_map import l_map, shares_and_defects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -79,8 +80,7 @@ def trained(this: Task, scale: float, decay: float, steps: int, seed: int) -> li
         row |= {"coverage": report.coverage.own, "distance": report.coverage.distance}
         for cut in CUTS:
             row[f"radius {cut}"] = sample_basin(network, data.x, data.y, accuracy=cut, low=1e-4).radius
-        for number, layer in enumerate(report.layers, start=1):
-            row |= {f"linear share {number}": layer.linear_share, f"affine defect {number}": layer.affine_defect}
+        row |= shares_and_defects(report)
         return row | {name: layer.rpd_gradient for name, layer in zip(LAYERS, report.layers, strict=True)}
 
     rows = train(
@@ -154,7 +154,8 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
     crossed = [next((row["test"] for row in rows if row["radius"] > 0.1), math.nan) for rows in runs]
     readings = [
         *(part for cut in CUTS for part in widening(values(then, f"radius {cut}"), values(end, f"radius {cut}"), cut)),
-        *l_map(then, end),
+        *l_map("when 99 % of the training images are right", then),
+        *l_map("at the end", end),
         Part("before, the radius is below 10^−1.5, order 10⁻² by rounding", before, [x < 10**-1.5 for x in before]),
         Part(
             "test accuracy is between 0.3 and 0.7 when the radius is first above 0.1",
@@ -193,29 +194,6 @@ def widening(before: list[float], after: list[float], cut: float) -> list[Part]:
     return [
         Part(f"{label}when 99 % of the training images are right it is below 0.05", before, [x < 0.05 for x in before]),
         Part(f"{label}at the end it is above 0.1", after, [x > 0.1 for x in after]),
-    ]
-
-
-def l_map(then: list[Row], end: list[Row]) -> list[Part]:
-    """What the RPD gradients rest on: whether the wiring is the same for all samples, and how linear the network is."""
-    defects = [max(row[f"affine defect {n}"] for n in (1, 2)) for row in end]
-    moments = {"when 99 % of the training images are right": then, "at the end": end}
-    shares = {when: [row["linear share 1"] for row in rows] for when, rows in moments.items()}
-    return [
-        Part(
-            "the L-map that the gradients rest on is the same for all samples: at the end no layer's affine defect "
-            "exceeds 0.1",
-            defects,
-            [x <= 0.1 for x in defects],
-        ),
-        *(
-            Part(
-                f"the linear part is most of what the network does: {when} the linear share of layer 1 is above 0.5",
-                found,
-                [x > 0.5 for x in found],
-            )
-            for when, found in shares.items()
-        ),
     ]
 
 

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from claims import Claim, Part, Task, task
 from data import Data
+from l_map import l_map, shares_and_defects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -64,7 +66,7 @@ def measured(network: nn.Sequential, data: Data, last: bool) -> Row:
     count = len(report.layers)
     row: Row = {"accuracy": report.accuracy, "layers": count}
     row |= {f"tail {at}": layer.tail_accuracy for at, layer in enumerate(report.layers)}
-    row |= {f"share {at}": layer.linear_share for at, layer in enumerate(report.layers)}
+    row |= shares_and_defects(report)
     cut = [left_out(network, layer) for layer in range(count)]
     again = {f"batch tail {at}": with_batch_statistics(part, x, y) for at, part in enumerate(cut)}
     row |= {"batch accuracy": with_batch_statistics(network, x, y), **again}
@@ -177,6 +179,7 @@ def readings_of(found: dict[bool, list[list[Row]]]) -> list[Part]:
         for rows in found.values()
         for end in (seed_rows[-1] for seed_rows in rows)
     ]
+    plain = [rows[-1] for rows in found[False]]
     last = [tail(end, "share")[-1] for end in ends]
     named = [
         ("with the batch's statistics", parts_of(found[True], "batch ")),
@@ -184,6 +187,11 @@ def readings_of(found: dict[bool, list[list[Row]]]) -> list[Part]:
     ]
     return [
         *(Part(f"{name}: {p.statement}", p.measured, p.holds, p.form) for name, parts in named for p in parts),
+        *l_map("after training", ends),
+        *(
+            replace(part, statement=f"without normalisation: {part.statement}")
+            for part in l_map("after training", plain)
+        ),
         Part("the last layer's linear share is at least 0.9 after training", last, [share >= 0.9 for share in last]),
         Part(
             "netdyn's tail accuracies, from one formula, differ by at most 0.002 from those of networks whose "

@@ -8,8 +8,10 @@ The rest of that page is written by hand.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,16 @@ ORDER = (
     *("shallow", "phases", "first_layer", "linear_tail"),
     *("depth_width", "classes", "grokking_shallow", "grokking_deep"),
 )
-MARK = re.compile(r"(<!-- (verdicts|results (\w+)) -->\n)(?:.*?\n)??(<!-- end -->)", re.S)
+#: Claims on radii that grow (1) or shrink (−1): their name, the column, what grows, and whether depth or width varies.
+CLAIMS = (
+    ("with depth the sample radius grows", "sample {}", 1, "layers"),
+    ("with depth the weight radius shrinks, each layer's own unit", "weight layer {}", -1, "layers"),
+    ("with depth the weight radius shrinks, one unit for all layers", "weight global {}", -1, "layers"),
+    ("with width the weight radius grows, each layer's own unit", "weight layer {}", 1, "width"),
+    ("with width the weight radius grows, one unit for all layers", "weight global {}", 1, "width"),
+)
+CUTS, CLEAR = ("0.5", "0.7", "0.9"), 0.6
+MARK = re.compile(r"(<!-- (verdicts|cuts|drift|results (\w+)) -->\n)(?:.*?\n)??(<!-- end -->)", re.S)
 
 
 def results() -> dict[str, dict[str, Any]]:
@@ -68,11 +79,69 @@ def results_of(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cuts() -> str:
+    """What the claims on depth and width say at each accuracy that defines a radius, before and in the last run."""
+    lines = ["", "| claim | accuracy | before | last run | verdict |", "|---|---|---:|---:|---|"]
+    tables = [_rows(RESULTS / f"{name}.csv") for name in ("depth_width", "cuts")]
+    for claim, column, sign, axis in CLAIMS:
+        for cut in CUTS:
+            before, last = ([sign * value for value in _correlations(t, column.format(cut), axis)] for t in tables)
+            held = [value >= CLEAR for value in last]
+            verdict = "holds" if all(held) else "holds in part" if any(held) else "does not hold"
+            lines.append(f"| {claim} | {cut} | {_shown(before, sign)} | {_shown(last, sign)} | {verdict} |")
+    return "\n".join([*lines, ""])
+
+
+def drift() -> str:
+    """How far the running statistics are off in deep grokking's main setting, seed by seed."""
+    rows = _rows(RESULTS / "drift.csv")
+    heads = ["seed", "step", "drift, mean of layers", "drift, first layer", "drift, last layer"]
+    heads += [f"test accuracy, {kind} statistics" for kind in ("batch", "running")]
+    lines = ["", f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for seed in sorted({row["seed"] for row in rows}):
+        own = [row for row in rows if row["seed"] == seed]
+        learnt = next((row for row in own if float(row["train, batch"]) >= 0.99), own[-1])
+        for row in dict.fromkeys((own.index(own[0]), own.index(learnt), len(own) - 1)):
+            names = ("drift", "drift, first", "drift, last", "test, batch", "test, running")
+            numbers = [f"{float(own[row][name]):.3f}" for name in names]
+            lines.append(f"| {' | '.join([seed, own[row]['step'], *numbers])} |")
+    return "\n".join([*lines, ""])
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _correlations(rows: list[dict[str, str]], column: str, axis: str) -> list[float]:
+    """Spearman's correlation with depth or width, for each seed with all sizes; none if there is no such column."""
+    found = []
+    rows = [row for row in rows if row["normalisation"] == "batch"]
+    own = [row for row in rows if (row["width"] == "128" if axis == "layers" else row["layers"] == "4")]
+    sizes = {row[axis] for row in own}
+    for seed in sorted({row["seed"] for row in own}):
+        seen = sorted((row for row in own if row["seed"] == seed), key=lambda row: int(row[axis]))
+        if column in seen[0] and len(seen) == len(sizes):
+            values = [float(row[column]) for row in seen]
+            ranks = [(sum(b < a for b in values) + sum(b <= a for b in values)) / 2 for a in values]
+            found.append(statistics.correlation(ranks, range(len(ranks))))
+    return found
+
+
+def _shown(values: list[float], sign: int) -> str:
+    """Mean ± standard deviation over the seeds, with the claim's own sign again."""
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{sign * statistics.fmean(values):.2f}{spread} ({len(values)} seeds)".replace("-", "−")
+
+
 def written(page: str, found: dict[str, dict[str, Any]]) -> str:
     """The page with its results."""
 
     def filled(match: re.Match[str]) -> str:
-        content = verdicts(found) if match[3] is None else results_of(found[match[3]])
+        whole = {"verdicts": lambda: verdicts(found), "cuts": cuts, "drift": drift}
+        content = results_of(found[match[3]]) if match[3] else whole[match[2]]()
         return f"{match[1]}{content}\n{match[4]}"
 
     return MARK.sub(filled, page)

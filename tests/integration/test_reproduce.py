@@ -17,7 +17,7 @@ from torch import nn
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "reproduce"
-SHARED = ("data", "training", "claims", "page", "all")
+SHARED = ("data", "training", "claims", "l_map", "page", "all")
 
 
 @pytest.fixture
