@@ -72,7 +72,7 @@ class DynamicsCallback(TrainerCallback):
         n = self._every_n_epochs = 0 if every_n_epochs is None else checks.whole("every_n_epochs", every_n_epochs)
         self._follows, self._by_steps = not cadence, bool(cadence) and not n
         self._on_fit_ends, self._trainer, self._measured_step = on_fit_ends, trainer, -1
-        self._given = probe, val_probe
+        self._own_probes = probe, val_probe
         self.monitor = Monitor(probe, val_probe, **options)
         self.monitor.destinations = [TrainersLog(trainer), *self.monitor.destinations]
         if not self._by_steps:
@@ -96,7 +96,7 @@ class DynamicsCallback(TrainerCallback):
         if monitor.unpack is input_and_target and _predicts_next_token(model):
             monitor.unpack = input_and_next_token
         monitor.probe = monitor.val_probe = None
-        monitor.given_probe, monitor.given_val_probe = self._given
+        monitor.given_probe, monitor.given_val_probe = self._own_probes
         if monitor.given_probe is None:
             monitor.given_probe = found["train_dataloader"]
         if monitor.given_val_probe is None:
