@@ -109,8 +109,8 @@ def test_the_questions_to_the_device_are_as_many_for_a_wide_layer_as_for_a_narro
     diagnose(network(wide), *probe(), measure=["modes", "linear"], progress=False)
     assert kernels.calls["addmm"] >= 3
     # Per layer: is every unit monotone, are there ties, and the numbers of the report (on a CPU; elsewhere these are
-    # read from one copy).
-    assert kernels.waits <= 26 * len(UNITS)
+    # read from one copy). Once: the loss.
+    assert kernels.waits <= 27 * len(UNITS) + 1
     assert kernels.calls["sort"] == kernels.calls["argsort"] == 0
 
 

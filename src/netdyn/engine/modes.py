@@ -91,28 +91,29 @@ class ModeReader:
         for part in unit_blocks(rows):
             order, differs = sort_rows(rows[part])
             ranks = ranks_from(order, differs)
-            tuning, state = self._tuning(ranks, targets), differs.any(dim=1).to(torch.uint8)
+            tuning, steps = self._tuning(ranks, targets), differs.sum(dim=1)
+            state = (steps > 0).to(torch.uint8)
             if kept is not None:
                 unread = holds_nan(rows[part])
                 tuning, state = tuning.masked_fill(unread, torch.nan), state.masked_fill(unread, UNREAD)
             same = (out[part] == out[part, :1]).all(dim=1)
             transfer = kept_order(rows[part], out[part], order, differs)
-            tied = (~differs).float().mean(dim=1)
-            found.append(torch.cat([tuning, state[None], same[None], transfer[None], tied[None]]))
+            found.append(torch.cat([tuning, state[None], same[None], transfer[None], steps[None]]))
             if of_all is not None and counts is not None:
                 counts += rank_counts(ranks, targets.labels, of_all[:, part] * (state == VARIES), BINS)
         # One copy to the host for each layer: everything from here on is small.
         together = torch.cat([signs, torch.cat(found, dim=1)]).cpu()
         sizes = [len(signs), len(together) - len(signs) - 4, 4]
-        signs, tuning, (state, same, transfer, tied) = torch.split(together, sizes)
+        signs, tuning, (state, same, transfer, steps) = torch.split(together, sizes)
+        varies = state == VARIES
         wiring = Wiring.of(tuning, signs, centred=self.exclusive)
         shares = shares_of(wiring, state == CONSTANT, targets.shares, self.config.alpha)
         return vars(shares) | {
             "sampled": len(state),
             "left_out": self.rows - len(fields),
-            "dead_fraction": share_of(same[state == VARIES] == 1),
+            "dead_fraction": share_of(same[varies] == 1),
             "transfer_order": float(transfer.nanmean()),
-            "tied_fraction": float(tied[state == VARIES].mean()),
+            "tied_fraction": 1 - float(steps[varies].mean()) / max(len(fields) - 1, 1),
             "order_index": wiring.index,
             "alignment": wiring.alignment,
             "distribution": None if counts is None else densities(counts.cpu()).nanmean(dim=0),
