@@ -328,8 +328,8 @@ def test_weight_basins_refuse_an_unknown_normalization(name):
         (
             {"measure": ["mode"]},
             ValueError,
-            "`measure` must be one of 'modes', 'linear', 'sample_basin', 'weight_basin', 'batchnorm', 'maps', got "
-            "'mode'.",
+            "`measure` must be one of 'modes', 'linear', 'sample_basin', 'weight_basin', 'batchnorm', 'maps', "
+            "'companions', got 'mode'.",
         ),
         ({"num_classes": 3}, ValueError, "`num_classes` must be that of the model's output, 2 classes, got 3."),
     ],
