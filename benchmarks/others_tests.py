@@ -4,11 +4,12 @@ The tests run twice, with one more callback in every trainer: one that logs a sc
 any callback may do, and DynamicsMonitor. Printed are the tests that pass with the first and fail with the second. Tests
 that count callbacks or calls, or that replace the clock, may fail with either; such tests say nothing of us.
 
-Nothing is fetched. Check out Lightning's repository at the installed version's tag, and pass its path:
+Nothing is fetched. Check out Lightning's repository at the installed version's tag, install pytest-rerunfailures, which
+some of its tests need, and pass the path:
 
     OMP_NUM_THREADS=1 python benchmarks/others_tests.py path/to/pytorch-lightning [--tests trainer loops -k fit]
 
-All tests take one to two hours on two cores.
+All tests take about an hour on two cores. docs/guarantees.md says what came out.
 """
 
 from __future__ import annotations
