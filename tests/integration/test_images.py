@@ -141,7 +141,7 @@ def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch
     monkeypatch.setattr(History, "figures", drawn)
     monkeypatch.setattr(History, "overview", drawn)
     monkeypatch.setattr(Report, "figures", drawn)
-    fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"), logger=ScalarsOnly(tmp_path))
+    fit(tmp_path, DynamicsMonitor(**QUICK, figures="always", report=False), logger=ScalarsOnly(tmp_path))
     assert list(tmp_path.rglob("metrics.csv"))
     assert not list(tmp_path.rglob("*.png"))
 

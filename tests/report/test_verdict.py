@@ -293,7 +293,7 @@ def test_nothing_measured_is_no_finding():
 
 @pytest.mark.parametrize("bad", LEVELS)
 def test_every_level_is_a_section_of_the_page(bad):
-    assert Verdict(bad, {}, "", "").rule == f"evidence.html#{bad.replace(' ', '-')}"
+    assert Verdict(bad, {}, "", "").rule == f"docs/evidence.md#{bad.replace(' ', '-')}"
 
 
 def test_the_verdict_is_the_first_line_everywhere(learnt):

@@ -109,7 +109,8 @@ def page(report: Report, figures: Mapping[str, Figure], curves: Curves) -> str:
         f'<header><p class="soft">netdyn report{when}</p><h1 class="{colour}">{escape(verdict.level)}</h1>',
         _paragraph(f"{verdict.reason}."),
         _paragraph(f"Try: {verdict.advice}.") if verdict.advice else "",
-        f'<p class="soft">{escape(probe_line(report))}</p></header>',
+        f'<p class="soft">{escape(probe_line(report))}</p>',
+        f'<p class="soft">The rule, and how often it is right: {escape(verdict.rule)}</p></header>',
         _figures(first),
         _section("What stands out", _findings(report)),
         _section("The run", _run(curves)),
@@ -209,9 +210,7 @@ def _glossary(report: Report) -> str:
 
 
 def _measured(report: Report) -> str:
-    notes = [("note", note) for note in report.notes]
-    notes.append(("verdict", "docs/evidence.md gives the rules, and how often each of them is right."))
-    return _list([*report.measured.items(), *notes])
+    return _list([*report.measured.items(), *(("note", note) for note in report.notes)])
 
 
 def _list(terms: Sequence[tuple[str, str]]) -> str:

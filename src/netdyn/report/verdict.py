@@ -65,7 +65,7 @@ class Verdict:
     @property
     def rule(self) -> str:
         """The section of the documentation with the verdict's rule and its error rates."""
-        return f"evidence.html#{self.level.replace(' ', '-')}"
+        return f"docs/evidence.md#{self.level.replace(' ', '-')}"
 
     def __str__(self) -> str:
         return f"{self.level}: {self.reason}." + (f" Try: {self.advice}." if self.advice else "")
