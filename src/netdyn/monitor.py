@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -176,7 +177,7 @@ class Monitor:
         self._seen_step = self._last_step = -1
         # Whether the figures of the last report have been drawn, and the network that it is of.
         self._drawn, self._measured = True, ""
-        self._overview_drawn = True
+        self._overview_drawn, self._overview_seconds = True, 0.0
         self._started = self._unreadable = False
 
     # --- when ---
@@ -430,10 +431,11 @@ class Monitor:
             self._send("histograms", lambda receiver: receiver.histograms(named, step))
         begin = time.monotonic()
         if draw:
-            self._draw_report(report)
+            self._draw_report(report, overview)
             self.budget.drawing = time.monotonic() - begin
-        if overview:
-            self._draw(lambda: {OVERVIEW: self.history.overview(report.verdict)}, step)
+        elif overview := overview and self.budget.affords(self._overview_seconds):
+            self._draw_overview(report)
+            self._overview_seconds = time.monotonic() - begin
         self._overview_drawn = overview
 
     def _arrange(self) -> None:
@@ -460,10 +462,17 @@ class Monitor:
 
         self._send("figures", send)
 
-    def _draw_report(self, report: Report) -> None:
+    def _draw_report(self, report: Report, overview: bool) -> None:
         # Only the first process draws, but all keep the same state.
         self._drawn = True
-        self._draw(lambda: report.figures() | self.history.figures(), self._last_step)
+        first = partial(self._overview, report) if overview else dict
+        self._draw(lambda: first() | report.figures() | self.history.figures(), self._last_step)
+
+    def _draw_overview(self, report: Report) -> None:
+        self._draw(partial(self._overview, report), self._last_step)
+
+    def _overview(self, report: Report) -> dict[str, Any]:
+        return {OVERVIEW: self.history.overview(report.verdict)}
 
     def _draw_last(self, report: Report, model: nn.Module | None, step: int, network: Part | None) -> None:
         """Draw the last report and the trained network, if the time that the first drawing took fits into the budget.
@@ -502,9 +511,9 @@ class Monitor:
                 self._send_scalars(new, self._last_step)
                 self.scalars = sent | self.scalars
         if not self._drawn:
-            self._draw_report(report)
-        if not self._overview_drawn:
-            self._draw(lambda: {OVERVIEW: self.history.overview(report.verdict)}, self._last_step)
+            self._draw_report(report, overview=not self._overview_drawn)
+        elif not self._overview_drawn:
+            self._draw_overview(report)
         if found is not None and not same:
             self._draw(found.figures, step)
 
@@ -522,10 +531,7 @@ class Monitor:
             path.parent.mkdir(parents=True, exist_ok=True)
             tags = {tag for row in self.history.rows for tag in row}
             curves = {tag: self.history.curve(tag) for tag in tags}
-            drawn: dict[str, Any] = {}
-            if draws:
-                drawn = {OVERVIEW: self.history.overview(report.verdict)} | report.figures() | self.history.figures()
-            write_page(report, path, drawn, curves)
+            write_page(report, path, self._figures_of_run(report) if draws else {}, curves)
             self.report_path = path
         except Exception as error:
             if self.strict:
@@ -535,6 +541,17 @@ class Monitor:
                 "elsewhere; report=False leaves it out.",
                 f"report, {type(error).__name__}",
             )
+
+    def _figures_of_run(self, report: Report) -> dict[str, Any]:
+        """The figures of the page; none if they cannot be drawn."""
+        try:
+            return self._overview(report) | report.figures() | self.history.figures()
+        except Exception as error:
+            if self.strict:
+                raise
+            text = f"netdyn's report has no figures: {reason(error)} report=False leaves the report out."
+            self.say_once(text, f"report's figures, {type(error).__name__}")
+            return {}
 
     # --- never in the way ---
 

@@ -171,9 +171,13 @@ def test_a_figure_that_cannot_be_drawn_costs_a_warning_and_not_the_training(tmp_
         raise OSError("no more ink")
 
     monkeypatch.setattr(Report, "figures", torn)
-    with pytest.warns(UserWarning, match="TensorBoard refused the figures: OSError: no more ink") as caught:
+    with pytest.warns(UserWarning, match="no more ink") as caught:
         trainer = fit(tmp_path, DynamicsMonitor(**QUICK | {"strict": False}, figures="always"))
-    assert len([one for one in caught if "no more ink" in str(one.message)]) == 1
+    said = [str(one.message) for one in caught if "no more ink" in str(one.message)]
+    assert len(said) == 2
+    assert "TensorBoard refused the figures: OSError: no more ink" in said[0]
+    assert "netdyn's report has no figures: OSError: no more ink." in said[1]
+    assert "<svg" not in next(tmp_path.rglob("netdyn_report.html")).read_text(encoding="utf-8").partition("The run")[0]
     assert trainer.global_step == 9
     assert steps_of(tmp_path) == [FIRST, SECOND, 5, LAST]
     with pytest.raises(OSError, match="no more ink"):

@@ -279,15 +279,17 @@ def test_shares_of_the_two_modes_add_up_to_one(whole, layer):
 
 @pytest.mark.parametrize("space", ["sample", "weight"])
 def test_there_is_no_basin_before_training_and_one_after(whole, space):
-    curve = [value for _, value in whole.scalars[f"basin/{space}/radius"]]
-    assert curve[0] == 0
-    assert min(curve[1:]) > 0.1
+    # A radius of 0 before training is not sent.
+    steps, curve = zip(*whole.scalars[f"basin/{space}/radius"], strict=True)
+    assert steps == tuple(POINTS[1:])
+    assert min(curve) > 0.1
 
 
 @pytest.mark.parametrize("space", ["sample", "weight"])
 def test_intervals_enclose_radii(whole, space):
     low, radius, high = ([v for _, v in whole.scalars[f"basin/{space}/{name}"]] for name in ("low", "radius", "high"))
-    assert all(a < b < c for a, b, c in zip(low[1:], radius[1:], high[1:], strict=True))
+    assert len(radius) == len(POINTS) - 1
+    assert all(a < b < c for a, b, c in zip(low, radius, high, strict=True))
 
 
 @pytest.mark.parametrize("step", POINTS)
@@ -658,14 +660,18 @@ def test_overhead_is_time_measuring_over_time_training():
 
 
 class Clock(L.Callback):
-    """Seconds that pass in nothing but a training step (1), an evaluation (7) and the drawing of figures (5)."""
+    """Seconds that pass in nothing but a training step (1), an evaluation (7) and the drawing of figures (5).
+
+    An overview alone takes one.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.measuring, self.budgets = 0.0, 0.0, []
         for module in (budget, monitoring):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(monitoring, "evaluate", self.slowly(monitoring.evaluate, 7))
-        monkeypatch.setattr(Monitor, "_draw", self.slowly(Monitor._draw, 5))
+        monkeypatch.setattr(Monitor, "_draw_report", self.slowly(Monitor._draw_report, 5))
+        monkeypatch.setattr(Monitor, "_draw_overview", self.slowly(Monitor._draw_overview, 1))
 
     def slowly(self, work: Any, seconds: float) -> Any:
         def slow(*args: Any, **kwargs: Any) -> Any:
