@@ -12,7 +12,14 @@ from netdyn.report.figures import overview as drawn
 from netdyn.report.history import History
 from netdyn.report.verdict import LEVELS, Verdict
 
-TITLES = ["accuracy", "noise it withstands", "OPT per layer", "RPD gradient", "dead units", "linear tail accuracy"]
+TITLES = [
+    "accuracy",
+    "noise withstood, σ",
+    "units in order (OPT)",
+    "order of the samples\n(RPD gradient)",
+    "dead units",
+    "accuracy without\nactivations",
+]
 
 
 def history(layers=3, evaluations=4, **changes):
@@ -48,10 +55,10 @@ def test_six_panels_show_the_numbers_over_the_run():
         made.curve("probe/val_accuracy"),
     ]
     radii = [made.curve(f"basin/{space}/radius") for space in ("sample", "weight")]
-    assert [list(line) for line in lines["noise it withstands"]] == radii
+    assert [list(line) for line in lines[TITLES[1]]] == radii
     for title, kind in zip(TITLES[2:], ("opt_fraction", "rpd_gradient", "dead_fraction"), strict=False):
         np.testing.assert_allclose(lines[title], made.curves(f"modes/{kind}"), atol=1e-7)
-    np.testing.assert_allclose(lines["linear tail accuracy"], made.curves("linear/tail_accuracy"))
+    np.testing.assert_allclose(lines[TITLES[5]], made.curves("linear/tail_accuracy"))
 
 
 def test_a_basin_has_its_interval_as_a_band():
@@ -119,6 +126,10 @@ def test_a_long_reason_keeps_to_two_lines():
 
 
 def boxes(figure):
+    return dict(figure_boxes(figure))
+
+
+def figure_boxes(figure):
     """The places of everything that is written, in dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -128,16 +139,57 @@ def boxes(figure):
     written = list(figure.texts)
     for axes in figure.axes:
         written += [*axes.texts, axes._left_title, *axes.get_xticklabels(), *axes.get_yticklabels()]
-    return {text.get_text(): text.get_window_extent(renderer) for text in written if text.get_text()}
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in written if text.get_text()]
 
 
-@pytest.mark.parametrize("made", [history(), history(8, 40), history(50, 3), history(1, 1)])
+def falling():
+    """Gradients of either sign, and validation accuracy that falls in the end."""
+    made = History()
+    for step, val in enumerate([0.1, 0.55, 0.87, 0.6]):
+        own = [layer("a", gradient=-0.31), layer("b", gradient=0.28)]
+        made.add(10 * step, report(*own, accuracy=0.9, val_accuracy=val))
+    return made
+
+
+@pytest.mark.parametrize("made", [history(), history(8, 40), history(50, 3), history(1, 1), falling()])
 def test_nothing_reaches_beyond_the_picture(made):
     for text, box in boxes(overview(made, "distribution shift", advice="words " * 30)).items():
         assert box.x0 >= 0, text
         assert box.y0 >= 0, text
         assert box.x1 <= drawn.WIDTH, text
         assert box.y1 <= drawn.HEIGHT, text
+
+
+def test_nothing_is_written_over_the_panel_beside_or_above():
+    """No two things written on the picture overlap, but for numbers beside a panel and the line below it."""
+    placed = [box for figure in [overview(falling(), advice="words " * 30)] for box in figure_boxes(figure)]
+    for i, (one, box) in enumerate(placed):
+        for other, its in placed[:i]:
+            across = min(box.x1, its.x1) - max(box.x0, its.x0)
+            down = min(box.y1, its.y1) - max(box.y0, its.y0)
+            assert min(across, down) <= 2, (one, other)
+
+
+def test_the_best_step_is_marked_once_validation_accuracy_has_fallen():
+    (*_, mark) = overview(falling()).axes[0].lines
+    assert list(mark.get_xdata()) == [20, 20]
+    assert len(overview(history()).axes[0].lines) == 2
+    flat = History()
+    for step, val in enumerate([0.5, 0.8, 0.79]):
+        flat.add(step, report(accuracy=0.9, val_accuracy=val))
+    assert len(overview(flat).axes[0].lines) == 2
+
+
+def test_training_and_validation_share_no_colour_with_the_basins():
+    first, second = ({line.get_color() for line in axes.lines} for axes in overview(history()).axes[:2])
+    assert not first & second
+
+
+def test_a_drawn_out_axis_is_named():
+    made = History()
+    for step in (0, 1, 2, 5, 100, 1000):
+        made.add(step, report(accuracy=0.5))
+    assert overview(made).texts[1].get_text() == "step 1,000, log-like axis"
 
 
 def test_letters_are_twice_as_high_as_what_can_be_read_on_a_card():

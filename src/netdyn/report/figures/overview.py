@@ -31,8 +31,12 @@ ALARM = "#B2182B"
 MOST_LINES = 8
 #: Most letters in a line below the verdict.
 LETTERS = 62
-#: Letters, in points: the verdict, titles of panels, all others.
-LARGE, MEDIUM, SMALL = 17.0, 13.0, 11.5
+#: Letters, in points: the verdict, all others.
+LARGE, SMALL = 17.0, 11.5
+#: Dots of a panel, and left of it: a number such as −0.31 has room there.
+ACROSS, DOWN, LEFT = 150, 88, 60
+#: The best step is marked if validation accuracy has fallen by more than this since.
+FALLEN = 0.02
 #: Steps whose largest distance exceeds the smallest by this factor are spread evenly.
 UNEVEN = 20.0
 #: Columns of a heat map.
@@ -47,25 +51,30 @@ def overview(history: History, verdict: Verdict) -> Figure:
 
     rcParams.update({"font.weight": "bold", "font.size": SMALL, "axes.linewidth": 1.6, "axes.titleweight": "bold"})
     figure = Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
-    _title(figure, verdict, history.steps[-1])
+    _title(figure, verdict, history)
     panels = [_panel(figure, place, history) for place in range(6)]
-    _network(panels[0], history, "accuracy", {"train": "probe/accuracy", "val": "probe/val_accuracy"}, 1.0)
-    _network(panels[1], history, "noise it withstands", {"input": "basin/sample", "weight": "basin/weight"})
-    _layers(panels[2], history, "OPT per layer", "modes/opt_fraction")
-    _layers(panels[3], history, "RPD gradient", "modes/rpd_gradient")
+    accuracies = {"train": "probe/accuracy", "val": "probe/val_accuracy"}
+    _network(panels[0], history, "accuracy", accuracies, PALETTE, 1.0)
+    _best(panels[0], history)
+    # Colours of their own: these are no training and validation data.
+    basins = {"input": "basin/sample", "weight": "basin/weight"}
+    _network(panels[1], history, "noise withstood, σ", basins, PALETTE[2:])
+    _layers(panels[2], history, "units in order (OPT)", "modes/opt_fraction")
+    _layers(panels[3], history, "order of the samples\n(RPD gradient)", "modes/rpd_gradient")
     _layers(panels[4], history, "dead units", "modes/dead_fraction")
-    _layers(panels[5], history, "linear tail accuracy", "linear/tail_accuracy", 1.0)
+    _layers(panels[5], history, "accuracy without\nactivations", "linear/tail_accuracy", 1.0)
     return figure
 
 
-def _title(figure: Figure, verdict: Verdict, step: int) -> None:
-    """The verdict on a strip of its colour, and below it why, and what to try."""
+def _title(figure: Figure, verdict: Verdict, history: History) -> None:
+    """The verdict on a strip of its colour with the step, and below it why, and what to try."""
     from matplotlib.patches import Rectangle
 
     colour, height = COLOURS.get(verdict.level, ALARM), 36 / HEIGHT
     figure.add_artist(Rectangle((0, 1 - height), 1, height, facecolor=colour, transform=figure.transFigure))
     figure.text(0.012, 1 - height / 2, verdict.level, color="white", size=LARGE, va="center_baseline")
-    figure.text(0.988, 1 - height / 2, f"step {step:,}", color="white", ha="right", va="center_baseline")
+    step = f"step {history.steps[-1]:,}" + ", log-like axis" * _uneven(history.places())
+    figure.text(0.988, 1 - height / 2, step, color="white", ha="right", va="center_baseline")
     why = f"{verdict.reason}." + f" Try: {verdict.advice}." * bool(verdict.advice)
     lines = textwrap.wrap(why, LETTERS, max_lines=2, placeholder=" …")
     figure.text(0.012, 1 - 42 / HEIGHT, "\n".join(lines), va="top", linespacing=1.1, parse_math=False)
@@ -74,8 +83,8 @@ def _title(figure: Figure, verdict: Verdict, step: int) -> None:
 def _panel(figure: Figure, place: int, history: History) -> Axes:
     """An empty panel, with the first, the middle and the last step below it."""
     row, column = divmod(place, 3)
-    left, bottom = (column * WIDTH / 3 + 40) / WIDTH, (220 - row * 176) / HEIGHT
-    axes = figure.add_axes((left, bottom, 168 / WIDTH, 94 / HEIGHT))
+    left, bottom = (column * WIDTH / 3 + LEFT) / WIDTH, (220 - row * 176) / HEIGHT
+    axes = figure.add_axes((left, bottom, ACROSS / WIDTH, DOWN / HEIGHT))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=3, width=1.6, pad=2)
     x, steps = spread(history.places()), history.steps
@@ -90,8 +99,12 @@ def _panel(figure: Figure, place: int, history: History) -> Axes:
 def spread(steps: Sequence[float]) -> np.ndarray:
     """Where steps are drawn: as they are, or closer together the larger they are, if they are very uneven."""
     at = np.asarray(steps, dtype=float)
-    gaps = np.diff(at)
-    return np.arcsinh(at / gaps.min()) if len(at) > 2 and gaps.max() > UNEVEN * gaps.min() else at
+    return np.arcsinh(at / np.diff(at).min()) if _uneven(steps) else at
+
+
+def _uneven(steps: Sequence[float]) -> bool:
+    gaps = np.diff(np.asarray(steps, dtype=float))
+    return len(gaps) > 1 and bool(gaps.max() > UNEVEN * gaps.min())
 
 
 def _thousands(step: int) -> str:
@@ -106,10 +119,17 @@ def _thousands(step: int) -> str:
     return str(step)
 
 
-def _network(axes: Axes, history: History, title: str, curves: Mapping[str, str], top: float | None = None) -> None:
+def _network(
+    axes: Axes,
+    history: History,
+    title: str,
+    curves: Mapping[str, str],
+    colours: Sequence[str],
+    top: float | None = None,
+) -> None:
     """Numbers of the whole network; a basin with its interval. Their last values stand below, in their colours."""
     x, words, highest = spread(history.places()), [], 0.0
-    for (name, tag), colour in zip(curves.items(), PALETTE, strict=False):
+    for (name, tag), colour in zip(curves.items(), colours, strict=False):
         basin = tag.startswith("basin")
         values = as_array(history.curve(f"{tag}/radius" if basin else tag))
         if np.isnan(values).all():
@@ -122,6 +142,14 @@ def _network(axes: Axes, history: History, title: str, curves: Mapping[str, str]
         highest = max(highest, np.nanmax(values), np.nanmax(np.nan_to_num(ends)))
         words.append((f"{name} {_number(values[-1])}", colour))
     _finish(axes, title, words, 0.0, top or highest * 1.05)
+
+
+def _best(axes: Axes, history: History) -> None:
+    """A vertical line where validation accuracy was best, if it has fallen since."""
+    values = as_array(history.curve("probe/val_accuracy"))
+    if np.isnan(values).all() or not np.nanmax(values) - values[-1] > FALLEN:
+        return
+    axes.axvline(spread(history.places())[np.nanargmax(values)], color="0.5", linewidth=1.6, linestyle=":", zorder=0)
 
 
 def _layers(axes: Axes, history: History, title: str, kind: str, top: float | None = None) -> None:
@@ -164,9 +192,10 @@ def _layers(axes: Axes, history: History, title: str, kind: str, top: float | No
 
 def _finish(axes: Axes, title: str, words: Sequence[tuple[str, object]], low: float, high: float) -> None:
     """The title, the line below the panel, and the range of the numbers."""
-    axes.set_title(title, size=MEDIUM, loc="left", x=-0.2, pad=4)
-    for (word, colour), (place, side) in zip(words, ((-0.2, "left"), (1.02, "right")), strict=False):
-        axes.text(place, -0.24, word, color=colour, ha=side, va="top", transform=axes.transAxes)
+    edge = (6 - LEFT) / ACROSS
+    axes.set_title(title, size=SMALL, loc="left", x=edge, pad=4, linespacing=1.0)
+    for (word, colour), (place, side) in zip(words, ((edge, "left"), (1.02, "right")), strict=False):
+        axes.text(place, -0.26, word, color=colour, ha=side, va="top", transform=axes.transAxes)
     if not words:
         axes.text(0.5, 0.5, "not measured", color="0.5", ha="center", transform=axes.transAxes)
     high = high if high > low else low + 1.0
