@@ -476,11 +476,21 @@ def weight(*args, **changes):
 
 def test_radius_is_put_in_words():
     assert sample(radius=0.123, per_class=(0.1, 0.2)) == [
-        "Noise of 0.12 on every component of the samples brings accuracy down to 50 %."
+        "Noise of 0.123 on every component of the samples brings accuracy down to 50 %."
     ]
     assert weight(radius=1.38, accuracy=0.625) == [
-        "Noise of 1.4 standard deviations on the weights brings accuracy down to 62.5 %."
+        "Noise of 1.38 standard deviations on the weights brings accuracy down to 62.5 %."
     ]
+
+
+@pytest.mark.parametrize(
+    ("radius", "amount"),
+    [(1.0, "1 standard deviation"), (0.9999, "1 standard deviation"), (1.014, "1.01 standard deviations")],
+)
+def test_noise_is_given_to_three_digits_in_the_right_number(radius, amount):
+    assert weight(radius=radius)[0] == f"Noise of {amount} on the weights brings accuracy down to 50 %."
+    (endless,) = weight(radius=math.inf, high=radius)
+    assert endless.startswith(f"Noise on the weights up to {amount}, the highest")
 
 
 def test_radius_zero_means_no_basin():

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import pytest
 from matplotlib.figure import Figure
@@ -171,6 +172,22 @@ def test_without_matplotlib_the_page_has_no_figures(tmp_path, monkeypatch):
     text = written(one, tmp_path)
     assert "figure" not in Reader(text).tags
     assert one.verdict.reason in words(text)
+
+
+def test_a_rule_is_written_once_below_its_sentences():
+    both = report(layer("a", dead=0.5), layer("b", dead=0.75))
+    text = pages.page(both, {}, {})
+    said = [(sentence, rule) for sentence, rule in with_rules(both) if "are dead" in sentence]
+    assert len(said) == 2
+    (rule,) = {rule for _, rule in said}
+    assert text.count(f"Rule: {escape(rule)}") == 1
+    assert "".join(f"<p>{sentence}</p>" for sentence, _ in said) + f"<small>Rule: {escape(rule)}" in text
+
+
+def test_figures_stand_in_two_columns_on_paper_and_none_is_higher_than_a_page():
+    paper = pages.STYLE[pages.STYLE.index("@media print") :]
+    assert ".figures { grid-template-columns: 1fr 1fr; }" in paper
+    assert "figure svg { max-height: 21cm; }" in paper
 
 
 def test_light_dark_and_paper_have_their_colours():

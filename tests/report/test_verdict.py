@@ -102,7 +102,9 @@ def test_held_out_data_that_lie_elsewhere_are_a_shift(learnt):
     verdict = found(learnt, val=(x + 3.0, y))
     assert verdict.level == "distribution shift"
     assert verdict.numbers["coverage/apart"] > 0.9
-    assert "farther from the training samples" in verdict.reason
+    assert "the validation data lie away from the training data (in " in verdict.reason
+    assert "the validation sample is the farther one)" in verdict.reason
+    assert verdict.advice.startswith("shuffle before you split")
 
 
 def test_weights_that_are_not_finite_are_divergence():
@@ -200,7 +202,27 @@ def test_each_threshold_has_two_sides(inside, outside, met):
 def test_between_healthy_and_overfitting_nothing_is_found():
     between = judge(dataclasses.replace(GOOD, val_accuracy=0.99 - (verdict.NARROW + verdict.WIDE) / 2))
     assert between.level == NO_FINDING
-    assert "between two verdicts" in between.reason
+    told = "the gap of 0.095 lies between healthy (up to 0.09) and overfitting (above 0.10)"
+    assert between.reason == f"training accuracy 0.990, validation 0.895: {told}"
+
+
+def test_a_gap_of_few_samples_is_not_called_one_between_healthy_and_overfitting():
+    """.9 and .79 of 64 samples each: the standard error of the difference is .063."""
+    few = judge(dataclasses.replace(GOOD, accuracy=0.9, val_accuracy=0.79, samples=64))
+    assert few.level == NO_FINDING
+    told = "so few samples show a gap of 0.110 by chance too (two standard errors are 0.126)"
+    assert few.reason == f"training accuracy 0.900, validation 0.790: {told}"
+
+
+@pytest.mark.parametrize(
+    ("apart", "told"),
+    [
+        (0.73, "lie away from the training data (in 73 % of comparisons with a training sample the validation sample"),
+        (0.27, "lie close to the training data (in 73 % of comparisons with a training sample the validation sample"),
+    ],
+)
+def test_a_shift_is_said_with_its_share(apart, told):
+    assert told in judge(dataclasses.replace(GOOD, val_accuracy=0.7, apart=apart)).reason
 
 
 def test_a_shift_of_the_data_that_costs_nothing_is_none():

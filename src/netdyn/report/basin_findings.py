@@ -21,7 +21,7 @@ FRAGILE = 0.5
 #: Up to this many classes are named.
 MOST_CLASSES = 10
 #: Unit of the noise, and what it falls on.
-NOISE = {"sample": ("", "every component of the samples"), "weight": (" standard deviations", "the weights")}
+NOISE = {"sample": ("", "every component of the samples"), "weight": ("standard deviation", "the weights")}
 
 
 def basins(report: Report) -> list[str]:
@@ -54,9 +54,15 @@ def _radius(basin: BasinResult, unit: str, where: str, classes: bool) -> str:
     target = percent(basin.accuracy)
     if math.isinf(basin.radius):
         left = f"accuracy above {target}" if classes else f"more than {target} of the answers right"
-        return f"Noise on {where} up to {basin.high:.3g}{unit}, the highest level tried, leaves {left}."
-    noise = f"Noise of {basin.radius:.2g}{unit} on {where}"
+        return f"Noise on {where} up to {_amount(basin.high, unit)}, the highest level tried, leaves {left}."
+    noise = f"Noise of {_amount(basin.radius, unit)} on {where}"
     return f"{noise} brings accuracy down to {target}." if classes else f"{noise} leaves {target} of the answers right."
+
+
+def _amount(noise: float, unit: str) -> str:
+    """Noise with its unit: "1.01 standard deviations"."""
+    number = f"{noise:.3g}"
+    return f"{number} {unit}{'' if number == '1' else 's'}" if unit else number
 
 
 def _classes_apart(basin: BasinResult) -> list[str]:
@@ -110,8 +116,8 @@ def _fragile(basin: BasinResult) -> list[str]:
     if not 0 < radii[name] < FRAGILE * usual:
         return []
     return [
-        f"The most fragile weights are {name}: their own radius is {radii[name]:.2g} standard deviations, less than "
-        "half the median of the others."
+        f"The most fragile weights are {name}: their own radius is {_amount(radii[name], NOISE['weight'][0])}, less "
+        "than half the median of the others."
     ]
 
 

@@ -213,8 +213,9 @@ RULES: tuple[tuple[Callable[[Report], list[str]], str], ...] = (
     (_untrained, "guessing explains the accuracy, within three standard errors or up to twice 1/K."),
     (
         _order,
-        f"the layer's own test of order finds it at {ORDER_LEVEL:g} over the number of layers; with fewer than five "
-        f"classes, its OPT share exceeds {ORDERED_TIMES:g}·alpha + 1/√units.",
+        "a layer has order where a test that shuffles its wiring finds it; by chance it finds some in "
+        f"{percent(ORDER_LEVEL)} of networks without order. With fewer than five classes there is no such test: the "
+        f"share of units in order must be above {ORDERED_TIMES:g} times alpha, plus 1/√(number of units).",
     ),
     (
         _phase,

@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +74,8 @@ dt { overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
 @media print { :root { color-scheme: light; --text: #000; --soft: #444; --page: #fff; --line: #999; --bar: #cfe3f5;
   --good: #1a7f37; --bad: #b3261e; --other: #0b5cad; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; }
-  figure, tr, li { break-inside: avoid; } .wide { overflow: visible; }
+  figure, tr, li { break-inside: avoid; } .figures { grid-template-columns: 1fr 1fr; } figure svg { max-height: 21cm; }
+  header + .figures { grid-template-columns: 1fr; } .wide { overflow: visible; }
   td.bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -137,8 +140,11 @@ def _paragraph(line: str) -> str:
 
 
 def _findings(report: Report) -> str:
-    """Each sentence with the rule by which it is said."""
-    items = [f"<li>{escape(s)}<small>Rule: {escape(rule)}</small></li>" for s, rule in with_rules(report)]
+    """The sentences, and below those of one rule that rule."""
+    items = []
+    for rule, found in groupby(with_rules(report), key=itemgetter(1)):
+        sentences = "".join(_paragraph(sentence) for sentence, _ in found)
+        items.append(f"<li>{sentences}<small>Rule: {escape(rule)}</small></li>")
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 

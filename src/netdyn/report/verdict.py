@@ -147,8 +147,7 @@ def judge(numbers: Numbers, earlier: Sequence[Moment] = ()) -> Verdict:
     for rule in (_diverged, _stale, _dead, _without_accuracy, _untrained, _shift, _overfitting, _learning, _healthy):
         if (found := rule(numbers, earlier)) is not None:
             return found
-    reached = {"probe/accuracy": numbers.accuracy, "probe/val_accuracy": numbers.val_accuracy}
-    return Verdict(NO_FINDING, reached, "a larger validation probe", f"{_reached(numbers)}, between two verdicts")
+    return _between(numbers)
 
 
 def _diverged(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
@@ -209,9 +208,13 @@ def _shift(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     found = _accuracies(numbers) | {"coverage/apart": numbers.apart, "batchnorm/gap": numbers.gap}
     why = f"{numbers.val_accuracy + numbers.gap:.3f} with the statistics of its own batch"
     if not restored:
-        side, share = ("farther from", numbers.apart) if numbers.apart > 0.5 else ("nearer to", 1 - numbers.apart)
-        why = f"whose samples are {side} the training samples than these are from one another ({share:.0%} of pairs)"
-    advice = "give both data sets the same preparation, or augment the training data accordingly"
+        side, how = ("away from", "farther") if numbers.apart > 0.5 else ("close to", "nearer")
+        share = f"{100 * max(numbers.apart, 1 - numbers.apart):.0f} %"
+        why = f"in {share} of comparisons with a training sample the validation sample is the {how} one"
+        why = f"the validation data lie {side} the training data ({why})"
+    advice = (
+        "shuffle before you split, give both data sets the same preparation, or augment the training data accordingly"
+    )
     return Verdict("distribution shift", found, advice, f"{_reached(numbers)}, {why}")
 
 
@@ -231,9 +234,13 @@ def _overfitting(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
 
 def _gap(numbers: Numbers) -> bool:
     """Whether training accuracy is above validation accuracy by more than the choice of the samples explains."""
+    return numbers.accuracy - numbers.val_accuracy > max(WIDE, ERRORS * _error(numbers))
+
+
+def _error(numbers: Numbers) -> float:
+    """Standard error of training accuracy minus validation accuracy."""
     a, v = numbers.accuracy, numbers.val_accuracy
-    error = math.sqrt(a * (1 - a) / numbers.samples + v * (1 - v) / (numbers.val_samples or numbers.samples))
-    return a - v > max(WIDE, ERRORS * error)
+    return math.sqrt(a * (1 - a) / numbers.samples + v * (1 - v) / (numbers.val_samples or numbers.samples))
 
 
 def _learning(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
@@ -247,6 +254,17 @@ def _healthy(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     if numbers.accuracy - numbers.val_accuracy > NARROW:
         return None
     return Verdict("healthy", _accuracies(numbers), "", _reached(numbers))
+
+
+def _between(numbers: Numbers) -> Verdict:
+    """A gap too large for a healthy network, and too small, or too uncertain, for an overfitting one."""
+    gap = numbers.accuracy - numbers.val_accuracy
+    where = f"the gap of {gap:.3f} lies between healthy (up to {NARROW:.2f}) and overfitting (above {WIDE:.2f})"
+    if gap > WIDE:
+        by_chance = ERRORS * _error(numbers)
+        where = f"so few samples show a gap of {gap:.3f} by chance too (two standard errors are {by_chance:.3f})"
+    advice = "a larger validation probe"
+    return Verdict(NO_FINDING, _accuracies(numbers), advice, f"{_reached(numbers)}: {where}")
 
 
 def _accuracies(numbers: Numbers) -> dict[str, float]:
