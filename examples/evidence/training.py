@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import netdyn
 from netdyn.report.trend import Moment
-from networks import make
+from architectures import make
 
 #: Samples of a training probe.
 PROBE = 256

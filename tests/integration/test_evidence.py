@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 FOLDER, DOCS = ROOT / "examples/evidence", ROOT / "docs"
-MODULES = ("rates", "records", "tables", "truth", "settings", "networks", "suspects", "figures", "images", "data")
+MODULES = ("rates", "records", "tables", "truth", "settings", "architectures", "suspects", "figures", "images", "data")
 
 
 @pytest.fixture

@@ -666,6 +666,10 @@ class Fuse(nn.Module):
         return x
 
 
+#: How often the functions run the network that do not run it twice or more.
+RUNS = {"node_strength": 0, "layer_fluctuation": 0, "deep_graph_persistence": 0, "bn_drift": 1}
+
+
 @every_function
 @pytest.mark.parametrize("limit", [0, 1], ids=["first", "second"])
 def test_a_public_function_leaves_nothing_behind_when_the_forward_fails(function, limit):
@@ -673,7 +677,7 @@ def test_a_public_function_leaves_nothing_behind_when_the_forward_fails(function
     network = fill(nn.Sequential(*layers, Unruly(*UNRULY["nested"]))).train()
     network[1].eval()
     before = portrait(network), surroundings()
-    with pytest.raises(Burnt):
+    with pytest.raises(Burnt) if limit < RUNS.get(function.__name__, 2) else contextlib.nullcontext():
         measure(function, network, samples(12))
     assert (portrait(network), surroundings()) == before
     assert hooks(network) == 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from netdyn._utils.trees import Inputs
+from netdyn._utils.trees import Inputs, copied
 from netdyn.companions.weighted import named_modules
 from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
@@ -40,14 +40,14 @@ def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
         netdyn's convention; P1: grokking in deep networks is largely the lag of these statistics.
 
     Example:
-        >>> net = nn.Sequential(nn.BatchNorm1d(1, eps=0))
+        >>> net = nn.Sequential(nn.BatchNorm1d(1, eps=1e-12))
         >>> net.load_state_dict({"0.running_mean": torch.tensor([3.0])}, strict=False).unexpected_keys
         []
-        >>> bn_drift(net, torch.tensor([[-1.0], [1.0]]))  # mean 0 and standard deviation 1, which the running one has
-        {'0': 3.0}
+        >>> round(bn_drift(net, torch.tensor([[-1.0], [1.0]]))["0"], 6)  # mean 0, and a standard deviation of 1 as well
+        3.0
     """
     with isolated_network(model) as network:
-        return measure_drift(network, [inputs])
+        return measure_drift(network, [copied(inputs)])
 
 
 def measure_drift(network: nn.Module, batches: Iterable[Inputs]) -> dict[str, float]:

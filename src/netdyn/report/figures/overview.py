@@ -214,6 +214,6 @@ def _number(value: float) -> str:
     """A number in few letters.
 
     >>> [_number(value) for value in (0.0, 0.314, 3.14, 31.4, -0.5, float("nan"))]
-    ['0', '0.31', '3.1', '31', '−0.5', '–']
+    ['0', '0.31', '3.1', '31.4', '−0.5', '–']
     """
     return "–" if value != value else f"{round(value, 2 if abs(value) < 1 else 1):g}".replace("-", "−")
