@@ -11,13 +11,13 @@ from dataclasses import asdict
 
 import suspects
 import torch
+from architectures import make
 from images import Pair, Split, shifted, split
 from settings import NETWORKS, Setting
 from torch import Tensor, nn
 
 import netdyn
 from netdyn.report.trend import Moment
-from architectures import make
 
 #: Samples of a training probe.
 PROBE = 256
