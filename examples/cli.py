@@ -4,7 +4,7 @@
     python examples/cli.py fit --config examples/cli.yaml --trainer.callbacks.weight_rays 8
     python examples/cli.py fit --config examples/cli.yaml --print_config
 
-Needs the extra `cli`: pip install "netdyn[cli,examples]".
+Needs the extra `cli`: pip install ".[cli,examples]" in a clone.
 """
 
 from __future__ import annotations

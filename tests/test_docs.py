@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import json
 import re
 from pathlib import Path
 
@@ -225,3 +226,18 @@ def test_the_first_screen_says_what_why_how_and_what_it_costs(name):
     assert places == sorted(places)
     assert "images/overview.png" in text
     assert "> overfitting: training accuracy" in text
+
+
+def test_the_first_screens_give_the_verdicts_rate_with_its_limit_and_what_accuracy_alone_reaches():
+    told = json.loads((ROOT / "docs/evidence/numbers.json").read_text(encoding="utf-8"))
+    alone = f"{told['balanced: training and validation accuracy alone']:.3f}".removeprefix("0")
+    rate = f"{told['balanced_accuracy']:.3f}".removeprefix("0")
+    assert told["false_alarms"] == 0
+    for name, sentence in {
+        "README.md": f"with training and validation accuracy alone it is {alone}.",
+        "docs/index.md": f"training and validation accuracy alone reach {alone}.",
+    }.items():
+        text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        parts = [rate, f"{told['judged']} labelled trainings", "small image networks", sentence]
+        parts += [f"alarm on {told['healthy']} healthy ones", "Other tasks have not been measured"]
+        assert [part for part in parts if part not in text] == [], name

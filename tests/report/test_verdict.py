@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,6 +225,23 @@ def test_a_gap_of_few_samples_is_not_called_one_between_healthy_and_overfitting(
 )
 def test_a_shift_is_said_with_its_share(apart, told):
     assert told in judge(dataclasses.replace(GOOD, val_accuracy=0.7, apart=apart)).reason
+
+
+def test_the_page_gives_the_constants_as_numbers():
+    """Each rule on the page names its constants in brackets, after their numbers: "more than 60 % (`DEAD`)"."""
+    page = (Path(__file__).parents[2] / "docs/evidence.md").read_text(encoding="utf-8")
+    rules = " ".join(page.partition("## The rules")[2].partition("## How it was measured")[0].split())
+    told = re.findall(r"(\S+)( %| samples| standard errors)? \(`([A-Z_]+)`\)", rules)
+    assert len(told) == rules.count("(`")
+    assert {name for *_, name in told} == {"DEAD", "LOST", "RISEN", "FEWEST_SAMPLES", "STALE", "WIDE", "ERRORS"} | {
+        "APART",
+        "LEARNT",
+        "NARROW",
+    }
+    for number, unit, name in told:
+        value = {"twice": 2.0}.get(number) or float(number)
+        assert value / (100 if unit == " %" else 1) == pytest.approx(getattr(verdict, name)), name
+    assert f"above {verdict.NARROW:.2f} and up to {verdict.WIDE:.2f}".replace("0.", ".") in rules
 
 
 def test_a_shift_of_the_data_that_costs_nothing_is_none():

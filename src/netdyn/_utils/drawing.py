@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: The error if matplotlib is missing.
-MISSING = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
+MISSING = (
+    "Figures need matplotlib, which is not installed. In a clone of netdyn, install it with: pip install '.[plot]'."
+)
 
 
 def available() -> bool:

@@ -81,7 +81,9 @@ def test_the_style_is_put_back_when_drawing_fails():
 
 def test_without_matplotlib_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setattr(drawing, "available", lambda: False)
-    text = "Figures need matplotlib, which is not installed. Install it with: pip install 'netdyn[plot]'."
+    text = (
+        "Figures need matplotlib, which is not installed. In a clone of netdyn, install it with: pip install '.[plot]'."
+    )
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         tail({"a": 0.5}, 0.5, 0)
 
