@@ -75,7 +75,7 @@ dt { overflow-wrap: anywhere; } dd { margin: 0; overflow-wrap: anywhere; }
   --good: #1a7f37; --bad: #b3261e; --other: #0b5cad; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; }
   figure, tr, li { break-inside: avoid; } .figures { grid-template-columns: 1fr 1fr; } figure svg { max-height: 21cm; }
-  header + .figures { grid-template-columns: 1fr; } .wide { overflow: visible; }
+  .figures { align-items: start; } header + .figures { grid-template-columns: 1fr; } .wide { overflow: visible; }
   td.bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
