@@ -549,8 +549,10 @@ class Monitor:
         except Exception as error:
             if self.strict:
                 raise
-            text = f"netdyn's report has no figures: {reason(error)} report=False leaves the report out."
-            self.say_once(text, f"report's figures, {type(error).__name__}")
+            self.say_once(
+                f"netdyn's report has no figures: {reason(error)} report=False leaves the report out.",
+                f"report's figures, {type(error).__name__}",
+            )
             return {}
 
     # --- never in the way ---
