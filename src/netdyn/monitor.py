@@ -433,9 +433,11 @@ class Monitor:
         if draw:
             self._draw_report(report, overview)
             self.budget.drawing = time.monotonic() - begin
-        elif overview := overview and self.budget.affords(self._overview_seconds):
+        elif overview and self.budget.affords(self._overview_seconds):
             self._draw_overview(report)
             self._overview_seconds = time.monotonic() - begin
+        else:
+            overview = False
         self._overview_drawn = overview
 
     def _arrange(self) -> None:

@@ -24,6 +24,7 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules that run, with their names; ``"model"`` is the whole one."""
     model = unwrapped(model)[0]
+    # An isolated network lists the modules of the model inside, without its own shell, which has a name all the same.
     names = {module: name for name, module in model.named_modules()}
     for module in model.modules():
         yield clean_name(names.get(module, "")) or ROOT, module

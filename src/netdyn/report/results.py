@@ -214,9 +214,8 @@ class Report:
             values[f"linear/share/{layer.name}"] = layer.linear_share
             values[f"linear/affine_defect/{layer.name}"] = layer.affine_defect
         known = [layer.opt_fraction for layer in self.layers if not math.isnan(layer.opt_fraction)]
-        dead = [layer.dead_fraction for layer in self.layers if not math.isnan(layer.dead_fraction)]
         values["modes/opt_mean"] = sum(known) / len(known) if known else math.nan
-        values["modes/dead_max"] = max(dead, default=math.nan)
+        values["modes/dead_max"] = self.dead_max
         values["linear/functional_depth"] = self.functional_depth
         values |= {f"phase/{name}": value for name, value in vars(self.phase).items()}
         values |= {"batchnorm/gap": self.batchnorm_gap, "batchnorm/train_gap": self.batchnorm_train_gap}
@@ -278,6 +277,11 @@ class Report:
         from netdyn.report.verdict import verdict
 
         return verdict(self, self.trend)
+
+    @property
+    def dead_max(self) -> float:
+        """The largest share of dead units of a layer; NaN if no layer has one."""
+        return max((x.dead_fraction for x in self.layers if not math.isnan(x.dead_fraction)), default=math.nan)
 
     @property
     def moment(self) -> Moment:

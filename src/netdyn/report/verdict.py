@@ -118,7 +118,6 @@ def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
         report: What was measured.
         earlier: The earlier evaluations of its run, oldest first.
     """
-    dead = [layer.dead_fraction for layer in report.layers if not math.isnan(layer.dead_fraction)]
     return judge(
         Numbers(
             samples=report.samples,
@@ -128,7 +127,7 @@ def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
             val_accuracy=math.nan if report.val_accuracy is None else report.val_accuracy,
             loss=report.loss,
             finite=report.finite,
-            dead=max(dead, default=math.nan),
+            dead=report.dead_max,
             gap=report.batchnorm_gap,
             train_gap=report.batchnorm_train_gap,
             apart=math.nan if report.coverage is None else report.coverage.apart,
