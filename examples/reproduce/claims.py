@@ -19,6 +19,8 @@ from data import Data, load
 from matplotlib.figure import Figure
 from training import Row
 
+import netdyn
+
 
 @dataclass(frozen=True)
 class Part:
@@ -29,12 +31,14 @@ class Part:
         measured: The number that is compared with the bound, for each seed.
         holds: Whether the statement is true, for each seed.
         form: Format string of the numbers.
+        place: Where the page shows the numbers once more: ``(table, row, column)``, if anywhere.
     """
 
     statement: str
     measured: Sequence[float]
     holds: Sequence[bool]
     form: str = "{:.3f}"
+    place: tuple[str, str, str] | None = None
 
     @property
     def verdict(self) -> str:
@@ -136,6 +140,7 @@ class Task:
             "data": self.data.name,
             "seeds": len(self.seeds),
             "minutes": round(self.spent() / 60, 1),
+            "versions": {"netdyn": netdyn.__version__, "torch": torch.__version__},
             "claims": [
                 asdict(claim)
                 | {"verdict": claim.verdict}

@@ -90,6 +90,19 @@ def grows(statement: str, seeds: list[Networks], name: str, axis: int, sign: int
     )
 
 
+def at_cuts(statement: str, seeds: list[Networks], kind: str, axis: int, sign: int = 1) -> list[Part]:
+    """That statement for each accuracy that defines a radius; noise on weights has the named unit or each layer's."""
+    unit = kind.removeprefix("weight ")
+    found = []
+    for cut in CUTS:
+        convention = f"radius at accuracy {cut}" + (f', normalization "{unit}"' if unit != kind else "")
+        plain = cut == CUTS[0] and unit != "global"
+        part = grows(statement if plain else f"{convention}: {statement}", seeds, f"{kind} {cut}", axis, sign)
+        row = f'{statement}, normalization "{unit}"' if unit != kind else statement
+        found.append(replace(part, place=("cuts", row, f"{cut}")))
+    return found
+
+
 def peak(seeds: list[Networks]) -> tuple[list[Part], list[Part]]:
     """At which depth the test accuracy is best, and whether the difference exceeds the spread over seeds."""
 
@@ -177,7 +190,9 @@ def main() -> None:
     )
     parts, readings = peak(by_depth)
     readings += [replace(part, statement=f"without normalisation: {part.statement}") for part in peak(plain)[0]]
-    weights = [(scale, bound) for scale in ("layer", "global") for bound in CUTS]
+    sample = at_cuts("the sample radius grows with depth", by_depth, "sample", 0)
+    weight = at_cuts("the weight radius shrinks with depth", by_depth, "weight layer", 0, -1)
+    wider = at_cuts("the weight radius grows with width", by_width, "weight layer", 1)
     claims = [
         Claim("Best depth", "P1", "The test accuracy peaks near 6 to 8 layers.", setting, parts, readings),
         Claim(
@@ -185,30 +200,10 @@ def main() -> None:
             "P1",
             "With depth the basin in sample space grows and the basin in weight space shrinks.",
             setting,
+            [sample[0], weight[0]],
             [
-                grows("the sample radius grows with depth", by_depth, "sample 0.5", 0),
-                grows("the weight radius shrinks with depth", by_depth, "weight layer 0.5", 0, -1),
-            ],
-            [
-                *(
-                    grows(
-                        f"radius at accuracy {bound}: the sample radius grows with depth",
-                        by_depth,
-                        f"sample {bound}",
-                        0,
-                    )
-                    for bound in CUTS[1:]
-                ),
-                *(
-                    grows(
-                        f'radius at accuracy {bound}, normalization "{scale}": the weight radius shrinks with depth',
-                        by_depth,
-                        f"weight {scale} {bound}",
-                        0,
-                        -1,
-                    )
-                    for scale, bound in weights[1:]
-                ),
+                *(*sample[1:], *weight[1:]),
+                *at_cuts("the weight radius shrinks with depth", by_depth, "weight global", 0, -1),
                 grows("without normalisation: the sample radius grows with depth", plain, "sample 0.5", 0),
                 grows("without normalisation: the weight radius shrinks with depth", plain, "weight layer 0.5", 0, -1),
             ],
@@ -220,16 +215,8 @@ def main() -> None:
             "P1",
             "With width the basin in weight space grows.",
             setting,
-            [grows("the weight radius grows with width", by_width, "weight layer 0.5", 1)],
-            [
-                grows(
-                    f'radius at accuracy {bound}, normalization "{scale}": the weight radius grows with width',
-                    by_width,
-                    f"weight {scale} {bound}",
-                    1,
-                )
-                for scale, bound in weights[1:]
-            ],
+            wider[:1],
+            [*wider[1:], *at_cuts("the weight radius grows with width", by_width, "weight global", 1)],
         ),
     ]
     rows = [

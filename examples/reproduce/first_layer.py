@@ -19,11 +19,13 @@ from __future__ import annotations
 import torch
 from claims import Claim, Part, Task, task
 from data import Data
+from l_map import l_map, shares_and_defects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 from training import Row, accuracy, in_epochs, mlp, train
 
+from netdyn import diagnose
 from netdyn.functional import class_tuning, linear_substitution_map, local_fields, rpd_gradient
 
 LOW, HIGH = 0.03, 0.37
@@ -45,7 +47,9 @@ def measured(network: nn.Module, data: Data) -> Row:
     tuning = class_tuning(local_fields(network, probe.x, [FIRST])[FIRST], probe.y, 10)
     pathway = linear_substitution_map(network, probe.x, [FIRST])[FIRST]
     share = torch.bincount(probe.y, minlength=10) / len(probe.y)
+    linear = diagnose(network, probe.x, probe.y, measure=["linear"], layers=[FIRST])
     return {
+        **shares_and_defects(linear),
         "gradient": float(rpd_gradient(tuning, pathway, share)),
         "raw gradient": float(rpd_gradient(tuning, pathway, share, centre=False)),
         "train accuracy": accuracy(network, probe.x, probe.y),
@@ -211,6 +215,12 @@ def main(arguments: list[str] | None = None) -> None:
             over_time(shallow, LOW),
             over_time(shallow, HIGH),
             over_time(deep, HIGH, "five layers: "),
+            *(
+                part
+                for name, runs in (("one hidden layer", shallow), ("five layers", deep))
+                for rate in (LOW, HIGH)
+                for part in l_map(f"{name}, rate {rate}, at the end", [rows[-1] for rows in runs[rate]])
+            ),
         ],
         "The readings at equal rate × steps test whether the rate matters by itself, or only because it moves the "
         "network farther in the same number of epochs.",

@@ -108,7 +108,7 @@ def learnt(rows: list[Row]) -> Row:
     return next((row for row in rows if row["train, batch"] >= 0.99), rows[-1])
 
 
-def delays(runs: list[list[Row]], label: str = "") -> list[Part]:
+def delays(runs: list[list[Row]], setting: Setting, label: str = "") -> list[Part]:
     """The statements that there is a delay with running statistics and none with batch statistics."""
     then, end = [learnt(rows) for rows in runs], [rows[-1] for rows in runs]
 
@@ -122,16 +122,18 @@ def delays(runs: list[list[Row]], label: str = "") -> list[Part]:
             "running statistics is at most half of its last value",
             late,
             [share <= 0.5 for share in late],
+            place=("drift", str(setting), "share of the last test accuracy, running statistics"),
         ),
         Part(
             f"{label}at the same step the test accuracy with batch statistics is at least 0.8 of its last value",
             early,
             [share >= 0.8 for share in early],
+            place=("drift", str(setting), "the same, batch statistics"),
         ),
     ]
 
 
-def drifts(runs: list[list[Row]], label: str = "") -> list[Part]:
+def drifts(runs: list[list[Row]], setting: Setting, label: str = "") -> list[Part]:
     """The statements that the running statistics themselves are far off at first, and close in the end."""
     then = [learnt(rows)["drift"] for rows in runs]
     left = [rows[-1]["drift"] / before for rows, before in zip(runs, then, strict=True)]
@@ -141,9 +143,13 @@ def drifts(runs: list[list[Row]], label: str = "") -> list[Part]:
             "are at least half a standard deviation off (bn_drift, mean over layers)",
             then,
             [drift >= 0.5 for drift in then],
+            place=("drift", str(setting), "drift"),
         ),
         Part(
-            f"{label}after the last step at most a fifth of that drift is left", left, [share <= 0.2 for share in left]
+            f"{label}after the last step at most a fifth of that drift is left",
+            left,
+            [share <= 0.2 for share in left],
+            place=("drift", str(setting), "share of it left at the end"),
         ),
     ]
 
@@ -156,13 +162,11 @@ def lag(runs: list[list[Row]], cut: float) -> Part:
         return next((row["step"] for row in rows if row[f"test, {kind}"] >= goal), math.inf)
 
     late = [reached(rows, "running") / reached(rows, "batch") for rows in runs]
-    return Part(
-        f"accuracy {cut}: running statistics reach this share of the last test accuracy at least twice as late as "
-        "batch statistics (ratio of steps)",
-        late,
-        [ratio >= 2 for ratio in late],
-        "{:.1f}",
+    told = (
+        "running statistics reach this share of the last test accuracy at least twice as late as batch statistics "
+        "(ratio of steps)"
     )
+    return Part(f"accuracy {cut}: {told}", late, [ratio >= 2 for ratio in late], "{:.1f}", ("cuts", told, f"{cut}"))
 
 
 def closed(rows: list[Row]) -> float:
@@ -177,14 +181,14 @@ def claim(runs: dict[Setting, list[list[Row]]], main: Setting, setting: str) -> 
     end = [abs(rows[-1]["test, batch"] - rows[-1]["test, running"]) for rows in own]
     seen = [learnt(rows) for rows in own]
     parts = [
-        *delays(own),
+        *delays(own, main),
         Part("after the last step the two differ by at most 0.03", end, [gap <= 0.03 for gap in end]),
-        *drifts(own),
+        *drifts(own, main),
     ]
     readings = [lag(own, cut) for cut in CUTS]
     for other, found in runs.items():
         if other != main:
-            readings += [*delays(found, f"{other}: "), *drifts(found, f"{other}: ")]
+            readings += [*delays(found, other, f"{other}: "), *drifts(found, other, f"{other}: ")]
     trains = [row["train, running"] for row in seen]
     readings.append(
         Part(
@@ -202,7 +206,9 @@ def claim(runs: dict[Setting, list[list[Row]]], main: Setting, setting: str) -> 
         )
         readings.append(Part(told, ratio, [r >= 3 for r in ratio], "{:.1f}"))
     step = ", ".join(f"{row['step']:.0f}" for row in seen)
-    shown = [str(other) for other, found in runs.items() if all(part.verdict == "holds" for part in delays(found))]
+    shown = [
+        str(other) for other, found in runs.items() if all(part.verdict == "holds" for part in delays(found, other))
+    ]
     return Claim(
         "Deep grokking is the lag of the running statistics",
         "P1",

@@ -36,6 +36,7 @@ from netdyn.functional import sample_basin
 LAYERS = ("gradient 1", "gradient 2")
 CUTS = (0.7, 0.9)
 """Further accuracies that define a radius; 0.5 gives the verdict."""
+WIDE = "at the end the radius is above 0.1"
 STEEPEST = 6 * (1 - 1 / 10)
 """The largest RPD gradient that ten classes of equal size allow."""
 
@@ -125,7 +126,7 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
     def rise(name: str) -> list[float]:
         return [b[name] - a[name] for a, b in zip(then, end, strict=True)]
 
-    before, after = values(then, "radius"), values(end, "radius")
+    before = values(then, "radius")
     lag = [abs(math.log2(halfway(rows, "coverage") / halfway(rows, "test"))) for rows in runs]
     steep = values(then, *LAYERS)
     parts = [
@@ -135,8 +136,7 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
             [x < 0.5 for x in values(then, "test")],
         ),
         Part("… at the end at least 0.8", values(end, "test"), [x >= 0.8 for x in values(end, "test")]),
-        Part("when 99 % of the training images are right the radius is below 0.05", before, [x < 0.05 for x in before]),
-        Part("at the end it is above 0.1", after, [x > 0.1 for x in after]),
+        *widening(then, end, "radius", "0.5"),
         Part("between the two, coverage rises by at least 0.3", rise("coverage"), [x >= 0.3 for x in rise("coverage")]),
         Part(
             "coverage and test accuracy complete half of their rise at steps within a factor of 2 of each other "
@@ -153,7 +153,7 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
     ]
     crossed = [next((row["test"] for row in rows if row["radius"] > 0.1), math.nan) for rows in runs]
     readings = [
-        *(part for cut in CUTS for part in widening(values(then, f"radius {cut}"), values(end, f"radius {cut}"), cut)),
+        *(part for cut in CUTS for part in widening(then, end, f"radius {cut}", f"{cut}")),
         *l_map("when 99 % of the training images are right", then),
         *l_map("at the end", end),
         Part("before, the radius is below 10^−1.5, order 10⁻² by rounding", before, [x < 10**-1.5 for x in before]),
@@ -188,12 +188,14 @@ def claim(runs: list[list[Row]], setting: str) -> Claim:
     )
 
 
-def widening(before: list[float], after: list[float], cut: float) -> list[Part]:
-    """The statements on the radius, with another accuracy that defines it."""
-    label = f"radius at accuracy {cut}: "
+def widening(then: list[Row], end: list[Row], name: str, cut: str) -> list[Part]:
+    """The statements on the radius, for one accuracy that defines it."""
+    label = "" if name == "radius" else f"radius at accuracy {cut}: "
+    narrow = "when 99 % of the training images are right the radius is below 0.05"
+    before, after = [row[name] for row in then], [row[name] for row in end]
     return [
-        Part(f"{label}when 99 % of the training images are right it is below 0.05", before, [x < 0.05 for x in before]),
-        Part(f"{label}at the end it is above 0.1", after, [x > 0.1 for x in after]),
+        Part(label + narrow, before, [x < 0.05 for x in before], place=("cuts", narrow, cut)),
+        Part(f"{label}at the end it is above 0.1", after, [x > 0.1 for x in after], place=("cuts", WIDE, cut)),
     ]
 
 

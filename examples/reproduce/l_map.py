@@ -21,24 +21,26 @@ def shares_and_defects(report: Report) -> Row:
     return row | {f"defect {at}": layer.affine_defect for at, layer in enumerate(report.layers)}
 
 
-def l_map(when: str, rows: list[Row]) -> list[Part]:
+def l_map(where: str, rows: list[Row]) -> list[Part]:
     """Whether the L-map is the same for all samples, and most of the network, from one row per seed."""
     layers = range(sum(name.startswith("defect ") for name in rows[0]))
     defects = [max(row[f"defect {at}"] for at in layers) for row in rows]
     found = [
         Part(
-            f"{when} no layer's affine defect exceeds {MOST_DEFECT}: the L-map is the same for all samples",
+            f"{where}: no layer's affine defect exceeds {MOST_DEFECT}: the L-map is the same for all samples",
             defects,
             [defect <= MOST_DEFECT for defect in defects],
+            place=("l_map", where, "largest affine defect"),
         )
     ]
-    for at, name in dict.fromkeys([(layers[0], "first"), (layers[-1], "last")]):
+    for at, name in [(layers[0], "first"), (layers[-1], "last")][: len(layers)]:
         shares = [row[f"share {at}"] for row in rows]
         found.append(
             Part(
-                f"{when} the linear share from the {name} layer on is at least {LEAST_SHARE}",
+                f"{where}: the linear share from the {name} layer on is at least {LEAST_SHARE}",
                 shares,
                 [share >= LEAST_SHARE for share in shares],
+                place=("l_map", where, f"linear share, {name} layer"),
             )
         )
     return found

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -129,14 +128,17 @@ def with_all(row: Row, kind: str = "tail", whole: str = "accuracy") -> list[floa
     return [*tail(row, kind), row[whole]]
 
 
+def learnt(rows: list[Row], kind: str = "") -> Row:
+    """The first measurement at which the network clearly beats chance, or the last one."""
+    return next((row for row in rows if math.isfinite(row[f"{kind}depth"])), rows[-1])
+
+
 def parts_of(runs: list[list[Row]], kind: str = "") -> list[Part]:
     """The parts of the claim for one kind of training; `kind` as in :func:`depths_of`."""
     ends = [rows[-1] for rows in runs]
     depths = [end[f"{kind}depth"] for end in ends]
     counts = [end["layers"] for end in ends]
-    early = [
-        next((row[f"{kind}depth"] for row in rows if math.isfinite(row[f"{kind}depth"])), math.nan) for rows in runs
-    ]
+    early = [learnt(rows, kind)[f"{kind}depth"] for rows in runs]
     bound = round(EARLY * counts[0])
     parts = [
         Part(
@@ -187,11 +189,9 @@ def readings_of(found: dict[bool, list[list[Row]]]) -> list[Part]:
     ]
     return [
         *(Part(f"{name}: {p.statement}", p.measured, p.holds, p.form) for name, parts in named for p in parts),
-        *l_map("after training", ends),
-        *(
-            replace(part, statement=f"without normalisation: {part.statement}")
-            for part in l_map("after training", plain)
-        ),
+        *l_map("batch normalisation, when it first beats chance clearly", [learnt(rows) for rows in found[True]]),
+        *l_map("batch normalisation, at the end", ends),
+        *l_map("no normalisation, at the end", plain),
         Part("the last layer's linear share is at least 0.9 after training", last, [share >= 0.9 for share in last]),
         Part(
             "netdyn's tail accuracies, from one formula, differ by at most 0.002 from those of networks whose "

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from claims import Claim, Part, Task, task
 from data import Data
+from l_map import l_map, shares_and_defects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -66,11 +67,11 @@ def profile(network: nn.Module, data: Data, final: bool) -> Row:
     The last evaluation also has the accuracy on the test set, which takes longer than everything else.
     """
     x, y = data.x[:PROBE], data.y[:PROBE]
-    report = diagnose(network, x, y, measure=["modes"])
+    report = diagnose(network, x, y, measure=["modes", "linear"])
     raw = phase(uncentred(network, x, y), 10)
     found = {"index": report.phase.index, "spread": report.phase.spread, "mean": report.phase.mean}
     found |= {"raw index": raw.index, "raw spread": raw.spread, "raw mean": raw.mean}
-    found |= {"accuracy": report.accuracy}
+    found |= {"accuracy": report.accuracy} | shares_and_defects(report)
     if final:
         found["test accuracy"] = accuracy(network, data.test_x, data.test_y)
     return found | {f"gradient {at}": layer.rpd_gradient for at, layer in enumerate(report.layers, start=1)}
@@ -120,6 +121,12 @@ def lowest(runs: list[list[Row]], until: int, name: str = "index", order: float 
     """For each seed, the lowest index up to a step over the evaluations with order; NaN if there is none."""
     early = [[row[name] for row in rows if row["step"] <= until and row["mean"] >= order] for rows in runs]
     return [min(values, default=math.nan) for values in early]
+
+
+def dip(rows: list[Row], until: int) -> Row:
+    """The evaluation with the lowest index up to a step, of those with order if there are any."""
+    early = [row for row in rows if row["step"] <= until]
+    return min([row for row in early if row["mean"] >= ORDERED] or early, key=lambda row: row["index"])
 
 
 def last(runs: list[list[Row]], name: str = "index") -> list[float]:
@@ -250,6 +257,9 @@ def first_two(found: dict[str, list[list[Row]]], epoch: int, start: str) -> Clai
             above(f"phase II at the end of the first epoch ({name})", last(runs), 0.5),
             above(f"phase II from the start ({name})", lowest(runs, epoch), 0.0),
         ]
+    named = f"{BASE.layers} × {BASE.width}, {BASE.name}"
+    readings += l_map(f"{named}, at the lowest index of the first epoch", [dip(rows, epoch) for rows in base])
+    readings += l_map(f"{named}, at the end", [rows[-1] for rows in base])
     note = (
         "An index of 0 can also result from differences between layers that are too small to count. The reading that "
         "counts them shows whether there was phase II from the start or no phase at all."
@@ -294,6 +304,7 @@ def third_phase(found: dict[str, list[list[Row]]], samples: int, third: Kind) ->
             above(f"Adam at {FASTER.rate}: at the end {near}", [converged(end) for end in faster], 0.85),
             above(f"Adam at {FASTER.rate}: the mean is at least {large:.2f}", [end["mean"] for end in faster], large),
             above(f"the network of 10 layers, by SGD: at the end {near}", [converged(end) for end in others], 0.85),
+            *l_map(f"{third.layers} × {third.width}, Adam at {third.rate}, at the end", ends),
         ],
         ""
         if third.batch == 30_000

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from claims import Claim, Part, Task, task
 from data import Data
+from l_map import l_map, shares_and_defects
 from matplotlib.figure import Figure
 from torch import nn
 from training import Row, mlp, train
@@ -66,6 +67,7 @@ def measured(network: nn.Module, probe: Data) -> Row:
         "train accuracy": modes.accuracy,
         "test accuracy": test.accuracy,
         "L-map accuracy": test.layers[0].tail_accuracy,
+        **shares_and_defects(test),
     }
 
 
@@ -164,6 +166,8 @@ def same_or_not(this: Task, few: dict[str, list[Trained]], many: dict[str, list[
         when = f"many images, but only {many['tanh'][0].rows[early]['step']:,} steps"
         statement = f"{when}: in test accuracy the tanh network differs from {name} by no more than 1 point"
         readings.append(Part(statement, gap, [abs(g) <= 1 for g in gap], "{:+.2f} points"))
+    for runs, images in ((few, "few images"), (many, "many images")):
+        readings += l_map(f"tanh, {images}, at the end", [t.rows[-1] for t in runs["tanh"]])
     return Claim(
         "Few samples: linear; many: not linear",
         "P1",
@@ -198,6 +202,11 @@ def over_training(many: dict[str, list[Trained]], few: dict[str, list[Trained]],
                 told.append(Part(f"{label} ends at 0.9 of its maximum or less", left, [x <= 0.9 for x in left]))
         return told
 
+    maps = []
+    for name in ("tanh", "relu"):
+        steepest = [max(t.rows, key=lambda row: row["gradient"]) for t in many[name]]
+        maps += l_map(f"{name}, many images, when steepest", steepest)
+        maps += l_map(f"{name}, many images, at the end", [t.rows[-1] for t in many[name]])
     return Claim(
         "Steep early, flatter later",
         "P1",
@@ -205,7 +214,7 @@ def over_training(many: dict[str, list[Trained]], few: dict[str, list[Trained]],
         "the linear network.",
         setting,
         parts(many, ""),
-        parts(few, ", few images"),
+        [*parts(few, ", few images"), *maps],
     )
 
 
