@@ -51,7 +51,8 @@ def test_importing_netdyn_loads_little_besides_itself():
 
 
 def test_the_callback_loads_no_logger_and_no_drawing_beside_what_lightning_loads():
-    unwanted = ["matplotlib", "wandb", "mlflow", "comet_ml", "tensorboard", "transformers", "accelerate", "sklearn"]
+    loggers = ["wandb", "mlflow", "comet_ml", "litlogger", "tensorboard"]
+    unwanted = [*loggers, "matplotlib", "transformers", "accelerate", "sklearn"]
     steps = [
         "import sys, lightning.pytorch; old = set(sys.modules)",
         "import netdyn.callback, netdyn.monitor, netdyn.trial",

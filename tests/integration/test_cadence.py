@@ -259,6 +259,9 @@ def weights_only_modes() -> list[dict[str, Any]]:
     return [{"weights_only": mode} for mode in (None, True, False)] if known else [{}]
 
 
+#: From a checkpoint that was written within an epoch, Lightning before 2.5 goes on with a batch too many, or with other
+#: losses than the run that was never interrupted, with netdyn or without.
+GOES_ON = tuple(map(int, L.__version__.split(".")[:2])) >= (2, 5)
 LOADING = pytest.mark.parametrize("loading", weights_only_modes(), ids=repr)
 
 
@@ -286,7 +289,8 @@ def from_the_middle(folder: Path, batch: int, loading: dict[str, Any], **options
     second = Run(folder / "second", ckpt_path=at.path(batch), **loading, **options)
     left = torch.load(at.path(batch), weights_only=True)["global_step"]
     after = [(step, x) for step, x in zip(whole.monitor.steps, whole.monitor.axis, strict=True) if step > left]
-    assert list(zip(second.monitor.steps, second.monitor.axis, strict=True)) == after
+    if GOES_ON:
+        assert list(zip(second.monitor.steps, second.monitor.axis, strict=True)) == after
     # ModelCheckpoint forgets that it has saved the step at which the run goes on, and may save it once more.
     assert [step for step in second.saves.steps if step != left] == second.monitor.steps
     assert set(second.monitor.axis) <= second.axis("train_loss_step")
@@ -343,7 +347,14 @@ def test_resumed_at_the_end_of_an_epoch(tmp_path, loading):
 
 @pytest.mark.parametrize(
     "trainer",
-    [{"accumulate_grad_batches": 2}, {"accumulate_grad_batches": 3}, {"val_check_interval": 0.5}],
+    [
+        {"accumulate_grad_batches": 2},
+        {"accumulate_grad_batches": 3},
+        pytest.param(
+            {"val_check_interval": 0.5},
+            marks=pytest.mark.skipif(not GOES_ON, reason="Lightning before 2.5 goes on with other losses by itself"),
+        ),
+    ],
     ids=repr,
 )
 def test_resumed_at_the_end_of_an_epoch_by(tmp_path, trainer):

@@ -94,7 +94,7 @@ def test_looking_at_a_logger_imports_no_loggers_package():
         "import sys\nfrom netdyn.loggers.find import destination\n"
         "class Log:\n    def log_metrics(self, metrics, step=None): pass\n"
         "destination(Log())\n"
-        "packages = 'lightning', 'tensorboard', 'wandb', 'mlflow', 'comet_ml', 'matplotlib'\n"
+        "packages = 'lightning', 'tensorboard', 'wandb', 'mlflow', 'comet_ml', 'litlogger', 'matplotlib'\n"
         "print([name for name in packages if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

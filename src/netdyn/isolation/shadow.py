@@ -33,7 +33,7 @@ LARGEST_BYTES, LONGEST = 1 << 24, 10_000
 FOREIGN = frozenset(
     {
         *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "numpy", "netdyn"),
-        *("tensorboard", "wandb", "comet_ml", "mlflow", "logging"),
+        *("tensorboard", "wandb", "comet_ml", "mlflow", "litlogger", "logging"),
         *(
             "functools",
             "builtins",

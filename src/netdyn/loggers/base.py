@@ -17,7 +17,7 @@ def as_list(lines: Sequence[str]) -> str:
 
 
 class Destination:
-    """A logger that takes only scalars, by Lightning's ``log_metrics``, such as LitLogger; subclasses show more."""
+    """A logger that takes only scalars, by Lightning's ``log_metrics``; subclasses show more."""
 
     shows_figures = False  # whether figures are drawn for it
 

@@ -8,6 +8,7 @@ from typing import Any
 from netdyn.loggers.base import Destination
 from netdyn.loggers.comet import Comet
 from netdyn.loggers.csv import CSV
+from netdyn.loggers.litlogger import LitLogger
 from netdyn.loggers.mlflow import MLflow
 from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard, opened
 from netdyn.loggers.wandb import LightningWandb, Wandb
@@ -20,6 +21,7 @@ KINDS: dict[str, type[Destination]] = {
     "MLFlowLogger": MLflow,
     "CometLogger": Comet,
     "CSVLogger": CSV,
+    "LitLogger": LitLogger,
 }
 
 
