@@ -93,8 +93,32 @@ def test_every_script_is_in_the_command_for_all_and_on_the_page(room):
 def test_the_page_holds_what_the_scripts_wrote(room):
     page = room("page")
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.written(text, page.results()) == text
-    assert {match[3] for match in page.MARK.finditer(text)} == {None, *page.ORDER}
+    before = json.loads(page.BEFORE.read_text(encoding="utf-8"))
+    assert page.written(text, page.results(), before) == text
+    assert {match[3] for match in page.MARK.finditer(text)} == {None, "cuts", "l_map", "drift", *page.ORDER}
+
+
+def part(statement: str, verdict: str, place: list[str] | None = None) -> dict[str, Any]:
+    return {"statement": statement, "text": f"{len(statement)}.0", "verdict": verdict, "place": place}
+
+
+def test_old_and_new_verdicts_stand_side_by_side(room):
+    page = room("page")
+    claim: dict[str, Any] = {"name": "n", "source": "P1", "says": "s.", "setting": "t", "note": "", "verdict": "holds"}
+    parts, readings = [part("a", "holds"), part("bb", "holds")], [part("ccc", "does not hold", ["cuts", "row", "0.5"])]
+    old = {"shallow": {"claims": [claim | {"parts": parts, "readings": readings}]}}
+    before = page.kept(old)
+    told = {"script": "shallow", "command": "c", "data": "MNIST", "seeds": 3, "minutes": 2.0}
+    parts = [part("a", "holds"), part("bb", "holds in part"), part("dddd", "holds", ["cuts", "row", "0.7"])]
+    found = {"shallow": told | {"claims": [claim | {"parts": parts, "readings": readings, "verdict": "holds in part"}]}}
+    marks = [f"<!-- {mark} -->\n<!-- end -->\n" for mark in ("verdicts", "changes", "table cuts", "results shallow")]
+    text = page.written("".join(marks), found, before)
+    assert "| [n](#shallow) | P1 | s. | holds | **holds in part** |" in text
+    assert "| n | bb | 2.0, holds | 2.0, holds in part |" in text.partition("changes")[2].partition("end")[0]
+    assert text.count("| n |") == 1  # nothing else has changed
+    assert "| [n](#shallow) | row | 4.0, holds | 3.0, does not hold |" in text  # columns in the order of the claim
+    assert "| dddd | – | 4.0, holds |" in text
+    assert page.written(text, found, before) == text
 
 
 def test_the_results_on_the_page_are_of_mnist_and_at_least_three_seeds(room):
