@@ -232,7 +232,9 @@ class DynamicsMonitor(Callback):
         """Read the probes; of several processes the first one reads, and sends what it has read to the others."""
         monitor = self.monitor
         given = monitor.given_probe
-        monitor.probe = self._shared(lambda: self._read(given, trainer.train_dataloader, trainer, pl_module), pl_module)
+        monitor.probe = monitor.shared(
+            lambda: self._read(given, trainer.train_dataloader, trainer, pl_module), pl_module.device
+        )
         if monitor.probe is None:
             self._collector = Collector(monitor.probe_size, monitor.unpack)
             if self._unpacks():  # a function of the user's takes the whole batch, as training does
@@ -252,7 +254,9 @@ class DynamicsMonitor(Callback):
         # Hooks that augment training batches read this flag.
         trainer.validating = True
         try:
-            self.monitor.val_probe = self._shared(lambda: self._read(given, loaders, trainer, pl_module), pl_module)
+            self.monitor.val_probe = self.monitor.shared(
+                lambda: self._read(given, loaders, trainer, pl_module), pl_module.device
+            )
         finally:
             trainer.state.stage = stage
 
@@ -274,16 +278,8 @@ class DynamicsMonitor(Callback):
         """Whether batches are unpacked here, and not by a function of the user's, which takes those of all loaders."""
         return self.monitor.unpack is input_and_target
 
-    def _shared(self, get: Callable[[], Probe | None], pl_module: LightningModule) -> Probe | None:
-        """The first process's probe, on this process's device."""
-        processes, cpu = self.monitor.processes, torch.device("cpu")
-        if processes.size == 1:
-            return get()
-        first = processes.gather(lambda: None if processes.rank or (probe := get()) is None else probe.to(cpu))[0]
-        return None if first is None else first.to(pl_module.device)
-
     def _collect(self, collector: Collector, batch: Any, pl_module: LightningModule) -> None:
-        self.monitor.probe = self._shared(lambda: collector.add(batch), pl_module)
+        self.monitor.probe = self.monitor.shared(lambda: collector.add(batch), pl_module.device)
         if self.monitor.probe is not None:
             self._collector = None
 
@@ -291,7 +287,8 @@ class DynamicsMonitor(Callback):
         """At the end of an epoch a stream has been read completely: the samples collected so far are the probe."""
         if (collector := self._collector) is not None:
             self._collector = None
-            self._guarded(lambda: setattr(self.monitor, "probe", self._shared(collector.probe, pl_module)))
+            monitor = self.monitor
+            self._guarded(lambda: setattr(monitor, "probe", monitor.shared(collector.probe, pl_module.device)))
             self._unusable = self.monitor.probe is None
 
     def _guarded(self, work: Callable[[], None]) -> bool:

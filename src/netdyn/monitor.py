@@ -304,11 +304,25 @@ class Monitor:
         """Read the probes, onto the device of the network."""
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
+        weight = next(model.parameters(), None)
+        device = torch.device("cpu") if weight is None else weight.device
         with offering(Monitor), shadowed(self.unpack) as (unpack,), torch.no_grad():
             options = (self.probe_size, self.config.seed, on_device_of(model), unpack)
-            self.probe = given_probe(self.given_probe, *options)
-            if self.given_val_probe is not None:
-                self.val_probe = given_probe(self.given_val_probe, *options)
+
+            def read(given: Any) -> Probe | None:
+                return None if given is None else given_probe(given, *options)
+
+            self.probe = self.shared(lambda: read(self.given_probe), device)
+            self.val_probe = self.shared(lambda: read(self.given_val_probe), device)
+
+    def shared(self, read: Callable[[], Probe | None], device: torch.device) -> Probe | None:
+        """The probe that the first process reads, on a device of this one: another process may have other samples."""
+        processes = self.processes
+        if processes.size == 1:
+            return read()
+        cpu = torch.device("cpu")
+        first = processes.gather(lambda: None if processes.rank or (probe := read()) is None else probe.to(cpu))[0]
+        return None if first is None else first.to(device)
 
     def _evaluated(
         self, model: nn.Module, network: Part | None, config: Config, per_class: bool

@@ -17,6 +17,7 @@ from netdyn._utils.distributed import (
     local_tensor,
     reshard,
 )
+from netdyn._utils.user_code import reason
 
 
 @pytest.fixture
@@ -95,6 +96,7 @@ def test_a_failure_here_is_reported_once_and_raised_with_a_note(others):
     with pytest.raises(ValueError, match="out of ink") as error:
         processes.gather(out_of_ink)
     assert error.value.__notes__ == ["This ended the work on all processes."]
+    assert reason(error.value) == "ValueError: out of ink."
     assert sent == [(None, "ValueError: out of ink")]
     processes.fail(error.value)
     assert len(sent) == 1

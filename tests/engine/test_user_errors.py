@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from netdyn import Monitor, diagnose
-from netdyn._utils.user_code import reason
+from netdyn._utils.user_code import add_note, reason
 from netdyn.functional import batchnorm_gap, linear_substitution_map, local_fields, sample_basin, weight_basin
 from networks import fill, samples
 
@@ -429,6 +429,20 @@ def test_an_error_of_the_users_own_type_keeps_it_and_gets_a_note():
     (note,) = error.value.__notes__
     assert note == f"{CALLED.format('float32 [20, 6]')}Broken: a valve. `Breaks.forward` takes (x). {INSTEAD}"
     assert reason(error.value) == note
+
+
+@pytest.mark.parametrize("kind", [ValueError, Broken])
+def test_a_note_of_the_users_own_does_not_take_the_explanations_place(kind):
+    class Breaks(nn.Module):
+        def forward(self, x):
+            error = kind("a valve")
+            add_note(error, "see the manual")
+            raise error
+
+    with pytest.raises(kind) as error:
+        diagnose(Breaks(), X, Y)
+    add_note(error.value, "it was Tuesday")
+    assert f"{kind.__name__}: a valve. `Breaks.forward` takes (x). {INSTEAD}" in reason(error.value)
 
 
 def test_a_long_text_is_cut_and_an_empty_one_is_none():

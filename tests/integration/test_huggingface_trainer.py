@@ -1,164 +1,33 @@
 """Hugging Face's Trainer with the callback, and without: small random models, real trainings, no network."""
 
 import copy
-import random
-from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
 
-import huggingface  # noqa: E402
+from integration.trainings_of_huggingface import (  # noqa: E402
+    CLOCK,
+    QUICK,
+    SAMPLES,
+    TASKS,
+    Samples,
+    differences,
+    entries,
+    everything,
+    steps,
+    texts,
+    trainer_of,
+    watched,
+)
 from netdyn import diagnose  # noqa: E402
 from netdyn.huggingface import DynamicsCallback  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The probe holds .* classes:UserWarning", "ignore:`accuracy` is:UserWarning"
 )
-
-QUICK = {"measure": ["modes", "sample_basin", "batchnorm"], "figures": "never"}
-SAMPLES, BATCH = 48, 8
-OURS = ("probe/", "modes/", "phase/", "linear/", "basin/", "coverage/", "batchnorm/", "netdyn/")
-#: Of our numbers, those that a clock decides.
-CLOCK = ("netdyn/seconds", "netdyn/overhead")
-
-
-class Samples(Dataset):
-    """Samples by name, which notes in which order they are read."""
-
-    def __init__(self, **columns):
-        self.columns, self.read = columns, []
-
-    def __len__(self):
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return {name: column[index] for name, column in self.columns.items()}
-
-
-def texts():
-    inputs = huggingface.masked(SAMPLES)
-    return Samples(**inputs, labels=(inputs["input_ids"][:, 0] > huggingface.WORDS // 2).long())
-
-
-def words():
-    ids = huggingface.tokens(SAMPLES)
-    return Samples(input_ids=ids, labels=ids.clone())
-
-
-def images():
-    values = torch.rand(SAMPLES, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-    return Samples(pixel_values=values, labels=(values.mean((1, 2, 3)) > 0.5).long())
-
-
-def hide_words(samples):
-    """A collator that hides words at random, for which −100 marks the others."""
-    batch = transformers.default_data_collator(samples)
-    hidden = torch.rand(batch["input_ids"].shape) < 0.3
-    hidden[:, 0] = True
-    batch["labels"] = batch["input_ids"].masked_fill(~hidden, -100)
-    batch["input_ids"] = batch["input_ids"].masked_fill(hidden, 2)
-    return batch
-
-
-def gpt2():
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 16, "bos_token_id": 1, "eos_token_id": 1}
-    torch.manual_seed(0)
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=huggingface.WORDS, **sizes))
-
-
-TASKS = {
-    "classifier": (lambda: huggingface.bert(num_labels=2), texts, None),
-    "masked": (lambda: huggingface.bert("BertForMaskedLM"), words, hide_words),
-    "causal": (gpt2, words, None),
-    "images": (lambda: huggingface.vit(num_labels=2), images, None),
-}
-
-
-def trainer_of(folder, task="classifier", evaluated=False, **options):
-    """A Trainer on a network with dropout; 6 steps an epoch."""
-    make, data, collator = TASKS[task]
-    defaults = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": BATCH,
-        "num_train_epochs": 2,
-        "learning_rate": 1e-3,
-        "logging_steps": 4,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "seed": 3,
-    }
-    trainer = transformers.Trainer(
-        model=make().train(),
-        args=transformers.TrainingArguments(**defaults | options),
-        train_dataset=data(),
-        eval_dataset=data() if evaluated else None,
-        data_collator=collator,
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return trainer
-
-
-def watched(trainer, **options):
-    callback = DynamicsCallback(trainer, **QUICK | options)
-    trainer.add_callback(callback)
-    return callback
-
-
-def entries(trainer):
-    """Our entries of the log, and the Trainer's own without what the clock decides."""
-    ours, others = [], []
-    for entry in trainer.state.log_history:
-        if any(name.startswith(OURS) for name in entry):
-            ours.append(entry)
-        else:
-            others.append({name: value for name, value in entry.items() if not name.endswith(("runtime", "_second"))})
-    return ours, others
-
-
-def steps(trainer):
-    return [entry["step"] for entry in entries(trainer)[0]]
-
-
-def everything(trainer):
-    """All that a training leaves behind."""
-    model = trainer.model
-    return {
-        "weights": model.state_dict(),
-        "modes": [module.training for module in model.modules()],
-        "gradients": [weight.grad for weight in model.parameters()],
-        "optimizer": trainer.optimizer.state_dict(),
-        "schedule": trainer.lr_scheduler.state_dict(),
-        "generators": [torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()],  # noqa: NPY002
-        "order": trainer.train_dataset.read,
-        "evaluated": trainer.eval_dataset.read if trainer.eval_dataset is not None else None,
-        "log": entries(trainer)[1],
-        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
-        "attributes": [sorted(module.__dict__) for module in model.modules()],
-    }
-
-
-def same(one, other):
-    """Whether two values are equal, bit for bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def differences(one, other):
-    return [name for name in one if not same(one[name], other[name])]
-
 
 # Training is left alone
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from integration import processes
 
@@ -57,3 +58,22 @@ def test_a_measure_that_fails_on_one_process_ends_all_at_once_where_asked_for(tm
     assert done.returncode != 0
     assert "out of paper" in done.stderr
     assert "imeout" not in done.stderr
+
+
+def test_hugging_faces_trainer_is_left_alone_where_torchrun_starts_it(tmp_path: Path):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    from integration import trainings_of_huggingface as trainings
+
+    tests = str(Path(__file__).parents[1])
+    paths = [tests, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", trainings.__name__, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    without, watched = (
+        [torch.load(tmp_path / f"{name}_{rank}.pt", weights_only=False) for rank in range(2)]
+        for name in ("without", "with")
+    )
+    trainings.assert_as_one(without, watched)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from integration import metric_processes, processes, target_processes
 from integration.pair import JobFailed, Pair
@@ -173,6 +174,58 @@ def test_targets_of_every_kind_have_the_single_processs_numbers(kind: str, pair:
     # Rays on one process go through the network in other batches: rounding may differ.
     assert first == pytest.approx(alone, rel=1e-5)
     assert first["basin/sample/radius"] > 0
+
+
+# Hugging Face's Trainer ----------------------------------------------------------------------------------------------
+
+HUGGING_FACE = {
+    "uneven": {"samples": 45},
+    "samples of its own on each": {"apart": True},
+    "accumulation": {"gradient_accumulation_steps": 2, "logging_steps": 1, "task": "causal"},
+    "evaluation": {"evaluated": True, "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The probe holds .* classes")
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_hugging_faces_trainer_is_left_alone_and_logs_the_single_processs_numbers(
+    name: str, pair: Pair, tmp_path: Path
+):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    from integration import trainings_of_huggingface as trainings
+
+    options = HUGGING_FACE[name] | {"report_to": ["tensorboard"]}
+    without = pair.run(trainings.on_this_process, tmp_path / "without", False, **options)
+    watched = pair.run(trainings.on_this_process, tmp_path / "with", True, **options)
+    trainings.assert_as_one(without, watched, options.get("task", "classifier"))
+    # The Trainer's trackers write on its first process.
+    (folder,) = {file.parent for file in (tmp_path / "with").rglob("events.out*")}
+    points = EventAccumulator(str(folder)).Reload().Scalars("train/probe/accuracy")
+    ours = watched[0]["ours"]
+    assert [(point.step, point.value) for point in points] == [
+        (entry["step"], pytest.approx(entry["probe/accuracy"], rel=1e-6)) for entry in ours
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_probe_that_one_process_cannot_read_keeps_hugging_faces_processes_in_step(
+    rank: int, pair: Pair, tmp_path: Path
+):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    from integration import trainings_of_huggingface as trainings
+
+    found = pair.run(trainings.on_this_process, tmp_path, True, fails_on=rank)
+    if rank == 0:  # which reads for all
+        assert ["out of ink" in " ".join(one["told"]) for one in found] == [True, True]
+        assert [one["ours"] for one in found] == [[], []]
+    else:
+        assert [one["told"] for one in found] == [[], []]
+        assert len(found[0]["ours"]) == 3
+        assert found[0]["ours"] == found[1]["ours"]
 
 
 # The pair itself -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ KEPT = (TypeError, ValueError, RuntimeError, NotImplementedError)
 #: Most characters of an error's own text: some of torch's list all its back ends.
 LONGEST = 400
 
+#: Where an error of a type of the user's own keeps the text that explains it.
+_EXPLANATION = "_explained_by_netdyn"
+
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
@@ -34,10 +37,11 @@ def explained(message: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error) or _is_own(error) or hasattr(error, "__notes__"):
+        if is_out_of_memory(error) or _is_own(error) or _EXPLANATION in error.__dict__:
             raise
         text = message(reason(error))
         if type(error).__module__ != "builtins":
+            error.__dict__[_EXPLANATION] = text
             add_note(error, text)
             raise
         kind = type(error) if type(error) in KEPT else RuntimeError
@@ -45,9 +49,9 @@ def explained(message: Callable[[str], str]) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """An error's type and the beginning of its text, as the end of a sentence; instead its note, if it has one."""
-    if notes := getattr(error, "__notes__", ()):
-        return str(notes[-1])
+    """An error's type and the beginning of its text, as the end of a sentence; or the text that explains it."""
+    if explanation := error.__dict__.get(_EXPLANATION):
+        return str(explanation)
     text = f"{type(error).__name__}: {error}".rstrip(" :\n")
     if len(text) > LONGEST:
         text = f"{text[:LONGEST].rsplit(' ', 1)[0]} …"
