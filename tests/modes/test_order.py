@@ -226,6 +226,12 @@ WRONG_PATHWAY = {
 }
 
 
+@pytest.mark.parametrize("argument", ["tuning", "pathway"])
+def test_a_wrong_shape_is_told_with_the_one_that_is_expected(argument):
+    with pytest.raises(ValueError, match=rf"^`{argument}` must have shape \[classes, units\], got"):
+        order_index(**TUNING | {argument: torch.ones(3)})
+
+
 @pytest.mark.parametrize("function", [order_index, order_alignment])
 @pytest.mark.parametrize(("changes", "argument", "value"), WRONG_PATHWAY.values(), ids=WRONG_PATHWAY)
 def test_index_and_alignment_name_the_wrong_argument_and_its_value(function, changes, argument, value):

@@ -9,6 +9,7 @@ import torch
 
 import reference
 from netdyn.functional import class_tuning, order_test
+from netdyn.modes.order import Wiring
 from netdyn.modes.shares import mode_shares
 from reference import random_layer
 
@@ -142,6 +143,15 @@ def test_memory_is_bounded_and_blocks_do_not_matter(monkeypatch):
     whole = order_test(layer.tuning, layer.pathway)
     monkeypatch.setattr("netdyn.modes.permutation.AT_ONCE", 3 * 50 * 10)
     assert order_test(layer.tuning, layer.pathway) == whole
+
+
+@pytest.mark.parametrize(("name", "times"), [("plain", 1), ("ties in the wiring", 199)])
+def test_the_spread_is_found_once_where_all_units_are_wired_to_all_classes(monkeypatch, name, times):
+    layer, calls, spread = NASTY[name], [], Wiring.spread
+    monkeypatch.setattr("netdyn.modes.permutation.AT_ONCE", 1)
+    monkeypatch.setattr(Wiring, "spread", lambda wiring, tuning: calls.append(tuning) or spread(wiring, tuning))
+    order_test(layer.tuning, layer.pathway)
+    assert len(calls) == times
 
 
 def test_alpha_is_used():

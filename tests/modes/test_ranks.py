@@ -9,6 +9,14 @@ from hypothesis import strategies as st
 
 import reference
 from netdyn.functional import class_tuning, midranks, order_index, rank_correlation, rank_distribution, rpd_gradient
+from netdyn.modes import ranks
+from netdyn.modes.ranks import (
+    centre_pathway,
+    correlation_from_ranks,
+    doubled_midranks,
+    finite_samples,
+    label_tuning_from_ranks,
+)
 from reference import NASTY_LAYERS, Layer, layers, random_layer
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -153,6 +161,81 @@ def test_tuning_weighted_by_its_pairs_sums_to_zero(layer):
     pairs = layer.share * (1 - layer.share)
     weighted = pairs @ class_tuning(layer.fields, layer.target, layer.classes).nan_to_num()
     close(weighted, torch.zeros_like(weighted))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+@pytest.mark.parametrize("levels", [None, 4], ids=["no ties", "ties"])
+def test_tuning_to_labels_is_that_to_each_label_as_a_class_of_its_own(levels, dtype):
+    fields = random_layer(samples=50, levels=levels).fields
+    # Rare, frequent, on all samples and on none: labels that leave no pair are NaN.
+    labels = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) < torch.tensor([0.1, 0.7, 1.0, -1.0])
+    found = label_tuning_from_ranks(doubled_midranks(fields), labels.to(dtype))
+    assert found.dtype == torch.float64
+    for label, tuning in zip(labels.t(), found, strict=True):
+        close(tuning, reference.class_tuning(fields, label.long(), 2)[1])
+    assert found[2:].isnan().all()
+    assert not found[:2].isnan().any()
+
+
+# Rank correlation
+
+
+def test_rank_correlation_stays_within_one_where_sums_are_rounded(monkeypatch):
+    # Apple's devices have float32 alone. Without its bounds it is ±(1 + 2e-6) for 2,000 ranks.
+    monkeypatch.setattr(ranks, "statistic_dtype", lambda device: torch.float32)
+    rows = 2 * torch.stack([torch.randperm(2000, generator=torch.Generator().manual_seed(s)) for s in range(20)]) + 2
+    found = correlation_from_ranks(torch.cat([rows, 4002 - rows]), rows)
+    assert (found.min(), found.max()) == (-1, 1)
+
+
+# The pathway centred
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_an_entry_within_rounding_of_the_mean_is_zero_at_any_scale(scale):
+    sizes = scale * torch.rand(2, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = -sizes[0], sizes[1]
+    rows = torch.stack([first, second, (first + second) / 2])
+    centred = centre_pathway(rows, 3)
+    assert not centred[2].any()
+    torch.testing.assert_close(centred[:2], torch.stack([first - second, second - first]) / 2, rtol=1e-9, atol=0)
+    rounded = rows - rows[0]
+    assert (rounded - rounded.mean(dim=0))[2].any()
+
+
+# Samples that are not finite
+
+
+def test_finite_fields_are_kept_as_they_are():
+    fields = random_layer().fields
+    found, kept = finite_samples(fields)
+    assert found is fields
+    assert kept is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_samples_with_one_field_that_is_not_finite_are_left_out(value):
+    fields = random_layer(samples=9, units=3).fields
+    fields[2, 1] = fields[5, 0] = fields[5, 2] = value
+    found, kept = finite_samples(fields)
+    assert kept.tolist() == [True, True, False, True, True, False, True, True, True]
+    same(found, fields[[0, 1, 3, 4, 6, 7, 8]])
+
+
+def test_a_unit_that_is_never_finite_makes_no_sample_unusable_and_is_nan():
+    fields = random_layer(samples=9, units=4).fields
+    fields[:, 0], fields[:, 3], fields[4, 2] = math.nan, math.inf, -math.inf
+    found, kept = finite_samples(fields)
+    assert kept.tolist() == [True] * 4 + [False] + [True] * 4
+    assert found[:, [0, 3]].isnan().all()
+    same(found[:, [1, 2]], fields[kept][:, [1, 2]])
+
+
+def test_fields_whose_sum_is_too_large_are_all_kept():
+    fields = torch.full((4, 2), 3e38)
+    found, kept = finite_samples(fields)
+    assert kept.tolist() == [True] * 4
+    same(found, fields)
 
 
 # Rank distribution

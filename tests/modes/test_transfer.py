@@ -80,6 +80,20 @@ def test_transfer_order_by_shifts_comes_near_all_pairs(name):
     assert error.abs().max() < 0.012
 
 
+@pytest.mark.parametrize("samples", [34, 200])
+def test_transfer_order_by_shifts_counts_the_pairs_of_sixteen_distances(samples):
+    layer = random_layer(samples=samples, units=3, levels=9)
+    fields, outputs = layer.fields, (layer.fields - 4).abs()
+    distances = torch.randperm(samples - 1, generator=torch.Generator().manual_seed(0))[:16] + 1
+    kept, pairs = torch.zeros(2, 3, dtype=torch.float64)
+    for distance in distances.tolist():
+        for first in range(samples):
+            second = (first + distance) % samples
+            apart, moved = (value[first] - value[second] for value in (fields, outputs))
+            kept, pairs = kept + (apart * moved > 0), pairs + (apart != 0)
+    close(transfer_order(fields, outputs), kept / pairs)
+
+
 def test_transfer_order_by_shifts_repeats_itself_and_leaves_the_generator_alone():
     fields = random_layer(samples=200).fields
     before = torch.get_rng_state()
@@ -138,3 +152,10 @@ def test_transfer_order_survives_increasing_maps(layer, name):
 def test_transfer_order_names_the_wrong_argument_and_its_value(fields, outputs, argument, value):
     with pytest.raises((ValueError, TypeError), match=rf"(?s)\b{argument}\b.*{value}"):
         transfer_order(fields, outputs)
+
+
+@pytest.mark.parametrize("argument", ["fields", "outputs"])
+def test_transfer_order_tells_a_wrong_shape_with_the_one_that_is_expected(argument):
+    arguments = {"fields": torch.zeros(6, 3), "outputs": torch.zeros(6, 3)} | {argument: torch.zeros(6)}
+    with pytest.raises(ValueError, match=rf"^`{argument}` must have shape \[samples, units\], got"):
+        transfer_order(**arguments)

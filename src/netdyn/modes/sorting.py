@@ -42,7 +42,7 @@ def sort_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         order = torch.from_numpy(np.argsort(rows.numpy(), axis=1))
         ordered = rows.gather(1, order)
     else:
-        ordered, order = torch.sort(rows, dim=1)
+        ordered, order = torch.sort(rows)
     return order, ordered[:, 1:] != ordered[:, :-1]
 
 
