@@ -51,7 +51,7 @@ def install(chosen: Set, python: str, folder: Path) -> Path:
     own = folder / "bin" / "python"
     if not own.exists():
         subprocess.run([python, "-m", "venv", folder], check=True)
-    limits = ["-c", chosen.constraints] if chosen.constraints else ["--upgrade"]
+    limits = ["-c", chosen.constraints] if chosen.constraints else ["--upgrade", "--upgrade-strategy", "eager"]
     subprocess.run([own, "-m", "pip", "install", "--quiet", *limits, "-e", ".[test]"], cwd=ROOT, check=True)
     return own
 
@@ -60,6 +60,7 @@ def run(chosen: Set, own: Path, workers: str, results: Path) -> str:
     """Run the tests, and count them. Other releases may warn of other things, so here a warning is no error."""
     options = ["-W", "default", "-n", workers, "--dist", "loadfile", f"--junitxml={results}", *chosen.tests]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    results.unlink(missing_ok=True)  # of an earlier run, which must not stand for one that ends early
     subprocess.run([own, "-m", "pytest", "-q", *options], cwd=ROOT, env=environment, check=False)
     return counted(results.read_text(encoding="utf-8"))
 

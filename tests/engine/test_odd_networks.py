@@ -50,26 +50,40 @@ def test_tails_of_activations_that_touch(second, exact):
     assert list(linear_tail(network, x, target, exact=exact).values()) == [first, later]
 
 
-class Stopped(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(FEATURES, 40), nn.Linear(40, 40)
-        self.c = nn.Linear(40, CLASSES)
+class Gate(nn.Module):
+    """An activation in a module of the user's own."""
 
     def forward(self, x):
-        return self.c(torch.relu(self.b(torch.relu(self.a(x)).detach())))
+        return x * torch.sigmoid(2 * x)
 
 
-def test_tails_behind_a_stop_gradient_are_run():
-    network, x = fill(Stopped()), samples(500)
+class Stopped(nn.Module):
+    def __init__(self, phi):
+        super().__init__()
+        self.a, self.b = nn.Linear(FEATURES, 40), nn.Linear(40, 40)
+        self.c, self.phi = nn.Linear(40, CLASSES), phi
+
+    def forward(self, x):
+        return self.c(self.phi(self.b(self.phi(self.a(x)).detach())))
+
+
+def by_hand(x):
+    return x * torch.sigmoid(x)
+
+
+@pytest.mark.parametrize(
+    "phi", [torch.relu, nn.ReLU(inplace=True), Gate(), by_hand], ids=["function", "in place", "module", "by hand"]
+)
+def test_tails_behind_a_stop_gradient_are_run(phi):
+    network, x = fill(Stopped(phi)), samples(500)
     target = labels_of(network, x)
     with torch.no_grad():
-        expected = {
-            "a": accuracy(network.c(network.b(network.a(x))), target),
-            "b": accuracy(network.c(network.b(torch.relu(network.a(x)))), target),
-        }
-    assert expected["a"] != expected["b"]
-    assert linear_tail(network, x, target) == expected
+        expected = [
+            accuracy(network.c(network.b(network.a(x))), target),
+            accuracy(network.c(network.b(phi(network.a(x)))), target),
+        ]
+    assert expected[0] != expected[1]
+    assert list(linear_tail(network, x, target).values()) == expected
 
 
 class Recurrent(nn.Module):

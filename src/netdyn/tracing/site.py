@@ -46,3 +46,5 @@ class Site:
     #: The same for the output; other uses of the field, beside its activation, have no part in it.
     output_edge: GradientEdge | None = None
     graph: Tensor | None = None  #: the field at its place in the graph, in a straight-through run
+    #: The output at its place in the graph; torch 2.6 crashes where an edge has outlived its custom function's output.
+    carried: Tensor | None = None

@@ -171,7 +171,7 @@ class Tracer(TorchFunctionMode):
         if key in self.linear:
             # A new tensor, or a new version of this one, as the activation would leave it: names depend on it.
             return subject.mul_(1) if overwritten else subject.view_as(subject)
-        edge = output_edge = graph = None
+        edge = output_edge = graph = carried = None
         if self._goes_straight:
             copied, edge = _with_edge(subject, overwritten)
             output, carried = activations.straight_through(func, subject, copied, args, kwargs)
@@ -182,7 +182,7 @@ class Tracer(TorchFunctionMode):
         self.latest = weakref.ref(output)
         if func in activations.SQUASHES:
             self.probabilities.add(output, copied)
-        site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph)
+        site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph, carried)
         self._hold(site, may_be_output=func in activations.SQUASHES)
         return output
 
@@ -200,7 +200,7 @@ class Tracer(TorchFunctionMode):
             self.gates.note(operation, result if target is None else target, key if field is not None else None)
             return result
         onto_field = target is field
-        edge = output_edge = graph = None
+        edge = output_edge = graph = carried = None
         if key in self.linear:
             copied = field.mul(1) if onto_field else field
             output = field.view_as(field) if target is None else _written(target, field, copied)
@@ -210,7 +210,7 @@ class Tracer(TorchFunctionMode):
                 own = args if target is None else (target.detach().clone(), *args[1:])
                 value = func(*own, **kwargs)
                 value = value if target is None else own[0]
-            carried: Tensor = activations.Carry.apply(copied, value)  # type: ignore[no-untyped-call]
+            carried = activations.Carry.apply(copied, value)  # type: ignore[no-untyped-call]
             output = carried if target is None else _written(target, field, carried)
             output_edge, graph = get_gradient_edge(carried), copied
         else:
@@ -222,7 +222,7 @@ class Tracer(TorchFunctionMode):
         self.gates.note(operation, output, key, emitted=True)
         self.latest = weakref.ref(output)
         if key not in self.linear:
-            self._hold(Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph))
+            self._hold(Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph, carried))
         return None if operation.name == "__setitem__" else output
 
     def _gate(self, subject: Tensor, dim: int = -1) -> Tensor:
@@ -358,7 +358,7 @@ class Tracer(TorchFunctionMode):
                 carried: Tensor = activations.Carry.apply(candidate.copied, value)  # type: ignore[no-untyped-call]
                 if overwritten and candidate.argument._base is not None:
                     site = replace(site, edge=get_gradient_edge(candidate.copied))
-                site = replace(site, output_edge=get_gradient_edge(carried))
+                site = replace(site, output_edge=get_gradient_edge(carried), carried=carried)
                 output = candidate.argument.copy_(carried) if overwritten else carried
             self._hold(replace(site, output=value))
         elif not is_its_function:
