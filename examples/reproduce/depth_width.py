@@ -99,7 +99,7 @@ def at_cuts(statement: str, seeds: list[Networks], kind: str, axis: int, sign: i
         plain = cut == CUTS[0] and unit != "global"
         part = grows(statement if plain else f"{convention}: {statement}", seeds, f"{kind} {cut}", axis, sign)
         row = f'{statement}, normalization "{unit}"' if unit != kind else statement
-        found.append(replace(part, place=("cuts", row, f"{cut}")))
+        found.append(replace(part, place=("cuts", row, f"accuracy {cut}")))
     return found
 
 

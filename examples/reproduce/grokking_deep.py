@@ -166,7 +166,9 @@ def lag(runs: list[list[Row]], cut: float) -> Part:
         "running statistics reach this share of the last test accuracy at least twice as late as batch statistics "
         "(ratio of steps)"
     )
-    return Part(f"accuracy {cut}: {told}", late, [ratio >= 2 for ratio in late], "{:.1f}", ("cuts", told, f"{cut}"))
+    return Part(
+        f"accuracy {cut}: {told}", late, [ratio >= 2 for ratio in late], "{:.1f}", ("cuts", told, f"accuracy {cut}")
+    )
 
 
 def closed(rows: list[Row]) -> float:

@@ -194,8 +194,13 @@ def widening(then: list[Row], end: list[Row], name: str, cut: str) -> list[Part]
     narrow = "when 99 % of the training images are right the radius is below 0.05"
     before, after = [row[name] for row in then], [row[name] for row in end]
     return [
-        Part(label + narrow, before, [x < 0.05 for x in before], place=("cuts", narrow, cut)),
-        Part(f"{label}at the end it is above 0.1", after, [x > 0.1 for x in after], place=("cuts", WIDE, cut)),
+        Part(label + narrow, before, [x < 0.05 for x in before], place=("cuts", narrow, f"accuracy {cut}")),
+        Part(
+            f"{label}at the end it is above 0.1",
+            after,
+            [x > 0.1 for x in after],
+            place=("cuts", WIDE, f"accuracy {cut}"),
+        ),
     ]
 
 
