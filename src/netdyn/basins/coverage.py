@@ -100,20 +100,23 @@ def coverage(
         return measure_coverage(prepare(network, inputs, target, criterion, batch_size), val_inputs, val_target, seed)
 
 
-def measure_coverage(evaluator: Evaluator, val_inputs: Inputs, val_target: Tensor, seed: int) -> Covered:
+def measure_coverage(
+    evaluator: Evaluator, val_inputs: Inputs, val_target: Tensor, seed: int, val_contents: Contents | None = None
+) -> Covered:
     """The coverage of a network that is isolated already, see :func:`coverage`."""
     points, val_points = _points("inputs", evaluator.inputs), _points("val_inputs", val_inputs)
     classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (evaluator.target, val_target))
     target = checks.class_labels(evaluator.target, classes, len(points)).cpu()
     val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
-    chosen = Contents.of(val_inputs).first(SAMPLES)
+    chosen = (val_contents or Contents.of(val_inputs)).first(SAMPLES)
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
     noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, None, seed)
     pairs = [_nearest_of_classes(points, target, val_points, val_target, same) for same in (True, False)]
     own, other = (_right_at_distance(evaluator, noise, *pair) for pair in pairs)
     distances = pairs[0][1]
-    return Covered(own, other, median(distances) if len(distances) else math.nan, _apart(points, val_points))
+    among = evaluator.contents.first(SAMPLES)
+    return Covered(own, other, median(distances) if len(distances) else math.nan, _apart(points, val_points, among))
 
 
 def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma: Tensor) -> float:
@@ -158,11 +161,14 @@ def _nearest_of_classes(
     return nearest[nearest >= 0], distance[nearest >= 0]
 
 
-def _apart(points: Tensor, val_points: Tensor) -> float:
-    """How the distances of the validation points to the nearest training point rank among those of training points."""
+def _apart(points: Tensor, val_points: Tensor, chosen: Tensor) -> float:
+    """How the distances of the validation points to the nearest training point rank among those of training points.
+
+    Of the training points the ``chosen`` ones are compared.
+    """
     if len(points) < 2 or not len(val_points):
         return math.nan
-    everything, chosen = torch.arange(len(points)), Contents.of(points).first(SAMPLES)
+    everything = torch.arange(len(points))
     _, among = _nearest(points, everything, points, chosen, but_itself=True)
     _, held_out = _nearest(points, everything, val_points, torch.arange(len(val_points)))
     among = among.sort().values

@@ -230,7 +230,7 @@ def measure_sample_basin(
     ``cells`` are those to which every ray is bisected, ``clean`` says which samples are right without noise, if that is
     known, and ``quiet`` leaves out the warnings of floor and range.
     """
-    own = replace(evaluator, passed=0)
+    own = evaluator.fresh()
     clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
     clean_accuracy = mean_of(clean, own.weight)
     ask = Rays(own, Noise.at(own.model, own.inputs, own.by_sample, noise_at, seed))

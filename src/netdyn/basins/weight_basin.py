@@ -255,7 +255,7 @@ def measure_weight_basin(
 
     ``clean`` says which samples are right without noise, if that is known; if these are too few no level is asked.
     """
-    own, each = replace(evaluator, passed=0), layers == "each"
+    own, each = evaluator.fresh(), layers == "each"
     clean = (own.all_right() if clean is None else clean).cpu()
     noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
     clean_accuracy = mean_of(clean, own.weight)

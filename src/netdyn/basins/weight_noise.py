@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,13 @@ class WeightNoise:
         spreads = numbers(list(self.scales.values()))
         return [name for name, (spread,) in zip(self.scales, spreads, strict=True) if spread == 0]
 
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """All names of each weight → the one used here. With all of them torch need not look for tied weights."""
+        by_id = {id(weight): name for name, weight in self.weights.items()}
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {name: by_id[id(weight)] for name, weight in named if id(weight) in by_id}
+
     @property
     def sharded(self) -> bool:
         """Whether each process holds a part of the weights."""
@@ -110,7 +117,7 @@ class WeightNoise:
         for name, weight in self.weights.items():
             w = local_tensor(weight.detach())
             wide = torch.promote_types(w.dtype, torch.float32)
-            found[name] = (w.to(wide) + sigma * direction[name]).to(w.dtype)
+            found[name] = torch.add(w.to(wide), direction[name], alpha=sigma).to(w.dtype)
         return found
 
     def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
@@ -120,10 +127,7 @@ class WeightNoise:
             own = {name: local_tensor(weight.detach()) for name, weight in self.weights.items()}
             return partial(self._call_with_shards, own, moved)
 
-        # A tied weight has several names. With all of them torch need not look for tied weights at each call.
-        by_id = {id(weight): moved[name] for name, weight in self.weights.items()}
-        named = self.model.named_parameters(remove_duplicate=False)
-        everywhere = {name: by_id[id(weight)] for name, weight in named if id(weight) in by_id}
+        everywhere = {other: moved[name] for other, name in self._names.items()}
 
         def call(inputs: Inputs) -> Tensor:
             called = torch.func.functional_call

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from netdyn._utils import checks
 from netdyn._utils.distributed import Processes
 from netdyn._utils.options import offering
+from netdyn._utils.random import Contents
 from netdyn._utils.trees import blocks, has_floating
 from netdyn._utils.user_code import is_out_of_memory
 from netdyn.basins.coverage import Covered, measure_coverage
@@ -52,6 +53,8 @@ OnFailure = Callable[[str, Exception], None]
 
 #: Most classes, and units of the first layer, in a subnetwork.
 SUBNETWORK = (10, 4)
+#: Most samples of each probe on which batch statistics are tried: half a pass shows what the accuracy differs by.
+GAP_SAMPLES = 512
 #: Attempts of one evaluation: validation probe, layers, both basins, coverage, batch normalisation, maps, companions.
 ATTEMPTS = 8
 
@@ -262,6 +265,7 @@ class _Evaluation:
             self.held_out = _evaluator(self.evaluator.model, probe, self.config, Processes())
         except (TypeError, ValueError) as error:
             raise ValueError(f"In the held-out probe: {error}") from error
+        self.held_out.contents = _contents(probe, self.held_out)
         return self.held_out, self.held_out.all_right()
 
     def _reading_without_layers(self) -> Reading:
@@ -288,8 +292,7 @@ class _Evaluation:
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""
-        contents, kept = self.probe.contents, self.evaluator.kept
-        self.evaluator.contents = contents if kept is None else contents.chosen(kept)
+        self.evaluator.contents = _contents(self.probe, self.evaluator)
         return self.evaluator
 
     def _sample_basin(self, right: Tensor) -> BasinResult:
@@ -336,13 +339,17 @@ class _Evaluation:
     def _gap(self, probe: Evaluator, right: Tensor) -> float:
         if probe.samples < 2:
             return math.nan  # one sample has no statistics
+        if probe.samples > GAP_SAMPLES:
+            chosen = probe.contents.first(GAP_SAMPLES)
+            probe, right = probe.only(chosen), right[chosen.to(right.device)]
         # Statistics of smaller batches than training's would be others.
         size = self.config.batch_size and max(self.config.batch_size, self.train_batch_size or USUAL_BATCH)
         return measure_gap(probe, size, self.config.seed, right)
 
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None
-        return measure_coverage(self._with_contents(), held_out[0].inputs, held_out[0].target, self.config.seed)
+        own, (other, _) = self._with_contents(), held_out
+        return measure_coverage(own, other.inputs, other.target, self.config.seed, other.contents)
 
     def _companions(self, maps: Tensor | None) -> Companions:
         assert self.companions is not None
@@ -367,6 +374,11 @@ class _Evaluation:
         shown, most = SUBNETWORK
         first, pathway = choose(model, survey, [name]), reading.pathways.get(name)
         return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size, head)
+
+
+def _contents(probe: Probe, evaluator: Evaluator) -> Contents:
+    """The contents of those samples of a probe that are measured; they are found once for a probe."""
+    return probe.contents if evaluator.kept is None else probe.contents.chosen(evaluator.kept)
 
 
 def _accuracy(evaluator: Evaluator, right: Tensor) -> float | None:

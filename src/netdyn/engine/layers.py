@@ -198,7 +198,7 @@ class _LayerReader:
         tails.parts = {name: part for _, own_parts in parts for name, part in own_parts.items()}
         if self.linear:
             true = torch.cat(logits).cpu()
-            judged = {name: self._judged(linear, true) for name, linear in tails.logits(true).items()} | judged
+            judged = {name: self._judged(linear, true) for name, linear in tails.logits(true)} | judged
             for name in judged.keys() & self.reports.keys():
                 self.reports[name] = replace(self.reports[name], **judged[name])
         if evaluator.positions is not None and self.modes:

@@ -123,16 +123,14 @@ class Tails:
     parts: dict[str, Tensor]  #: what each layer's activation adds to the logits, M^(j) r_j ``[samples, classes]``
     exact: dict[str, Tensor] = field(default_factory=dict)  #: logits of tails from runs without the activations
 
-    def logits(self, true: Tensor) -> dict[str, Tensor]:
-        """Layer name → logits of its linear tail, from the network's own logits."""
-        found: dict[str, Tensor] = {}
+    def logits(self, true: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and the logits of its linear tail, from the network's own logits; the last layer first."""
         rest = true
         for name in reversed(self.names):
             if name in self.parts:
                 rest = rest - self.parts[name]
-                found[name] = rest
-        found |= self.exact
-        return {name: found[name] for name in self.names if name in found}
+            if name in self.exact or name in self.parts:
+                yield name, self.exact.get(name, rest)
 
 
 def all_layers(survey: Survey, choice: Choice) -> Choice:
@@ -155,7 +153,8 @@ class TailReader:
 
     def tails(self) -> Tails:
         """The tails of all samples that were added."""
-        return Tails(tuple(self.map), {name: torch.cat(parts) for name, parts in self.parts.items()})
+        whole = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in self.parts.items()}
+        return Tails(tuple(self.map), whole)
 
 
 def run_tails(
@@ -211,7 +210,8 @@ def find_tails(
     # A max-pooling that follows is no affine function.
     to_run = wanted if exact else [name for name in wanted if name in layers_to_run(survey, linear_map)]
     tails.exact = dict(run_tails(model, inputs, survey, tails.names, to_run, batch_size))
-    return true, {name: value for name, value in tails.logits(true).items() if name in wanted}
+    found = {name: value for name, value in tails.logits(true) if name in wanted}
+    return true, {name: found[name] for name in wanted if name in found}
 
 
 def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:

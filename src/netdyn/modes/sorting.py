@@ -60,8 +60,12 @@ def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def first_of_ties(differs: Tensor) -> Tensor:
     """Number of elements with a smaller value: the first position of the element's ties. Without a row's first (0)."""
-    position = torch.arange(1, differs.shape[1] + 1, device=differs.device)
-    return torch.where(differs, position, 0).cummax(dim=1).values
+    position = torch.arange(1, differs.shape[1] + 1, dtype=torch.int32, device=differs.device)
+    if differs.device.type != "cpu":
+        return torch.where(differs, position, 0).cummax(dim=1).values
+    # NumPy's running maximum is five times faster than torch's, which also finds where it is.
+    first = differs.numpy() * position.numpy()
+    return torch.from_numpy(np.maximum.accumulate(first, axis=1, out=first))
 
 
 def last_of_ties(differs: Tensor) -> Tensor:

@@ -122,6 +122,12 @@ class Evaluator:
         own.contents = self.contents.chosen(index)
         return own
 
+    def fresh(self) -> Evaluator:
+        """The same evaluator, before any pass; what seeds the noise is not made again."""
+        own = replace(self, passed=0)
+        own.contents = self.contents
+        return own
+
     def divided(self, work: Callable[[Evaluator, Tensor], Tensor], index: Tensor | None = None) -> Tensor:
         """Divide some samples (None: all) among the processes; the results ``[..., samples]`` of ``work``, in order.
 
