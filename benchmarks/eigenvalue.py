@@ -35,7 +35,7 @@ def measure(options: Options) -> list[Row]:
             network.zero_grad()
             return found
 
-        return compare(options, network, x, y, eigenvalue, f"{AGAINST} ({version('pyhessian')})")
+        return compare(options, network, x, y, eigenvalue, f"{AGAINST} ({version('pyhessian')})", 3)
     except Exception as error:
         return failed("pyhessian", WHAT, AGAINST, error)
 

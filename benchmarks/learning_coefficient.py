@@ -59,7 +59,7 @@ def measure(options: Options) -> list[Row]:
 
         if not math.isfinite(found := coefficient()["llc/mean"]):
             raise ValueError(f"the chains have diverged, the coefficient is {found}")
-        return compare(options, network, x, y, coefficient, f"{AGAINST} ({version('devinterp')})")
+        return compare(options, network, x, y, coefficient, f"{AGAINST} ({version('devinterp')})", 25)
     except Exception as error:
         return failed("devinterp", WHAT, AGAINST, error)
 

@@ -30,7 +30,7 @@ from netdyn.loggers.tensorboard import LightningTensorBoard, TensorBoard
 #: Part → the methods that are it, each with its class.
 PARTS: dict[str, list[tuple[type, str]]] = {
     "evaluations": [(Monitor, "_evaluated")],
-    "figures": [(Monitor, "_draw")],
+    "figures": [(Monitor, "_draw"), (Monitor, "_write_report")],
     "scalars, histograms, layout": [
         (LightningTensorBoard, "scalars"),
         (TensorBoard, "histograms"),

@@ -4,7 +4,8 @@ The networks are those of `benchmarks/depth.py`: fully connected with batch norm
 samples, and labels for which the network is right on every sample. The exponent p of seconds ∝ layersᵖ is fitted to 10,
 20, 50 and 100 layers, once per turn. Memory is the largest number of bytes of tensors alive at one time during an
 evaluation, counted as torch creates and frees them, in addition to what was there before (network, probe, labels).
-Memory counts as flat if 100 layers take at most 1.1 times what 10 layers take.
+Of each layer an evaluation keeps its weights' copy, its map, what its activation adds to the logits, and in the first
+evaluation of a network a few numbers of each sample, by which two runs are compared.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def measure(options: Options) -> list[Row]:
             f"a full evaluation, {depths[0]} to {depths[-1]} layers",
             "exponent p of seconds ∝ layersᵖ",
             exponents,
-            Target(1.1, unit=""),
+            Target(1.0, unit=""),
             unit="",
             threads=options.threads,
         )
@@ -115,7 +116,7 @@ def measure(options: Options) -> list[Row]:
                 f"memory of {said} in addition to the network's own, {ends[1]} layers",
                 f"{ends[0]} layers",
                 [many / few],
-                Target(1.1),
+                Target(1.5),
                 note=note,
             )
         )

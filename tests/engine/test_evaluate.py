@@ -13,6 +13,7 @@ from torch import nn
 import networks
 from counting import PASSES, Counting, counted
 from netdyn import diagnose
+from netdyn._utils.random import Contents
 from netdyn._utils.trees import evenly_spaced
 from netdyn.basins.input_noise import Noise
 from netdyn.basins.sample_basin import measure_sample_basin
@@ -20,7 +21,7 @@ from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.engine import evaluate
 from netdyn.engine.config import MEASURES, Config
-from netdyn.functional import characteristic_maps, sample_basin, weight_basin
+from netdyn.functional import batchnorm_gap, characteristic_maps, sample_basin, weight_basin
 from netdyn.isolation.isolated import isolated
 from netdyn.linear import characteristic
 from netdyn.probes.probe import Probe
@@ -323,6 +324,25 @@ def test_numbers_have_no_accuracy_no_classes_and_no_gap():
     assert str(report).splitlines()[1] == "probe: 120 samples"
     assert report.characteristic_maps.shape == (3, FEATURES)
     assert report.figures()
+
+
+def test_of_large_probes_a_fixed_choice_shows_the_batchnorm_gap(monkeypatch):
+    monkeypatch.setattr(evaluate, "GAP_SAMPLES", 40)
+    net, x = network(), gaussian(SAMPLES, FEATURES, seed=2)
+    target, val_target = torch.arange(SAMPLES) % CLASSES, torch.arange(50) % CLASSES
+    net[1].running_mean += 1.0
+    report = diagnose(net, x, target, val_inputs=x[:50] + 0.1, val_target=val_target, measure=["batchnorm"])
+    for inputs, labels, found in (
+        (x, target, report.batchnorm_train_gap),
+        (x[:50] + 0.1, val_target, report.batchnorm_gap),
+    ):
+        chosen = Contents.of(inputs).first(40)
+        assert found == pytest.approx(batchnorm_gap(net, inputs[chosen], labels[chosen]), abs=1e-12)
+        assert found != 0
+    # By content: the order of the samples does not matter.
+    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))
+    again = diagnose(net, x[order], target[order], measure=["batchnorm"]).batchnorm_train_gap
+    assert again == pytest.approx(report.batchnorm_train_gap, abs=1e-12)
 
 
 def test_zeros_and_ones_for_a_single_logit_are_two_classes():
