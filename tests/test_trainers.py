@@ -60,6 +60,12 @@ CASES = {
         "lightning.pytorch, pytorch_lightning",
         ["lightning.pytorch 3 True 3", "pytorch_lightning 3 True 3", "True True"],
     ),
+    "netdyn before both": (
+        "from netdyn import DynamicsMonitor, trial_run",
+        "import pytorch_lightning",
+        "pytorch_lightning",
+        ["pytorch_lightning 3 True 3", "True True"],
+    ),
 }
 
 
@@ -91,6 +97,18 @@ def test_a_callback_of_both_is_one_for_each():
     made = trainers.callback_class()
     assert issubclass(made, lightning.pytorch.Callback)
     assert issubclass(made, pytorch_lightning.Callback)
+
+
+def test_a_package_that_is_imported_later_is_one_of_the_bases_from_then_on():
+    Early = type("Early", (lightning.pytorch.Callback,), {"on_fit_start": lambda self, trainer, module: "ours"})
+    Mine = type("Mine", (Early,), {})
+    made = Mine()
+    for _ in range(2):
+        trainers.derive_from_all(Early)
+    assert isinstance(made, pytorch_lightning.Callback)
+    assert isinstance(made, lightning.pytorch.Callback)
+    assert Mine().on_fit_start(None, None) == "ours"
+    assert len(Early.__bases__) == 2
 
 
 def test_without_any_the_error_names_them(monkeypatch):

@@ -22,7 +22,7 @@ from netdyn.probes.probe import Probe
 from netdyn.probes.unpacking import first_of, input_and_target
 from netdyn.report.results import Report
 from netdyn.schedules import only_one
-from netdyn.trainers import callback_class
+from netdyn.trainers import callback_class, derive_from_all
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -76,6 +76,7 @@ class DynamicsMonitor(Callback):
         val_probe: Any = None,
         **options: Any,
     ) -> None:
+        derive_from_all(DynamicsMonitor)
         super().__init__()
         self._cadence = only_one(every_n_epochs=every_n_epochs, **options)
         self._every_n_epochs = 0 if self._cadence else 1

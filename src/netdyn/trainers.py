@@ -34,3 +34,9 @@ def callback_class() -> Any:
     """A class that is a callback for all of these packages."""
     bases = tuple(package.Callback for package in packages())
     return bases[0] if len(bases) == 1 else type("Callback", bases, {})
+
+
+def derive_from_all(callback: type) -> None:
+    """Make a class a callback of the packages too that have been imported since it was made."""
+    later = tuple(package.Callback for package in packages() if not issubclass(callback, package.Callback))
+    callback.__bases__ += later

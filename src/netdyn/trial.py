@@ -22,7 +22,7 @@ from netdyn._utils import checks
 from netdyn.callback import DynamicsMonitor
 from netdyn.isolation.isolated import rng_restored
 from netdyn.isolation.shadow import Shadows
-from netdyn.trainers import callback_class, package_of
+from netdyn.trainers import callback_class, derive_from_all, package_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -136,6 +136,8 @@ def trial_run(
     if monitor is not None and not isinstance(monitor, DynamicsMonitor):
         raise TypeError(f"`monitor` must be a DynamicsMonitor, got {type(monitor).__name__}.")
     checks.whole("max_steps", max_steps, minimum=2)
+    derive_from_all(DynamicsMonitor)
+    derive_from_all(_Record)
     if monitor is None:
         monitor = DynamicsMonitor(every_n_train_steps=-(-max_steps // 2))
     records: list[_Record] = []

@@ -33,6 +33,11 @@ from netdyn.engine.config import MEASURES
 from netdyn.probes.loaders import read_probe
 from netdyn.probes.unpacking import input_and_target
 
+#: For tests that are made under FSDP2 too, which torch has on the CPU from 2.7 on.
+FSDP2 = pytest.param(
+    "fsdp2",
+    marks=pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="torch 2.6 shards on GPUs alone"),
+)
 #: What monitors measure here, if nothing else is said, and what a single process measures.
 SETTINGS: dict[str, Any] = {"weight_rays": 3, "sample_rays": 2, "report": False, "measure": [*MEASURES, "companions"]}
 

@@ -38,7 +38,7 @@ def train(folder: Path, **options: Any) -> list[dict[str, Any]]:
     return processes.records(folder)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn", "ddp_fork", processes.FSDP2])
 def test_training_is_untouched_and_every_process_has_the_single_processs_numbers(strategy: str, tmp_path: Path):
     without = train(tmp_path / "without", strategy=strategy, monitored=False)
     with_monitor = train(tmp_path / "with", strategy=strategy, monitored=True, monitor={"strict": True})

@@ -29,7 +29,7 @@ def train(pair: Pair, folder: Path, **options: Any) -> list[dict[str, Any]]:
     return processes.records(folder)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", processes.FSDP2])
 def test_training_is_untouched_and_every_process_has_the_single_processs_numbers(
     strategy: str, pair: Pair, tmp_path: Path
 ):
@@ -121,7 +121,7 @@ def test_a_process_that_fails_once_in_a_measure_stays_in_step(pair: Pair, tmp_pa
     assert f"could not measure {measure}, and goes on without it: RuntimeError: out of ink" in told[1]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", processes.FSDP2])
 def test_an_evaluation_that_fails_on_one_process_outside_of_a_measure_fails_on_all(
     pair: Pair, tmp_path: Path, strategy: str
 ):
