@@ -23,10 +23,10 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def influences(radii, influence, key="0 1 5", clusters=None):
+def influences(radii, influence, key="0 1 5", clusters=None, weight=None):
     influence = torch.as_tensor(influence, dtype=torch.float64)
     clusters = torch.arange(influence.shape[1]) if clusters is None else clusters
-    return Influences(key, torch.tensor(radii, dtype=torch.float64), influence, clusters)
+    return Influences(key, torch.tensor(radii, dtype=torch.float64), influence, clusters, weight)
 
 
 def ends(change):
@@ -66,6 +66,26 @@ def test_what_the_choice_of_samples_adds_to_all_rays_alike_widens_the_interval()
     found = weight_change(influences([0.1] * 8, now), influences(radii.tolist(), before))
     half = scipy.stats.t.ppf(0.975, 39) * reference.shared_error(now, range(40))
     assert ends(found) == pytest.approx((0.1, half), rel=1e-3)
+
+
+def test_weights_of_the_samples_count_in_either_change():
+    draw = generator(0)
+    clusters, weight = torch.arange(40) // 2, 2 * torch.rand(40, generator=draw).double()
+    weight /= weight.mean()
+    options = {"clusters": clusters, "weight": weight}
+    now, before = torch.randn(2, 1, 40, generator=draw).double()
+    found = sample_change(influences([0.3], now, **options), influences([0.1], before, **options))
+    half = scipy.stats.t.ppf(0.975, 19) * reference.clustered_error((now - before)[0], clusters, weight)
+    assert ends(found) == pytest.approx((0.2, half), rel=1e-3)
+    now = now.expand(8, 40)
+    found = weight_change(influences([0.1] * 8, now, **options), influences([0.0] * 8, torch.zeros(8, 40), **options))
+    half = scipy.stats.t.ppf(0.975, 39) * reference.shared_error(now, clusters, weight)
+    assert ends(found) == pytest.approx((0.1, half), rel=1e-3)
+
+
+def test_a_change_on_copies_of_one_sample_is_unknown():
+    one = influences([0.3], torch.randn(1, 5, generator=generator(0)), clusters=torch.zeros(5, dtype=torch.int64))
+    assert sample_change(one, one) is None
 
 
 def test_rays_without_a_crossing_are_left_out():

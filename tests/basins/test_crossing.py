@@ -147,6 +147,30 @@ def test_a_crossing_just_outside_of_the_levels_is_not_taken_from_the_line(beyond
     assert min(shares) <= 0.5 < max(shares)
 
 
+def weighted():
+    """Samples of which the first half counts three times as much, with 0.95 and 0.57 of accuracy at two levels."""
+    weight = torch.where(torch.arange(COUNT) < COUNT // 2, 1.5, 0.5).double()
+    return crossing(0.5, weight=weight, right={-APART: outcomes(0.9), APART: outcomes(0.38)})
+
+
+def test_weights_decide_on_which_side_of_all_levels_the_crossing_lies():
+    # Unweighted, accuracy is 0.38 at the upper level, and nothing more would be asked.
+    search = weighted()
+    line = (-APART, APART), [logit(0.95, COUNT), logit(0.57, COUNT)]
+    assert search.radius == pytest.approx(math.exp(reference.line_crossing(*line, 0.0)))
+    assert APART < math.log(search.radius) < 1.5 * APART
+    assert search.next_level() == pytest.approx(3 * APART)
+
+
+def test_influences_of_weighted_samples_are_deviations_from_the_weighted_mean():
+    search = weighted()
+    influence = search.influence()
+    assert float((influence * search.weight).sum()) == pytest.approx(0, abs=1e-9)
+    # A sample that is right at the radius against one that is not: 1 over the slope of accuracy.
+    slope = 0.25 * (logit(0.95, COUNT) - logit(0.57, COUNT)) / (2 * APART)
+    assert float(influence[0] - influence[-1]) == pytest.approx(1 / slope)
+
+
 def test_influences_are_deviations_over_the_slope_of_accuracy():
     search = crossing(0.5)
     search.right = {-0.1: outcomes(0.6), 0.1: outcomes(0.4)}

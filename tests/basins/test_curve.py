@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, isotonic, survival
+from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, isotonic, mean_curve, survival
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -209,6 +209,55 @@ def test_a_level_curve_is_level():
     curve = falling_curve(0.5, [], [])
     assert curve.at(torch.tensor([0.0, 1.0, 100.0])).tolist() == [0.5] * 3
     assert (curve.crossing(0.5), curve.crossing(0.4)) == (0, math.inf)
+
+
+# The mean over rays
+
+
+def mean_at(level, rays, weights, slope, floor):
+    """The weighted mean over rays at one level, by loops: straight between a ray's levels, a logit's line beyond."""
+    total = 0.0
+    for ray, weight in zip(rays, weights, strict=True):
+        levels, falling = sorted(ray), []
+        for asked in levels:
+            falling.append(min([ray[asked], *falling]))
+        if level < levels[0] or level > levels[-1]:
+            end, share = (levels[0], falling[0]) if level < levels[0] else (levels[-1], falling[-1])
+            kept = min(max(share, 0.5 / weight), 1 - 0.5 / weight)
+            logit = math.log(kept / (1 - kept)) - slope * (level - end)
+            own = 1 / (1 + math.exp(-logit))
+            own = max(own, share) if level < end else max(own, min(share, floor))
+        else:
+            own = float(np.interp(level, levels, falling))
+        total += weight * own
+    return total / sum(weights)
+
+
+RAYS = [
+    {-2.0: 1.0, -1.0: 0.8, 0.5: 0.9, 1.0: 0.0},  # rises once; ends at 1 and at 0
+    {-0.5: 0.7, 0.0: 0.35, 0.7: 0.2},
+    {1.5: 0.05},
+]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("weights", [[10.0, 10.0, 10.0], [3.0, 20.0, 8.0]], ids=["equal", "unequal"])
+def test_a_mean_curve_is_that_of_the_loop_over_rays(weights, floor):
+    curve = mean_curve(0.97, RAYS, weights, 3.0, floor)
+    knots = sorted({level for ray in RAYS for level in ray})
+    np.testing.assert_allclose(curve.sigma.log().numpy(), knots, atol=1e-12)
+    expected = [min(mean_at(level, RAYS, weights, 3.0, floor) for level in knots[: i + 1]) for i in range(len(knots))]
+    np.testing.assert_allclose(curve.share.numpy(), np.minimum(expected, 0.97), rtol=1e-12)
+    assert (curve.clean, curve.sigma.dtype, curve.share.dtype) == (0.97, torch.float64, torch.float64)
+    assert mean_curve(0.6, RAYS, weights, 3.0, floor).share.max() == 0.6
+
+
+def test_a_mean_curve_has_64_knots_at_most_spread_over_all_levels():
+    levels = np.linspace(-1, 1, 200)
+    rays = [{float(level): 0.5 for level in levels[start::2]} for start in (0, 1)]
+    knots = mean_curve(1.0, rays, [5.0, 5.0], 1.0, 0.0).sigma.log().numpy()
+    np.testing.assert_allclose(knots, levels[[round(i * 199 / 63) for i in range(64)]], atol=1e-12)
+    assert len(mean_curve(1.0, [{float(level): 0.5 for level in levels[:64]}], [5.0], 1.0, 0.0).sigma) == 64
 
 
 # Radius

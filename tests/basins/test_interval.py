@@ -119,6 +119,12 @@ def test_interval_of_the_median_covers_it(n):
 # Known outcomes ------------------------------------------------------------------------------------------------------
 
 
+def test_a_level_that_order_statistics_have_exactly_needs_none_beyond_them():
+    # 1 - 2 P(Bin(6, 1/2) < 2) = 1 - 14/64: the second smallest and largest, though the extremes are infinite.
+    found = median_interval(torch.tensor([-math.inf, 1.0, 2.0, 3.0, 4.0, math.inf]), 1 - 14 / 64)
+    assert found == (1.0, 4.0, 1 - 14 / 64)
+
+
 def test_interval_of_the_median_on_known_values():
     # P(B <= 1) = 9/256 and P(B <= 0) = 1/256 for 8 values: levels .9922 and .9297 of the extremes and the next ones.
     share = (0.99219 - 0.95) / (0.99219 - 0.92969)

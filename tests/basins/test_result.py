@@ -47,6 +47,13 @@ def test_spread_of_a_curve_are_its_quantiles():
         assert lost == pytest.approx(1 - float(made().accuracy_at(sigma)), abs=0.01)
 
 
+def test_spread_of_a_curve_is_where_it_has_fallen_by_equal_parts_exactly():
+    curve = falling_curve(0.9, [0.1, 10.0], [0.8, 0.0])
+    found = made(curve=curve, clean=0.9).spread()
+    expected = [curve.crossing(0.9 * k / (QUANTILES + 1)) for k in range(QUANTILES, 0, -1)]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("clean", [0.0, 1.0])
 def test_spread_of_a_level_curve_is_empty(clean):
     assert made(clean=clean, curve=falling_curve(clean, [], [])).spread().tolist() == []

@@ -70,6 +70,11 @@ def test_an_accuracy_near_the_floor_is_warned_of():
         warn_of_floor(0.5, 0.46)
 
 
+def test_an_accuracy_that_is_named_is_half_way_to_1_in_hundredths():
+    with pytest.warns(UserWarning, match=r" Use accuracy=0\.73, or relative=True\.$"):
+        warn_of_floor(0.5, 0.468)
+
+
 def test_no_accuracy_is_named_where_none_is_usable():
     with pytest.warns(UserWarning, match=r"means little\. Use relative=True\.$"):
         warn_of_floor(0.95, 0.96)

@@ -95,11 +95,11 @@ def weight_change(now: Influences | None, before: Influences | None) -> Change |
     """
     if now is None or before is None or now.key != before.key:
         return None
-    known = (now.radii - before.radii).isfinite()
+    ratios = now.radii - before.radii
+    known = ratios.isfinite()
     if int(known.sum()) < 2:
         return None
-    ratios = (now.radii - before.radii)[known]
-    moved = (now.influence - before.influence)[known]
+    ratios, moved = ratios[known], (now.influence - before.influence)[known]
     low, high, _ = median_interval(ratios)
     extra = student_quantile((1 + LEVEL) / 2, moved.shape[1] - 1) * shared_error(moved, now.clusters, now.weight)
     centre = median(ratios)

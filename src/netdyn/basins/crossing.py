@@ -113,7 +113,7 @@ class Crossing:
     def _margin(self) -> float:
         """t·se of the accuracy at the radius."""
         error, clusters = clustered_error(self._outcomes(), self.cluster, self.weight)
-        return student_quantile((1 + LEVEL) / 2, clusters - 1) * error if error > 0 else 0.0
+        return student_quantile((1 + LEVEL) / 2, clusters - 1) * error
 
     def _outcomes(self) -> Tensor:
         """Each sample's share of right answers at the radius, on the straight line through the levels around it."""

@@ -47,7 +47,7 @@ class Grid:
         """T for each ray: the geometric middle of its cell, 0 where lost without noise, inf where censored."""
         edges = self.edges().to(cells.device)
         middle = (edges[:-1] * edges[1:]).sqrt()
-        radii = middle[cells.clamp(0, self.cells - 1).long()]
+        radii = middle[cells.clamp(min=0).long()]
         return radii.masked_fill(cells == LOST_CLEAN, 0.0).masked_fill(cells == self.cells - 1, math.inf)
 
 
