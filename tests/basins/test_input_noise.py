@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from netdyn import SampleBasin
 from netdyn._utils.random import digests
 from netdyn._utils.trees import samples_first
-from netdyn.basins.input_noise import Noise, changed_outputs
+from netdyn.basins.input_noise import Noise, _site, changed_outputs
 from netdyn.functional import sample_basin
 
 
@@ -212,6 +212,116 @@ def test_names_that_do_not_fit_are_refused(names, error, text):
 def test_for_whole_numbers_alone_noise_falls_on_the_embedding():
     found, expected = sample_basin(*reading()), sample_basin(*reading(), noise_at=["embedding"])
     assert (found.radius, found.interval) == (expected.radius, expected.interval)
+
+
+def chosen(network, inputs):
+    """The outputs that noise falls on if none is named, without running a search."""
+    try:
+        return [site[:3] for site in Noise.at(network, inputs, samples_first(inputs), None, 0).sites]
+    finally:
+        assert not any(module._forward_hooks for module in network.modules())
+
+
+class Placed(nn.Module):
+    """Embeds places, which are those of all samples, and then ids."""
+
+    def __init__(self, kind=nn.Embedding):
+        super().__init__()
+        self.places, self.ids = nn.Embedding(5, 8), kind(20, 8)
+        self.pair, self.head = nn.Bilinear(8, 8, 8), nn.Linear(8, 2)
+
+    def forward(self, ids):
+        return self.head(self.pair(self.ids(ids), self.places(torch.arange(5)).expand(len(ids), 5, 8)).mean(dim=1))
+
+
+class Parametrised(nn.Embedding):
+    """An embedding with a module inside of it."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.inner = nn.Identity()
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, Parametrised])
+def test_of_several_embeddings_the_first_that_depends_on_the_samples_is_disturbed(kind):
+    assert chosen(Placed(kind), IDS) == [("ids", 0, 0)]
+    assert chosen(nn.Sequential(Placed(kind)), IDS) == [("0.ids", 0, 0)]
+
+
+def test_a_layer_that_is_given_whole_numbers_by_name_counts_as_an_embedding():
+    class Named(Reader):
+        def forward(self, ids):
+            return self.head(self.embedding(input=ids).mean(dim=1))
+
+    assert chosen(Named(), IDS) == [("embedding", 0, 0)]
+
+
+def test_a_search_for_the_embedding_leaves_a_table_beside_the_samples_whole():
+    class Beside(Reader):
+        def forward(self, inputs):
+            assert len(inputs["table"]) == 7
+            return self.head(self.embedding(inputs["ids"]).mean(dim=1))
+
+    assert chosen(Beside(), {"ids": IDS, "table": torch.arange(7)}) == [("embedding", 0, 0)]
+
+
+class Counts(nn.Module):
+    """Turns what it is given to floating numbers, which four layers read one after the other."""
+
+    def __init__(self, layers=4):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(layers))
+
+    def forward(self, ids):
+        h = torch.view_as_real(ids).sum(dim=-1) if ids.is_complex() else ids.float()
+        for layer in self.layers:
+            h = layer(h)
+        return h
+
+
+@pytest.mark.parametrize(
+    ("inputs", "advice"),
+    [
+        (IDS, "Pass floating numbers, as the model computes them from these (`inputs.float()`)"),
+        (
+            torch.complex(IDS.float(), IDS.float()),
+            "Pass `torch.view_as_real(inputs)`, and turn it back with `torch.view_as_complex` in the model",
+        ),
+    ],
+    ids=["whole", "complex"],
+)
+@pytest.mark.parametrize("layers", [1, 4])
+def test_without_an_embedding_an_error_names_up_to_three_modules_that_may_be_disturbed(layers, inputs, advice):
+    names = [f"layers.{i}" for i in range(layers)][:3]
+    with pytest.raises(TypeError) as caught:
+        chosen(Counts(layers), inputs)
+    text = str(caught.value)
+    assert text.startswith("`inputs` (")
+    assert "holds no floating tensor that noise could disturb, and no embedding has run. " in text
+    assert text.endswith(f"{advice}; or name modules whose output it is to disturb, for instance noise_at={names}.")
+
+
+def test_a_module_that_runs_more_often_than_before_is_an_error():
+    network, sigma = Reader(), torch.ones(len(IDS))
+    noise = Noise.at(network, IDS, (True,), ["embedding"], 0)
+    rows = noise.draw(IDS, digests(IDS, (True,)), torch.zeros(len(IDS), dtype=torch.int64))
+    text = (
+        "`noise_at` names 'embedding', whose output changed its shape or its number of runs between two forward "
+        "passes: got shape [400, 5, 8] in run 2, for 400 samples."
+    )
+    with pytest.raises(RuntimeError, match=f"^{re.escape(text)}$"):
+        noise.outputs(network, IDS, rows, sigma, lambda ids: network(ids) + network(ids))
+
+
+@pytest.mark.parametrize("three", [(3,), (3, 8, 1), (3, 9), (2, 8), (4, 8)])
+def test_an_output_whose_shape_depends_on_more_than_the_number_of_samples_is_refused(three):
+    text = (
+        f"`noise_at` names 'm', whose output has shape [2, 8] for 2 samples and {list(three)} for 3: one dimension "
+        "must be the number of samples, and the others stay. Name another module."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        _site("m", 0, (2, 8), three)
+    assert _site("m", 1, (8, 2, 5), (8, 3, 5)) == ("m", 1, 1, (8, 5))
 
 
 @pytest.mark.parametrize("fails", [False, True])

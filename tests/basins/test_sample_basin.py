@@ -13,7 +13,7 @@ import reference
 from netdyn._utils.inputs import shown
 from netdyn._utils.random import Contents
 from netdyn.basins.input_noise import Noise
-from netdyn.basins.sample_basin import measure_sample_basin
+from netdyn.basins.sample_basin import Rays, measure_sample_basin
 from netdyn.functional import sample_basin
 from netdyn.probes.criteria import right_class
 from netdyn.probes.evaluator import Evaluator
@@ -169,6 +169,20 @@ def test_radii_of_rays_are_the_oracles_within_a_cell():
         lost = found.isfinite()
         assert torch.equal(lost, truth < 10 * math.exp(-CELL))
         assert ((found[lost] / truth[lost]).log().abs() <= CELL / 2 * 1.01).all()
+
+
+def test_rows_are_right_at_levels_of_their_own_on_the_first_ray_in_any_order():
+    x = gaussian(50, 1, seed=5)
+    (noise,) = Noise.at(First(), x, (True,), None, 0).draw(x, Contents.of(x).digests, torch.zeros(50).long())
+    index = torch.randint(50, (300,), generator=generator(1))
+    sigma = torch.rand(300, generator=generator(2), dtype=torch.float64) * 3
+    evaluator = Evaluator(First(), x, torch.ones(50, dtype=torch.int64), right_class, 2)
+    rays = Rays(evaluator, Noise.at(First(), x, (True,), None, 0))
+    found = rays.rows_right(index, sigma)
+    assert torch.equal(found, (x[index] + sigma[:, None].float() * noise[index])[:, 0] > 0)
+    assert 0 < found.double().mean() < 1
+    rays.rows_right(index[:20], sigma[:20])
+    assert evaluator.passed == 320
 
 
 def test_radius_of_every_sample_is_its_own_oracles():

@@ -7,6 +7,10 @@ from torch import nn
 import networks
 import reference
 from netdyn.functional import characteristic_maps, linear_substitution_map, subnetwork
+from netdyn.linear import characteristic
+from netdyn.linear.characteristic import find_subnetwork
+from netdyn.probes.criteria import as_logits
+from netdyn.tracing.fields import Choice, choose, discover
 from networks import CLASSES, FEATURES, fill, images, samples
 
 
@@ -137,6 +141,62 @@ def test_subnetworks_are_the_units_with_the_largest_shares():
         assert shares[k].tolist() == pytest.approx([float(expected[i]) for i in order], rel=1e-5)
     _, everything = subnetwork(network, samples(), "fc.2", most=100)
     close(everything.sum(dim=1), torch.ones(CLASSES))
+
+
+def found_in(network, inputs, layer, most=3, classes=CLASSES, pathway=None, batch_size=None, head=as_logits):
+    choice = choose(network, discover(network, inputs, None), [layer])
+    return find_subnetwork(network, inputs, choice, most, classes, pathway, batch_size, head)
+
+
+@pytest.mark.parametrize("batch_size", [None, 30])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_subnetwork_holds_the_input_maps_of_its_units(known, batch_size):
+    network, seen = networks.functional_mlp().eval(), []
+    pathway = linear_substitution_map(network, samples())["fc.1"]
+    network.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    found = found_in(network, samples(), "fc.1", pathway=pathway if known else None, batch_size=batch_size)
+    # All samples at once are seen while the layers are found.
+    assert seen.count(80) == 1 + (batch_size is None)
+    units, shares = subnetwork(network, samples(), "fc.1", most=3)
+    maps = characteristic_maps(network, samples(), layer="fc.1")
+    assert found.layer == "fc.1"
+    assert torch.equal(found.units, units)
+    close(found.shares, shares)
+    close(found.maps, torch.stack([maps[k, units[k]] for k in range(CLASSES)]))
+    assert found.maps.shape == (CLASSES, 3, FEATURES)
+
+
+def test_a_subnetwork_is_that_of_the_logits_asked_for():
+    network = networks.functional_mlp().eval()
+    whole, some = (found_in(network, samples(), "fc.2", classes=classes) for classes in (CLASSES, 2))
+    other = found_in(network, samples(), "fc.2", head=lambda output, count: -output.flip(1))
+    close(some.maps, whole.maps[:2])
+    assert torch.equal(some.units, whole.units[:2])
+    assert torch.equal(other.units, whole.units.flip(0))
+    close(other.maps, -whole.maps.flip(0))
+    close(other.shares, whole.shares.flip(0))
+
+
+def test_shares_are_of_some_samples_spread_over_many(monkeypatch):
+    network, x = networks.functional_mlp().eval(), samples(90)
+    monkeypatch.setattr(characteristic, "SHARE_SAMPLES", 30)
+    found = found_in(network, x, "fc.2")
+    _, expected = subnetwork(network, x[::3], "fc.2", most=3)
+    close(found.shares, expected)
+
+
+def test_a_layer_without_a_map_has_no_subnetwork():
+    assert find_subnetwork(networks.bn_mlp(), samples(), Choice(("gone",)), 3, CLASSES, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "gradients"), [(networks.bn_mlp(), CLASSES), (fill(networks.Gated(offset=1.0)), 1 + CLASSES)]
+)
+def test_gradients_of_more_samples_are_taken_where_those_of_the_first_output_differ(monkeypatch, network, gradients):
+    calls, grad = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: calls.append(1) or grad(*args, **options))
+    characteristic_maps(network, samples())
+    assert len(calls) == gradients
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from torch import nn
 import networks
 import reference
 from netdyn.functional import linear_substitution_map, local_fields
+from netdyn.isolation.adapter import isolated_network
 from netdyn.linear import substitution
-from netdyn.linear.substitution import Spread
+from netdyn.linear.substitution import Spread, substitute
 from netdyn.tracing import tracer
+from netdyn.tracing.fields import choose, discover
 from networks import CLASSES, ENDS, FEATURES, ZOO, CheckpointedMLP, Ending, Gated, Swish, Tokens, fill, images, samples
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -229,6 +231,59 @@ def test_an_activation_may_write_over_the_output_of_a_max_pooling(pool):
     network(samples())
     linear_map = linear_substitution_map(fill(network), samples())
     assert worst(linear_map, [network[-1].weight.detach()]) < 1e-5
+
+
+# What is asked of the layers chosen
+
+
+def own_map(network, inputs, **options):
+    with isolated_network(network) as isolated:
+        survey = discover(isolated, inputs, None)
+        return substitute(isolated, inputs, choose(isolated, survey, None), **options)
+
+
+class Beside(Writing):
+    """Uses its local field beside its activation, and the activation of another layer not at all."""
+
+    def __init__(self):
+        super().__init__(None, torch.relu, None)
+        self.idle = nn.Linear(FEATURES, 3)
+
+    def forward(self, x):
+        h, idle = self.first(x), torch.relu(self.idle(x))
+        return self.last(self.activation(h) + 2 * h) + 0 * idle.detach().sum()
+
+
+def test_the_part_of_a_map_that_goes_through_the_activation_is_told_apart():
+    network = fill(Beside())
+    found = own_map(network, samples(), through=True)
+    assert list(found.through) == ["first"]
+    torch.testing.assert_close(found.through["first"], network.last.weight.detach())
+    torch.testing.assert_close(found["first"], 3 * network.last.weight.detach())
+    assert torch.equal(found["idle"], torch.zeros(CLASSES, 3))
+    assert found.unreached == {"idle": "detached"}
+    assert own_map(network, samples()).through == {}
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 6])
+def test_the_part_through_the_activation_is_a_mean_over_samples_too(batch_size):
+    # With one copy of each sample a backward pass gives one class; samples in several graphs are joined.
+    network, inputs = fill(Gated(offset=1.0)).double(), samples(20).double()
+    found = own_map(network, inputs, through=True, batch_size=batch_size)
+    alone = [own_map(network, x[None], through=True) for x in inputs]
+    assert list(found.through) == ["gate"]
+    for part in ("pathways", "through"):
+        expected = torch.stack([getattr(one, part)["gate"] for one in alone]).mean(0)
+        torch.testing.assert_close(getattr(found, part)["gate"], expected)
+    defect = found.affine_defect["gate"]
+    assert defect == pytest.approx(own_map(network, inputs).affine_defect["gate"], rel=1e-9)
+
+
+def test_rows_and_columns_of_a_map_may_be_chosen():
+    network, classes = networks.bn_mlp(), torch.tensor([3, 0])
+    found = own_map(network, samples(), classes=classes, units=lambda width: torch.arange(0, width, 2))
+    for name, pathway in linear_substitution_map(network, samples()).items():
+        torch.testing.assert_close(found[name], pathway[classes][:, ::2])
 
 
 # How the model is called

@@ -11,8 +11,12 @@ from torch import nn
 import networks
 from netdyn.functional import functional_depth, linear_share, linear_substitution_map, linear_tail
 from netdyn.linear import tails
+from netdyn.linear.tails import squared_correlation
 from netdyn.metrics import LinearTail
 from networks import CLASSES, FEATURES, fill, images, samples
+
+#: Sizes of the batches that a watched network was given.
+SIZES = []
 
 
 def truth(network, x):
@@ -232,7 +236,35 @@ def test_functional_depth_is_the_first_layer_from_which_nothing_is_lost(accuraci
     assert math.isnan(functional_depth(named, accuracy, untrained=True))
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("centre", [True, False])
+def test_a_share_is_centred_over_two_classes_too(centre, classes):
+    # A number that is added to all logits of a sample changes the share only if it is not taken away.
+    true, added = samples(40, 2, (classes,)), samples(40, 3, (1,))
+    share = squared_correlation(true, true + added, centre)
+    assert share == (pytest.approx(1) if centre else pytest.approx(uncentred(true, true + added)))
+    assert uncentred(true, true + added) < 0.9
+
+
+def uncentred(a, b):
+    """Squared correlation, each logit less its mean over samples alone."""
+    a, b = ((v - v.mean(0)).double().numpy() for v in (a, b))
+    return (a * b).sum() ** 2 / ((a**2).sum() * (b**2).sum())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_forward_pass_holds_more_samples_than_a_batch(exact):
+    network, x = fill(Images(pool=True)), images(150)
+    target = truth(network, x)
+    network.register_forward_pre_hook(lambda module, args: SIZES.append(len(args[0])))
+    SIZES.clear()
+    linear_tail(network, x, target, exact=exact, batch_size=70)
+    assert max(SIZES) == 70
+
+
 def test_labels_are_checked():
+    with pytest.raises(ValueError, match="`target`"):
+        linear_tail(networks.bn_mlp(), samples(), torch.zeros(79, dtype=torch.int64))
     with pytest.raises(TypeError, match="`target` must hold whole class labels"):
         linear_tail(networks.bn_mlp(), samples(), torch.zeros(80))
     with pytest.raises(ValueError, match="got the label 4"):

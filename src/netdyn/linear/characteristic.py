@@ -131,7 +131,7 @@ def unit_maps(
         field, graph = sites[0].field, sites[0].graph
         places = sites[0].axis.rows(torch.arange(field.numel(), device=field.device).reshape(field.shape))
         for unit in units:
-            pick = torch.zeros(field.numel(), dtype=field.dtype, device=field.device)
+            pick = field.new_zeros(field.numel())
             pick[places[:, unit]] = 1
             yield None if graph is None else (graph * pick.reshape(graph.shape)).sum()
 
