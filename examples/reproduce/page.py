@@ -62,29 +62,31 @@ def verdicts(found: Found, before: Found) -> list[str]:
 
 
 def changes(found: Found, before: Found) -> list[str]:
-    """The statements and readings with another verdict than before."""
-    rows = [
-        [claim["name"], part["statement"], *_cells(before, claim, part)]
-        for _, claim in _claims(found)
-        for part in _parts(claim)
-        if _earlier(before, claim, part)[1:] not in ([], [part["verdict"]])
-    ]
+    """The claims, statements and readings with another verdict than before."""
+    rows = []
+    for _, claim in _claims(found):
+        if claim["name"] in before and _was(before, claim) != claim["verdict"]:
+            rows.append([claim["name"], "**the claim**", _was(before, claim), claim["verdict"]])
+        rows += [
+            [claim["name"], part["statement"], *_cells(before, claim, part)]
+            for part in _parts(claim)
+            if _earlier(before, claim, part)[1:] not in ([], [part["verdict"]])
+        ]
     return _table(["claim", "statement or reading", "before", "now"], rows)
 
 
 def table(name: str, found: Found) -> list[str]:
     """The numbers that have a place in one of the page's tables."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
     for script, claim in _claims(found):
         for part in _parts(claim):
             if part.get("place") and part["place"][0] == name:
                 _, row, column = part["place"]
-                place = f"[{claim['name']}](#{script})", row
-                rows.setdefault(place, {})[column] = f"{part['text']}, {part['verdict']}"
+                own = rows.setdefault((f"[{claim['name']}](#{script})", row), {})
+                own[column] = part["text"] if name == "l_map" else f"{part['text']}, {part['verdict']}"
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    return _table(
-        ["claim", "", *columns], [[*at, *(row.get(column, "") for column in columns)] for at, row in rows.items()]
-    )
+    cells = [[*at, *(row.get(column, "") for column in columns)] for at, row in rows.items()]
+    return _table(["claim", "", *columns], cells)
 
 
 def results_of(told: dict[str, Any], before: Found) -> list[str]:

@@ -115,7 +115,8 @@ def test_old_and_new_verdicts_stand_side_by_side(room):
     text = page.written("".join(marks), found, before)
     assert "| [n](#shallow) | P1 | s. | holds | **holds in part** |" in text
     assert "| n | bb | 2.0, holds | 2.0, holds in part |" in text.partition("changes")[2].partition("end")[0]
-    assert text.count("| n |") == 1  # nothing else has changed
+    assert "| n | **the claim** | holds | holds in part |" in text
+    assert text.count("| n |") == 2  # nothing else has changed
     assert "| [n](#shallow) | row | 4.0, holds | 3.0, does not hold |" in text  # columns in the order of the claim
     assert "| dddd | – | 4.0, holds |" in text
     assert page.written(text, found, before) == text
