@@ -10,6 +10,8 @@ from torch import nn
 import reference
 from netdyn.basins import weight_basin as room
 from netdyn.basins.crossing import logit
+from netdyn.basins.curve import mean_curve
+from netdyn.basins.interval import widened
 from netdyn.basins.weight_basin import Ray, walk_rays
 from netdyn.probes.criteria import right_class
 from netdyn.probes.evaluator import Evaluator
@@ -256,3 +258,63 @@ def test_influences_are_deviations_over_the_slope_of_accuracy():
     assert found.influence[1].isnan().all()
     assert found.radii.tolist() == [pytest.approx(0.0), pytest.approx(math.nan, nan_ok=True)]
     assert room._influences(rays, torch.tensor([0.0, math.inf]), choices, of, 0.5, "key") is None
+
+
+def test_influences_of_weighted_samples_keep_the_weights_and_widen_the_interval_by_them():
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.rand(COUNT, generator=draw, dtype=torch.float64) * 2
+    clusters = torch.arange(COUNT) // 2
+    of = SimpleNamespace(samples=COUNT, weight=weight / weight.mean(), contents=SimpleNamespace(clusters=clusters))
+    rays, radii = [], torch.linspace(0.8, 1.2, 8, dtype=torch.float64)
+    for _ in radii:
+        made = Ray(0.5, of.weight)
+        for level, share in ((-0.3, 0.7), (0.3, 0.3)):
+            made.add(level, torch.rand(COUNT, generator=draw) < share)
+        rays.append(made)
+    found = room._influences(rays, radii, [torch.arange(COUNT)] * 8, of, 0.5, "key")
+    assert (found.weight is of.weight, found.radii.dtype, found.influence.dtype) == (True, torch.float64, torch.float64)
+    torch.testing.assert_close(found.radii, radii.log(), rtol=0, atol=1e-15)
+    interval, level = room._interval(radii, found)
+    low, high, expected = reference.median_interval(radii.tolist())
+    error = reference.shared_error(found.influence, clusters, of.weight)
+    assert error > 1e-3
+    assert interval == pytest.approx(widened((low, high), 1.0, error, COUNT))
+    assert level == expected
+    assert room._interval(radii, None) == ((pytest.approx(low), pytest.approx(high)), expected)
+
+
+# Classes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_classes_are_asked_at_levels_spread_over_the_whole_range(before):
+    labels, clean = torch.arange(30) % 3, torch.arange(30) < 20
+    labels[labels == 1] = 0
+    # The last two rays ask no sample of class 2.
+    everyone, some = torch.arange(30), (labels == 0).nonzero()[:, 0]
+    choices = [everyone, everyone, some, some]
+    rays, asked = [Ray(0.5) for _ in choices] if before else [], [[] for _ in choices]
+    for each, chosen in zip(rays, choices, strict=False):
+        each.add(0.1, chosen < 12)
+
+    def ask(ray, level):
+        asked[ray].append(level)
+        return choices[ray] < 15
+
+    ask.evaluator, ask.choices = SimpleNamespace(labels=labels, num_classes=3), choices
+    curves = room._class_curves(ask, clean, rays, 1e-3, 1e1)
+    number = 4 * (room.LADDER if before else room.LADDER_ALONE)
+    levels = sorted(level for own in asked for level in own)
+    assert levels == pytest.approx([BOTTOM + (j + 0.5) / number * (TOP - BOTTOM) for j in range(number)])
+    assert curves[1] is None
+    for k, known in ((0, range(4)), (2, range(2))):
+        shares, sizes = [], []
+        for i in known:
+            own = choices[i][labels[choices[i]] == k]
+            met = dict.fromkeys(asked[i], float((own < 15).double().mean()))
+            shares.append(met | ({0.1: float((own < 12).double().mean())} if before else {}))
+            sizes.append(float(len(own)))
+        expected = mean_curve(float(clean[labels == k].double().mean()), shares, sizes, room._slope(rays), 0.0)
+        assert curves[k].clean == expected.clean
+        torch.testing.assert_close(curves[k].sigma, expected.sigma)
+        torch.testing.assert_close(curves[k].share, expected.share)

@@ -12,8 +12,11 @@ from torch import nn
 import reference
 from netdyn._utils.checks import DynamicsWarning
 from netdyn.basins import weight_noise
+from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.basins.weight_noise import WeightNoise
 from netdyn.functional import weight_basin
+from netdyn.probes.criteria import right_class
+from netdyn.probes.evaluator import Evaluator
 from shaken import Everything, mlp, spreads, states, uneven
 
 
@@ -216,6 +219,62 @@ def test_network_that_starts_below_the_accuracy_has_radius_0_and_costs_no_search
     # Two samples, twice, to see what comes out, and all without noise.
     assert len(seen) == 3
     assert basin.forwards == 1
+
+
+def measured(clean=None, right=True, **options):
+    """The evaluator and the basin of a network that is isolated already: sixty samples, of three classes."""
+    x, target = probe(60)
+    network = mlp().eval()
+    with torch.no_grad():
+        target = network(x).argmax(dim=1) if right else (network(x).argmax(dim=1) + 1) % 3
+        evaluator = Evaluator(network, x, target, right_class, 3)
+        return evaluator, measure_weight_basin(evaluator, 1e-3, 7.0, rays=3, samples=30, clean=clean, **options)
+
+
+def test_samples_that_passed_are_counted_for_the_evaluator_and_per_sample():
+    evaluator, basin = measured()
+    assert evaluator.passed == 60 * basin.forwards >= 60 + 3 * 3 * 30
+    assert (basin.high, basin.accuracy, basin.radii.dtype) == (7.0, 0.5, torch.float64)
+
+
+def test_what_is_right_without_noise_is_not_asked_again_if_it_is_known():
+    evaluator, basin = measured(clean=torch.ones(60, dtype=torch.bool))
+    other, asked = measured()
+    assert evaluator.passed == other.passed - 60
+    assert basin.radius == asked.radius
+    evaluator, basin = measured(clean=torch.arange(60) < 20)
+    assert (evaluator.passed, basin.radius, basin.clean, basin.radii.dtype) == (0, 0, 20 / 60, torch.float64)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_radii_of_classes_are_in_double_precision(right):
+    _, basin = measured(right=right, per_class=True)
+    assert basin.per_class.dtype == torch.float64
+    assert basin.per_class.tolist() == [
+        math.nan if curve is None else curve.crossing(0.5) for curve in basin.class_curves
+    ]
+
+
+def test_global_noise_gives_another_radius_where_weights_are_of_different_spread():
+    network, (x, _) = uneven(), probe()
+    target = network(x).argmax(dim=1)
+    layer, everything = (weight_basin(network, x, target, rays=3, normalization=name) for name in ("layer", "global"))
+    assert everything.radius != layer.radius
+    assert everything.realised.keys() == layer.realised.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tolerance": 0.0}, "`tolerance` must be a positive"),
+        ({"samples": 0}, "`samples` must be at least 1, got 0."),
+        ({"normalization": "unit"}, "`normalization` must be"),
+        ({"rays": 0}, "`rays` must be at least 1, got 0."),
+    ],
+)
+def test_options_out_of_range_are_named(options, text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        weight_basin(*balance(), **options)
 
 
 def test_network_that_noise_does_not_touch_is_censored():

@@ -301,7 +301,7 @@ def measure_weight_basin(
         curve = mean_curve(clean_accuracy, [ray.share for ray in found], [len(choices[0])] * rays, _slope(found), floor)
     class_radii = None
     if per_class and own.num_classes > 1:
-        curve = replace(curve, classes=_class_curves(ask, clean, found, target, low, high))
+        curve = replace(curve, classes=_class_curves(ask, clean, found, low, high))
         crossings = [math.nan if c is None else c.crossing(target) for c in curve.classes]
         class_radii = torch.tensor(crossings, dtype=torch.float64)
     evaluator.passed += own.passed
@@ -391,14 +391,11 @@ def _interval(radii: Tensor, influences: Influences | None) -> tuple[tuple[float
     return widened((low, high), median(radii), error, influences.influence.shape[1]), level
 
 
-def _class_curves(
-    ask: _Asker, clean: Tensor, rays: Sequence[Ray], target: float, low: float, high: float
-) -> tuple[Curve | None, ...]:
+def _class_curves(ask: _Asker, clean: Tensor, rays: Sequence[Ray], low: float, high: float) -> tuple[Curve | None, ...]:
     """Accuracy of each class against σ, from all that was met and further levels per ray; None if absent."""
     labels, number, levels = ask.evaluator.labels.cpu(), len(ask.choices), LADDER if rays else LADDER_ALONE
     # Where all classes together are too seldom right nothing was met, though single classes may have a radius.
-    rays = rays or [Ray(target) for _ in range(number)]
-    met = [dict(ray.right) for ray in rays]
+    met = [dict(ray.right) for ray in rays] or [{} for _ in range(number)]
     # Ray by ray: a ray's noise is drawn once.
     for ray in range(number):
         for part in range(levels):
@@ -408,7 +405,7 @@ def _class_curves(
     curves: list[Curve | None] = []
     for k in range(ask.evaluator.num_classes):
         own, members = clean[labels == k].double(), [labels[choice] == k for choice in ask.choices]
-        known = [i for i in range(len(rays)) if bool(members[i].any())]
+        known = [i for i in range(number) if bool(members[i].any())]
         shares = [{level: float(right[members[i]].double().mean()) for level, right in met[i].items()} for i in known]
         weights = [float(members[i].sum()) for i in known]
         mean = float(own.mean()) if len(own) else math.nan
