@@ -2,7 +2,7 @@
 
 python tests/mutants.py                    a twelfth of the changes, drawn at random
 python tests/mutants.py --all              all changes
-python tests/mutants.py --again            those of the drawn ones that no test noticed or that ran out of time, once more
+python tests/mutants.py --again            those of the drawn ones that no test noticed, or that ran out of time
 python tests/mutants.py modes/shares.py    the drawn ones of one file
 """
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("files", nargs="*", help="modes/shares.py, and so on; all files if none is named")
     options.add_argument("--all", action="store_true", help="run every change: many hours")
-    options.add_argument("--again", action="store_true", help="run once more what no test has noticed or ran out of time")
+    options.add_argument("--again", action="store_true", help="run what no test noticed or ran out of time")
     options.add_argument("--share", type=float, default=1 / 12, help="the share of each file's changes that is drawn")
     options.add_argument("--seed", type=int, default=0, help="seed of the draw")
     options.add_argument("--workers", type=int, default=2, help="files at a time, each in a process of its own")
