@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import reference
 from netdyn.functional import transfer_order
+from netdyn.modes import transfer
 from reference import NASTY_LAYERS, layers, random_layer
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -92,6 +93,18 @@ def test_transfer_order_by_shifts_counts_the_pairs_of_sixteen_distances(samples)
             apart, moved = (value[first] - value[second] for value in (fields, outputs))
             kept, pairs = kept + (apart * moved > 0), pairs + (apart != 0)
     close(transfer_order(fields, outputs), kept / pairs)
+
+
+def test_transfer_order_by_shifts_copies_few_units_at_a_time(monkeypatch):
+    fields = random_layer(samples=100, units=7).fields
+    expected, seen = transfer_order(fields, fields.abs()), []
+    roll = torch.Tensor.roll
+    monkeypatch.setattr(torch.Tensor, "roll", lambda rows, *args: seen.append(rows.numel()) or roll(rows, *args))
+    monkeypatch.setattr(transfer, "AT_ONCE", 320)
+    same(transfer_order(fields, fields.abs()), expected)
+    assert max(seen) == 300
+    monkeypatch.setattr(transfer, "AT_ONCE", 1)
+    same(transfer_order(fields, fields.abs()), expected)
 
 
 def test_transfer_order_by_shifts_repeats_itself_and_leaves_the_generator_alone():

