@@ -259,7 +259,7 @@ def test_a_logger_that_refuses_our_tags_costs_a_warning_and_not_the_training(exp
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", message=".*slash")
         trainer = fit([fussy, good])
-    assert len(caught) == 1
+    assert len([warning for warning in caught if "slash" in str(warning.message)]) == 1
     assert trainer.global_step == 12
     assert len([line for line in fussy.lines if line[1] == "train_loss"]) == 12
     assert ours(good.lines) == expected

@@ -206,7 +206,7 @@ def test_collection_gives_each_metrics_value():
 
 
 def test_a_tracker_finds_the_smallest_gap():
-    tracker = MetricTracker(BatchNormGap())
+    tracker = MetricTracker(BatchNormGap(), maximize=None)  # as the metric says; older releases maximise by default
     for model in (MODEL, nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), NO_NORM), MODEL):
         tracker.increment()
         tracker.update(model, X, Y)

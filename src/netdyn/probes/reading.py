@@ -156,6 +156,9 @@ def _from_worker(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     finally:
         if paths is not None:
             paths._shutdown_workers()
+            for worker in paths._workers:  # one that has not answered has only been asked to end
+                worker.kill()
+                worker.join()
 
 
 class _ToFile:
