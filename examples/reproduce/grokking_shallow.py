@@ -10,7 +10,7 @@ images are right too; coverage jumps at the same time; before that, both layers'
 
     MNIST_DIR=… python examples/reproduce/grokking_shallow.py [--seeds N] [--quick] [--paper-size]
 
-Three seeds with 50,000 steps take ten minutes on one core; `--paper-size` trains for Omnigrok's 100,000 steps.
+Three seeds with 50,000 steps take 14 minutes on one core; `--paper-size` trains for Omnigrok's 100,000 steps.
 `--quick` scales the weights by four and uses weight decay 0.3, so that the jump comes within 3,000 steps. Without MNIST
 the script uses 300 of scikit-learn's digits.
 """
