@@ -396,7 +396,7 @@ def test_a_registered_function_of_torch_is_seen_as_a_method_and_in_place_too():
 
 def test_a_probe_without_samples_is_refused():
     with pytest.raises(ValueError, match="`inputs` must hold at least one sample, got none"):
-        local_fields(fill(Stopped()), samples(0))
+        local_fields(fill(Stopped(torch.relu)), samples(0))
 
 
 class Failing(nn.Module):
