@@ -237,11 +237,13 @@ RAYS = [
     {-2.0: 1.0, -1.0: 0.8, 0.5: 0.9, 1.0: 0.0},  # rises once; ends at 1 and at 0
     {-0.5: 0.7, 0.0: 0.35, 0.7: 0.2},
     {1.5: 0.05},
+    {-1.5: 1.0, -0.2: 1.0},  # right at all levels that it was asked at
+    {1.2: 0.0},
 ]
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1, 0.3])
-@pytest.mark.parametrize("weights", [[10.0, 10.0, 10.0], [3.0, 20.0, 8.0]], ids=["equal", "unequal"])
+@pytest.mark.parametrize("weights", [[10.0] * 5, [3.0, 20.0, 8.0, 5.0, 4.0]], ids=["equal", "unequal"])
 def test_a_mean_curve_is_that_of_the_loop_over_rays(weights, floor):
     curve = mean_curve(0.97, RAYS, weights, 3.0, floor)
     knots = sorted({level for ray in RAYS for level in ray})
