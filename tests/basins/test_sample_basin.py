@@ -185,6 +185,18 @@ def test_rows_are_right_at_levels_of_their_own_on_the_first_ray_in_any_order():
     assert evaluator.passed == 320
 
 
+def test_of_an_isolated_network_only_the_radius_is_measured_and_what_passed_is_counted():
+    x, target = gaussian(300, 1, seed=5).abs() + 0.1, torch.ones(300, dtype=torch.int64)
+    found = []
+    for clean in (None, torch.ones(300, dtype=torch.bool)):
+        evaluator = Evaluator(First(), x, target, right_class, 2)
+        basin = measure_sample_basin(evaluator, 1e-3, 7.0, clean=clean)
+        found.append((basin.radius, evaluator.passed))
+        assert (basin.per_class, basin.radii, basin.high, basin.accuracy) == (None, None, 7.0, 0.75)
+        assert evaluator.passed == pytest.approx(300 * basin.forwards)
+    assert found[1] == (found[0][0], pytest.approx(found[0][1] - 300))
+
+
 def test_radius_of_every_sample_is_its_own_oracles():
     # n = 256 rays a sample, noise seed 0: standard error of a share 0.027; for 32 samples at once the bound is 4.5 of
     # them.
