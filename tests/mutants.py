@@ -76,6 +76,10 @@ class Place:
         known, wanted = self.outcomes(), {SURVIVED, UNTESTED, UNKNOWN, OUT_OF_TIME} if again else {UNKNOWN}
         if names := [name for name in names if known[name] in wanted]:
             self.mutmut("run", "--max-children", "1", *names)
+            found = self.outcomes()
+            if any(found[name] == UNKNOWN for name in names):
+                text = f"Not all drawn changes of {self.file} have run: see {self.folder / 'log.txt'}."
+                raise RuntimeError(f"{text} If nothing has run, remove this folder: it is made anew.")
 
 
 def drawn(names: Sequence[str], share: float, seed: int) -> list[str]:

@@ -10,10 +10,13 @@ from torch import nn
 from torch.distributions import Normal
 
 import reference
+from netdyn._utils.distributed import Processes
 from netdyn._utils.inputs import shown
 from netdyn._utils.random import Contents
+from netdyn.basins import sample_basin as searching
+from netdyn.basins.crossing import Crossing
 from netdyn.basins.input_noise import Noise
-from netdyn.basins.sample_basin import Rays, measure_sample_basin
+from netdyn.basins.sample_basin import Rays, _Ladder, measure_sample_basin
 from netdyn.functional import sample_basin
 from netdyn.probes.criteria import right_class
 from netdyn.probes.evaluator import Evaluator
@@ -195,6 +198,69 @@ def test_of_an_isolated_network_only_the_radius_is_measured_and_what_passed_is_c
         assert (basin.per_class, basin.radii, basin.high, basin.accuracy) == (None, None, 7.0, 0.75)
         assert evaluator.passed == pytest.approx(300 * basin.forwards)
     assert found[1] == (found[0][0], pytest.approx(found[0][1] - 300))
+
+
+def rays_of(x, **evaluator):
+    """The rays of the model First, whose samples are all of class 1."""
+    ones = torch.ones(len(x), dtype=torch.int64)
+    return Rays(Evaluator(First(), x, ones, right_class, 2, **evaluator), Noise.at(First(), x, (True,), None, 0))
+
+
+def test_in_lockstep_every_ray_is_asked_and_those_not_wanted_at_the_highest_level():
+    x = 2 + gaussian(8, 1, seed=5).abs()
+    levels = torch.full((4, 8), math.nan, dtype=torch.float64)
+    levels[0, 1], levels[1, 4] = -1.0, 1.0
+    lockstep, plain = rays_of(x, processes=Processes(lockstep=True)), rays_of(x)
+    found = lockstep.outcomes(levels)
+    assert torch.equal(found, plain.outcomes(levels.nan_to_num(1.0)))
+    assert lockstep.evaluator.passed == 32
+    assert plain.right(levels).count_nonzero() <= 2
+
+
+@pytest.mark.parametrize(("x", "ends"), [(1e-9, (0, 2)), (1e9, (-2, 0))])
+def test_the_ladder_asks_within_the_noise_levels_where_the_crossing_lies_beyond_them(x, ends):
+    ask, everyone, seen = rays_of(torch.full((600, 1), x)), torch.ones(600, dtype=torch.bool), []
+    right = ask.right
+    ask.right = lambda levels: seen.append(levels[~levels.isnan()]) or right(levels)
+    ladder = _Ladder(ask, torch.ones(600, dtype=torch.int64), 1e-3, 1e1, 0)
+    ladder.climb(everyone, Crossing(0.75, everyone.double(), torch.arange(600), 1e-3, 1e1))
+    bottom, top = math.log(1e-3), math.log(1e1)
+    wide, near = seen
+    assert (len(wide), len(near)) == (128, 384)
+    assert [wide.min(), wide.max()] == pytest.approx([bottom, top], abs=0.2)
+    edge = bottom if x < 1 else top
+    assert [near.min() - edge, near.max() - edge] == pytest.approx(ends, abs=0.05)
+
+
+def test_the_curve_counts_samples_by_their_weights():
+    x, everyone = gaussian(2, 1), torch.ones(2, dtype=torch.bool)
+    ask = rays_of(x)
+    ask.evaluator.weight = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    ladder = _Ladder(ask, torch.ones(2, dtype=torch.int64), 1e-3, 1e1, 0)
+    search = Crossing(0.75, everyone.double(), torch.arange(2), 1e-3, 1e1)
+    search.right[0.0] = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert float(ladder.curve(everyone, search).at(1.0)) == pytest.approx(0.75)
+    search.right.clear()
+    ladder.levels[0], ladder.right[0] = 0.0, torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert float(ladder.curve(everyone, search).at(1.0)) == pytest.approx(0.25)
+
+
+def test_searches_begin_where_the_ladder_shows_the_crossing_of_their_own_samples(monkeypatch):
+    x = torch.cat([-0.01 - 0.01 * torch.rand(600, 1, generator=generator(0)), 1 + gaussian(600, 1, seed=1).abs()])
+    guesses, search = [], searching._search
+
+    def noting(ask, rays, searches):
+        guesses.extend(each.guess for _, each in searches)
+        search(ask, rays, searches)
+
+    monkeypatch.setattr(searching, "_search", noting)
+    basin = sample_basin(First(), x, (x[:, 0] > 0).long(), accuracy=0.85, per_class=True)
+    found = [basin.radius, *basin.per_class.tolist()]
+    assert found[2] > 30 * found[1]
+    # Some hundred answers near the crossing; of a class alone, half as many.
+    assert [math.log(guess / radius) for guess, radius in zip(guesses, found, strict=True)] == pytest.approx(
+        [0, 0, 0], abs=0.7
+    )
 
 
 def test_radius_of_every_sample_is_its_own_oracles():
@@ -533,6 +599,12 @@ def test_accuracy_far_from_the_floor_is_not_warned_of(options, recwarn):
     assert not recwarn.list
 
 
+def test_a_relative_accuracy_is_not_warned_of_near_the_floor(recwarn):
+    basin = sample_basin(*hill(48, 16), high=1e6, accuracy=0.05, relative=True)
+    assert 0.75 < basin.accuracy < 0.8
+    assert not recwarn.list
+
+
 def test_relative_radius_is_0_where_the_network_does_not_beat_noise():
     class Constant(nn.Module):
         def forward(self, x):
@@ -720,6 +792,12 @@ def test_a_leaf_that_is_not_cut_with_the_samples_gets_no_noise_in_any_batch():
     tree, target = {"x": NUMBERS, "scale": torch.ones(20)}, (NUMBERS[:, 0] > 0).long()
     whole, cut = (sample_basin(Scaled(), tree, target, batch_size=size, per_ray=True) for size in (None, 20))
     assert torch.equal(whole.radii, cut.radii)
+
+
+def test_noise_falls_on_the_module_that_is_named():
+    target = (NUMBERS[:, 0] > 0).long()
+    named = end_with(nn.Identity(), lambda x: x[:, 0])
+    assert sample_basin(named, NUMBERS, target, noise_at=["network"]).noise_at == ("network",)
 
 
 class Rounded(nn.Module):
