@@ -715,6 +715,7 @@ def test_criterion_with_float_targets_makes_a_basin_of_a_regression():
 
 
 def test_criterion_may_read_any_output_and_any_target():
+    torch.manual_seed(0)
     network = end_with(nn.Linear(3, 4), lambda out: {"pairs": out.reshape(len(out), 2, 2)})
     x, target = gaussian(60, 3), torch.arange(120).reshape(60, 2) % 2
     right = network(x)["pairs"].argmax(dim=2) == target
@@ -722,7 +723,7 @@ def test_criterion_may_read_any_output_and_any_target():
         network,
         x,
         target,
-        accuracy=0.7,
+        accuracy=0.9,  # far from what noise alone leaves, about 0.75
         criterion=lambda out, target: (out["pairs"].argmax(dim=2) == target).any(dim=1),
     )
     assert basin.clean == pytest.approx(right.any(dim=1).double().mean())
