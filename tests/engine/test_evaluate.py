@@ -407,7 +407,7 @@ def test_of_many_classes_the_chosen_ones_give_the_numbers(many):
     (layer,) = diagnose(net, x, target, measure=["modes"], max_classes=CHOSEN).layers
     classes = chosen_classes()
     with torch.no_grad():
-        fields = net[0](x).numpy()
+        fields = net[0](x).double().numpy()  # some releases of SciPy rank in single precision otherwise
     rows = net[2].weight.detach().double().numpy()[classes]
     rows = rows - rows.mean(axis=0)
     ranks = (rankdata(fields, axis=0) - 0.5) / len(x)
