@@ -347,10 +347,17 @@ def local():
     return Local()
 
 
+def place_of(cycle):
+    """Where an ``itertools.cycle`` stands: asking for it is deprecated since Python 3.12."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return repr(cycle.__reduce__())
+
+
 MOVING = {
     "slots": (lambda: Samples(Slots(), lambda s: s()), lambda d: d.state.n),
     "count": (lambda: Samples(itertools.count(), next), lambda d: repr(d.state)),
-    "cycle": (lambda: Samples(itertools.cycle(range(5)), next), lambda d: repr(d.state.__reduce__())),
+    "cycle": (lambda: Samples(itertools.cycle(range(5)), next), lambda d: place_of(d.state)),
     "spawn": (spawning, lambda d: d.state.bit_generator.seed_seq.n_children_spawned),
     "closure": (lambda: Samples(counter(), lambda c: c()), lambda d: d.state.__closure__[0].cell_contents),
     "class": (ByClass, lambda d: type(d).reads),

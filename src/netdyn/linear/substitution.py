@@ -163,11 +163,17 @@ def warn_of_defects(defects: Mapping[str, float]) -> None:
 def without_checkpointing() -> Iterator[None]:
     """Turn activation checkpointing off: it runs its block a second time, untraced, which gives a wrong map."""
     module = torch.utils.checkpoint
-    with (
-        patch.object(module.CheckpointFunction, "apply", lambda function, preserve, *args: function(*args)),
-        # The block runs between the two steps of torch's generator.
-        patch.object(module, "_checkpoint_without_reentrant_generator", lambda *args, **kwargs: iter([None])),
-    ):
+
+    def nothing(*_args: object, **_kwargs: object) -> Iterator[None]:
+        yield
+
+    with ExitStack() as undo:
+        undo.enter_context(
+            patch.object(module.CheckpointFunction, "apply", lambda function, preserve, *args: function(*args))
+        )
+        # The block runs between the two steps of a generator, which torch 2.15 has under a second name.
+        for name in [name for name in vars(module) if name.startswith("_checkpoint_without_reentrant_generator")]:
+            undo.enter_context(patch.object(module, name, nothing))
         yield
 
 
