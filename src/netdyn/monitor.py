@@ -27,7 +27,7 @@ from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.basins.change import Influences, sample_change, weight_change
 from netdyn.budget import Budget
 from netdyn.engine.config import Config
-from netdyn.engine.evaluate import evaluate, raise_it
+from netdyn.engine.evaluate import Memory, evaluate, raise_it
 from netdyn.isolation.adapter import isolated_task
 from netdyn.isolation.isolated import name_shared, shadowed
 from netdyn.loggers.base import Destination
@@ -40,7 +40,6 @@ from netdyn.report.page import write as write_page
 from netdyn.report.results import Report
 from netdyn.schedules import by_steps
 from netdyn.tags import FIGURES, HISTOGRAMS, OVERVIEW, SCALARS, TEXTS, VERDICT, Detail, is_sent
-from netdyn.tracing.rows import RowMemory
 
 #: The part of a model to run, as a function of the model.
 Part = Callable[[nn.Module], nn.Module]
@@ -170,7 +169,7 @@ class Monitor:
         self.report_path: Path | None = None
         self._before: dict[str, Influences | None] = {}  # what the basins of the next evaluation are compared with
         self.history = History()
-        self._rows = RowMemory()
+        self._memory = Memory()
         self.scalars: dict[str, float] = {}
         self.evaluations = self.skipped = 0
         self._too_expensive = 0
@@ -352,7 +351,7 @@ class Monitor:
                         distributions=self._figures != "never",
                         per_class=per_class,
                         on_smaller_batches=self._remember_batch_size,
-                        memory=self._rows,
+                        memory=self._memory,
                     )
                 )
 

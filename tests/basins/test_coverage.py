@@ -166,7 +166,8 @@ def test_distances_count_every_floating_component_of_a_tree():
 def test_passes_are_counted(batch_size):
     (x, y), (v, w) = probe(), probe(70, seed=1)
     evaluator = Evaluator(network(), x, y, right_class, 3, batch_size)
-    room.measure_coverage(evaluator, v, w, 0)
+    nearest = room.neighbours(x, y, evaluator.contents, v, w, Contents.of(v))
+    room.measure_coverage(evaluator, nearest, 0)
     assert evaluator.passed == 2 * 70
 
 

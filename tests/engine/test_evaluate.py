@@ -15,6 +15,7 @@ from counting import PASSES, Counting, counted
 from netdyn import diagnose
 from netdyn._utils.random import Contents
 from netdyn._utils.trees import evenly_spaced
+from netdyn.basins.coverage import neighbours
 from netdyn.basins.input_noise import Noise
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
@@ -81,6 +82,37 @@ def plain(report):
         if basin is not None:
             basin["forwards"] = round(basin["forwards"], 9)
     return form
+
+
+# What a run finds once -----------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_found_once_for_the_same_data(case, monkeypatch):
+    net, x, target = case
+    made = []
+
+    def counted_neighbours(*data):
+        made.append(len(data[0]))
+        return neighbours(*data)
+
+    monkeypatch.setattr(evaluate, "neighbours", counted_neighbours)
+    memory = evaluate.Memory()
+
+    def covered(x, target, val_x, val_target):
+        with isolated(net) as (own,):
+            probes = Probe(x, target), Probe(val_x, val_target)
+            options = Config(**QUICK, measure=("sample_basin",))
+            return evaluate.evaluate(own, probes[0], options, val_probe=probes[1], memory=memory).coverage
+
+    halves = x[:60], target[:60], x[60:], target[60:]
+    first = covered(*halves)
+    assert covered(*(t.clone() for t in halves)) == first
+    assert made == [60]
+    # Other inputs or other labels, of either probe, are other data.
+    for i in range(4):
+        changed = [t.roll(1, dims=0) if j == i else t for j, t in enumerate(halves)]
+        assert covered(*changed) != first
+        assert len(made) == 2 + i
 
 
 # One failing measure -------------------------------------------------------------------------------------------------

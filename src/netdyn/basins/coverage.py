@@ -97,26 +97,48 @@ def coverage(
     """
     checks.whole("seed", seed, minimum=0)
     with isolated_network(model) as network:
-        return measure_coverage(prepare(network, inputs, target, criterion, batch_size), val_inputs, val_target, seed)
+        evaluator = prepare(network, inputs, target, criterion, batch_size)
+        nearest = neighbours(
+            evaluator.inputs, evaluator.target, evaluator.contents, val_inputs, val_target, Contents.of(val_inputs)
+        )
+        return measure_coverage(evaluator, nearest, seed)
 
 
-def measure_coverage(
-    evaluator: Evaluator, val_inputs: Inputs, val_target: Tensor, seed: int, val_contents: Contents | None = None
-) -> Covered:
-    """The coverage of a network that is isolated already, see :func:`coverage`."""
-    points, val_points = _points("inputs", evaluator.inputs), _points("val_inputs", val_inputs)
-    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (evaluator.target, val_target))
-    target = checks.class_labels(evaluator.target, classes, len(points)).cpu()
+class Neighbours(NamedTuple):
+    """Training samples near validation samples. The data alone decide, so a run finds them once.
+
+    Attributes:
+        own: For each validation sample that has one, the nearest training sample of its class, and its distance.
+        other: The same of the other classes.
+        apart: As in :class:`Covered`.
+    """
+
+    own: tuple[Tensor, Tensor]
+    other: tuple[Tensor, Tensor]
+    apart: float
+
+
+def neighbours(
+    inputs: Inputs, target: Tensor, contents: Contents, val_inputs: Inputs, val_target: Tensor, val_contents: Contents
+) -> Neighbours:
+    """The training samples near the validation samples, or near a fixed choice of these."""
+    points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
+    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
+    target = checks.class_labels(target, classes, len(points)).cpu()
     val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
-    chosen = (val_contents or Contents.of(val_inputs)).first(SAMPLES)
+    chosen = val_contents.first(SAMPLES)
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
+    own, other = (_nearest_of_classes(points, target, val_points, val_target, same) for same in (True, False))
+    return Neighbours(own, other, _apart(points, val_points, contents.first(SAMPLES)))
+
+
+def measure_coverage(evaluator: Evaluator, nearest: Neighbours, seed: int) -> Covered:
+    """The coverage of a network that is isolated already, see :func:`coverage`."""
     noise = Noise.at(evaluator.model, evaluator.inputs, evaluator.by_sample, None, seed)
-    pairs = [_nearest_of_classes(points, target, val_points, val_target, same) for same in (True, False)]
-    own, other = (_right_at_distance(evaluator, noise, *pair) for pair in pairs)
-    distances = pairs[0][1]
-    among = evaluator.contents.first(SAMPLES)
-    return Covered(own, other, median(distances) if len(distances) else math.nan, _apart(points, val_points, among))
+    own, other = (_right_at_distance(evaluator, noise, *pair) for pair in (nearest.own, nearest.other))
+    _, distances = nearest.own
+    return Covered(own, other, median(distances) if len(distances) else math.nan, nearest.apart)
 
 
 def _right_at_distance(evaluator: Evaluator, noise: Noise, index: Tensor, sigma: Tensor) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
@@ -20,7 +20,7 @@ from netdyn._utils.options import offering
 from netdyn._utils.random import Contents
 from netdyn._utils.trees import blocks, has_floating
 from netdyn._utils.user_code import is_out_of_memory
-from netdyn.basins.coverage import Covered, measure_coverage
+from netdyn.basins.coverage import Covered, Neighbours, measure_coverage, neighbours
 from netdyn.basins.interval import mean_of
 from netdyn.basins.result import BasinResult
 from netdyn.basins.sample_basin import measure_sample_basin
@@ -59,6 +59,23 @@ GAP_SAMPLES = 512
 ATTEMPTS = 8
 
 
+@dataclass
+class Memory:
+    """What the evaluations of one network share: what holds however far it is trained."""
+
+    rows: RowMemory = field(default_factory=RowMemory)
+    _nearest: Neighbours | None = None
+    _data: tuple[Tensor, ...] = ()
+
+    def neighbours(self, probe: Evaluator, val_probe: Evaluator) -> Neighbours:
+        """The training samples near the validation samples, which are found once for the same data."""
+        data = (probe.contents.digests, probe.target, val_probe.contents.digests, val_probe.target)
+        if self._nearest is None or not all(map(_same, data, self._data)):
+            both = [(own.inputs, own.target, own.contents) for own in (probe, val_probe)]
+            self._nearest, self._data = neighbours(*both[0], *both[1]), data
+        return self._nearest
+
+
 def raise_it(name: str, error: Exception) -> None:
     """Let the failure of a measure end the evaluation."""
     raise error
@@ -77,7 +94,7 @@ def evaluate(
     distributions: bool = True,
     per_class: bool = True,
     on_smaller_batches: Callable[[int], object] = lambda size: None,
-    memory: RowMemory | None = None,
+    memory: Memory | None = None,
 ) -> Report:
     """The report on a network that is already isolated, see :func:`netdyn.diagnose`.
 
@@ -107,7 +124,7 @@ def evaluate(
                 on_failure,
                 on_smaller_batches,
                 bar.update,
-                memory or RowMemory(),
+                memory or Memory(),
             )
             report = evaluation.report(val_probe)
     return replace(report, measured=report.measured | {"seconds": f"{time.monotonic() - begin:.2f}"})
@@ -133,7 +150,7 @@ class _Evaluation:
     on_failure: OnFailure
     on_smaller_batches: Callable[[int], object]
     step: Callable[[], object]
-    memory: RowMemory
+    memory: Memory
     held_out: Evaluator | None = None
     companions: CompanionReader | None = None
 
@@ -193,7 +210,7 @@ class _Evaluation:
         layers = [name for name in ("modes", "linear") if name in wanted]
         reading = attempt(
             ", ".join(layers),
-            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory, self.companions),
+            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory.rows, self.companions),
             wanted=bool(layers),
             instead=self._reading_without_layers,
         )
@@ -348,8 +365,8 @@ class _Evaluation:
 
     def _coverage(self, held_out: tuple[Evaluator, Tensor] | None) -> Covered:
         assert held_out is not None
-        own, (other, _) = self._with_contents(), held_out
-        return measure_coverage(own, other.inputs, other.target, self.config.seed, other.contents)
+        own = self._with_contents()
+        return measure_coverage(own, self.memory.neighbours(own, held_out[0]), self.config.seed)
 
     def _companions(self, maps: Tensor | None) -> Companions:
         assert self.companions is not None
@@ -374,6 +391,11 @@ class _Evaluation:
         shown, most = SUBNETWORK
         first, pathway = choose(model, survey, [name]), reading.pathways.get(name)
         return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size, head)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal, on the same device."""
+    return a.device == b.device and torch.equal(a, b)
 
 
 def _contents(probe: Probe, evaluator: Evaluator) -> Contents:
