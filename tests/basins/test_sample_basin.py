@@ -200,6 +200,29 @@ def test_of_an_isolated_network_only_the_radius_is_measured_and_what_passed_is_c
     assert found[1] == (found[0][0], pytest.approx(found[0][1] - 300))
 
 
+def test_the_noise_is_that_of_seed_0_if_none_is_named():
+    x, target = gaussian(300, 1, seed=5).abs() + 0.1, torch.ones(300, dtype=torch.int64)
+    radii = [sample_basin(First(), x, target, **seed).radius for seed in ({}, {"seed": 0}, {"seed": 1})]
+    radii += [
+        measure_sample_basin(Evaluator(First(), x, target, right_class, 2), 1e-3, 1e1, **seed).radius
+        for seed in ({}, {"seed": 0})
+    ]
+    assert radii[0] == radii[1] == radii[3] == radii[4] != radii[2]
+
+
+def test_what_counts_as_right_is_what_the_arguments_say():
+    # Outputs move as far as the inputs do: the wider the tolerance, in standard deviations, the more noise it takes.
+    x = gaussian(300, 1, seed=5)
+    narrow, wide = (sample_basin(nn.Identity(), x, x, tolerance=tolerance).radius for tolerance in (0.1, 0.3))
+    assert wide == pytest.approx(3 * narrow, rel=0.05)
+    # Samples without a label are left out.
+    x, target = gaussian(300, 1, seed=5).abs() + 0.1, torch.ones(300, dtype=torch.int64)
+    some = target.clone()
+    some[::2] = 7
+    expected = sample_basin(First(), x[1::2], target[1::2])
+    assert sample_basin(First(), x, some, ignore_index=7).radius == expected.radius
+
+
 def rays_of(x, **evaluator):
     """The rays of the model First, whose samples are all of class 1."""
     ones = torch.ones(len(x), dtype=torch.int64)
