@@ -174,7 +174,9 @@ def test_the_layers_test_beside_the_shares_is_the_function():
     layer.fields[:, :10] = 3.0
     live = layer._replace(fields=layer.fields[:, 10:], pathway=layer.pathway[:, 10:])
     shares = shares_of(layer, alpha=0.1)
-    assert (shares.order_z, shares.opt_chance) == order_test(live.tuning, live.pathway, alpha=0.1)
+    # Sums of the same numbers in other memory may differ in the last digit.
+    expected = order_test(live.tuning, live.pathway, alpha=0.1)
+    assert (shares.order_z, shares.opt_chance) == pytest.approx(tuple(expected), rel=1e-12)
 
 
 # Wrong arguments
