@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from netdyn._utils import checks
 from netdyn._utils.checks import DynamicsWarning
 from netdyn._utils.distributed import Processes, local_tensor
-from netdyn._utils.drawing import available
+from netdyn._utils.drawing import available, without_collector
 from netdyn._utils.options import offering, takes_options_of
 from netdyn._utils.trees import numbers
 from netdyn._utils.user_code import is_out_of_memory, reason
@@ -282,8 +282,9 @@ class Monitor:
             step: The step to log these at, if the network has been trained since the last report. None: without these.
             network: As in :meth:`measure`.
         """
+        drawn: dict[str, Any] = {}
         if self._figures == "ends" and self.report is not None:
-            self._draw_last(self.report, model, self._last_step if step is None else step, network)
+            drawn = self._draw_last(self.report, model, self._last_step if step is None else step, network)
         self._arrange()
         if self._too_expensive:
             self.inform(
@@ -293,7 +294,7 @@ class Monitor:
         self.budget.stop()
         if self.report is not None:
             if self.writes_report and self.processes.rank == 0:
-                self._write_report(self.report)
+                self._write_report(self.report, drawn)
             self._conclude(self.report)
         self._send("end of the run", lambda receiver: receiver.close(), everywhere=True)
 
@@ -462,26 +463,32 @@ class Monitor:
         """Whether this process has a logger that shows figures."""
         return self.processes.rank == 0 and any(receiver.shows_figures for receiver in self.destinations)
 
-    def _draw(self, figures: Callable[[], dict[str, Any]], step: int) -> None:
+    def _draw(self, figures: Callable[[], dict[str, Any]], step: int) -> dict[str, Any]:
+        """Draw figures once, and send them to every logger that shows some."""
         if not self._draws():
-            return
+            return {}
         if not available():
             if "figures" not in self._said:
                 self._said["figures"] = "figures need matplotlib"
                 self.inform("netdyn: figures need matplotlib, which the extra `plot` installs.")
-            return
+            return {}
+
+        drawn: dict[str, Any] = {}
 
         def send(receiver: Destination) -> None:
             if receiver.shows_figures:
-                receiver.figures({self._tag(tag): figure for tag, figure in figures().items()}, step)
+                drawn.update(drawn or figures())
+                receiver.figures({self._tag(tag): figure for tag, figure in drawn.items()}, step)
 
-        self._send("figures", send)
+        with without_collector():
+            self._send("figures", send)
+        return drawn
 
-    def _draw_report(self, report: Report, overview: bool) -> None:
+    def _draw_report(self, report: Report, overview: bool) -> dict[str, Any]:
         # Only the first process draws, but all keep the same state.
         self._drawn = True
         first = partial(self._overview, report) if overview else dict
-        self._draw(lambda: first() | report.figures() | self.history.figures(), self._last_step)
+        return self._draw(lambda: first() | report.figures() | self.history.figures(), self._last_step)
 
     def _draw_overview(self, report: Report) -> None:
         self._draw(partial(self._overview, report), self._last_step)
@@ -489,10 +496,10 @@ class Monitor:
     def _overview(self, report: Report) -> dict[str, Any]:
         return {OVERVIEW: self.history.overview(report.verdict)}
 
-    def _draw_last(self, report: Report, model: nn.Module | None, step: int, network: Part | None) -> None:
+    def _draw_last(self, report: Report, model: nn.Module | None, step: int, network: Part | None) -> dict[str, Any]:
         """Draw the last report and the trained network, if the time that the first drawing took fits into the budget.
 
-        Each is drawn at the step that it belongs to.
+        Each is drawn at the step that it belongs to. The figures of the report are returned.
         """
         only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
         again = model is not None and self.probe is not None and bool(only)
@@ -500,7 +507,7 @@ class Monitor:
         same = all(self.processes.gather(lambda: model is not None and _sums(model) == self._measured))
         again = again and (not self._drawn if same else step > self._last_step)
         if self._drawn and not again:
-            return
+            return {}
         # Maps and the basins of the classes take less time than a whole evaluation. Without drawing there is nothing to
         # leave out.
         cost = self.budget.drawing + self.budget.last * again
@@ -510,7 +517,7 @@ class Monitor:
                 "netdyn left out the figures at the end of training to keep to "
                 f"max_overhead={self.max_overhead}; `report.figures()` draws those of the last report."
             )
-            return
+            return {}
         found = None
         if again and model is not None:
             found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
@@ -525,28 +532,31 @@ class Monitor:
             if new := {tag: value for tag, value in report.scalars().items() if tag not in before}:
                 self._send_scalars(new, self._last_step)
                 self.scalars = sent | self.scalars
+        last: dict[str, Any] = {}
         if not self._drawn:
-            self._draw_report(report, overview=not self._overview_drawn)
+            last = self._draw_report(report, overview=not self._overview_drawn)
         elif not self._overview_drawn:
             self._draw_overview(report)
         if found is not None and not same:
             self._draw(found.figures, step)
+        return last
 
-    def _write_report(self, report: Report) -> None:
-        """Write the report as a page beside the logs, with the figures of the run if there is time for them."""
+    def _write_report(self, report: Report, drawn: dict[str, Any]) -> None:
+        """Write the report as a page beside the logs, with its figures: drawn already, or if there is time for them."""
         folder = next((found for receiver in self.destinations if (found := receiver.folder)), self.report_folder)
         if folder is None:
             return
         own = "_".join(["netdyn_report", *filter(None, [re.sub(r"\W+", "_", self.prefix)])])
         path = Path(folder) / f"{own}.html"
-        draws = self._figures != "never" and available() and self.budget.affords(self.budget.drawing)
+        draws = self._figures != "never" and available() and (bool(drawn) or self.budget.affords(self.budget.drawing))
         try:
             if "://" in folder:
                 raise OSError(f"{folder} is no folder of this machine.")
             path.parent.mkdir(parents=True, exist_ok=True)
             tags = {tag for row in self.history.rows for tag in row}
             curves = {tag: self.history.curve(tag) for tag in tags}
-            write_page(report, path, self._figures_of_run(report) if draws else {}, curves)
+            with without_collector():
+                write_page(report, path, self._figures_of_run(report, drawn) if draws else {}, curves)
             self.report_path = path
         except Exception as error:
             if self.strict:
@@ -557,10 +567,11 @@ class Monitor:
                 f"report, {type(error).__name__}",
             )
 
-    def _figures_of_run(self, report: Report) -> dict[str, Any]:
-        """The figures of the page; none if they cannot be drawn."""
+    def _figures_of_run(self, report: Report, drawn: dict[str, Any]) -> dict[str, Any]:
+        """The figures of the page, of which some may be drawn already; none if they cannot be drawn."""
         try:
-            return self._overview(report) | report.figures() | self.history.figures()
+            first = {} if OVERVIEW in drawn else self._overview(report)
+            return first | (drawn or report.figures() | self.history.figures())
         except Exception as error:
             if self.strict:
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +60,18 @@ def test_figures_are_drawn_at_both_ends(tmp_path):
     assert steps_of(tmp_path) == [FIRST, SECOND, 5, LAST]
     drawn = images(tmp_path)
     assert drawn.pop(OVERVIEW) == [FIRST, SECOND, LAST]
-    assert drawn == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in MAPS}
+    # An untrained network has no figure of its tails, and a heat map needs more than one step.
+    assert drawn == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in (*MAPS, "linear/tail")}
 
 
 @pytest.mark.slow
 def test_figures_are_drawn_always(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"))
     every = [FIRST, SECOND, 5, LAST]
-    assert images(tmp_path) == dict.fromkeys({*ONCE, OVERVIEW}, every) | dict.fromkeys(MAPS, every[1:])
+    drawn = images(tmp_path)
+    assert drawn.pop("linear/tail") == every[2:]  # the network is untrained until then
+    once = {*ONCE, OVERVIEW} - {"linear/tail"}
+    assert drawn == dict.fromkeys(once, every) | dict.fromkeys(MAPS, every[1:])
 
 
 def test_figures_are_drawn_never(tmp_path):
@@ -90,6 +96,7 @@ def test_the_last_point_may_be_an_epochs_end_or_not(tmp_path):
     assert images(tmp_path / "a") == {
         **{tag: [7] for tag in MAPS},
         **{tag: [3, 7] for tag in {*ONCE, OVERVIEW}},
+        "linear/tail": [7],
         "basin/curves": [3, 7, LAST],
         **{f"wpa/{tag}": [3, LAST] for tag in ("characteristic_maps", "subnetwork")},
     }
@@ -144,6 +151,27 @@ def test_other_loggers_get_no_figures_and_nothing_is_drawn(tmp_path, monkeypatch
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always", report=False), logger=ScalarsOnly(tmp_path))
     assert list(tmp_path.rglob("metrics.csv"))
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_loggers_and_the_page_share_what_was_drawn(tmp_path, monkeypatch):
+    drawn: list[str] = []
+
+    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def note(*args: Any) -> Any:
+            drawn.append(name)
+            return work(*args)
+
+        return note
+
+    for kind, name in ((Report, "figures"), (History, "figures"), (History, "overview")):
+        monkeypatch.setattr(kind, name, noted(f"{kind.__name__}.{name}", getattr(kind, name)))
+    loggers = [TensorBoardLogger(tmp_path, "board", ""), CSVLogger(tmp_path, "table", "")]
+    monitor = DynamicsMonitor(**QUICK)
+    fit(tmp_path, monitor, logger=loggers, max_epochs=4)
+    # At both ends; the overview at the second and the fourth of five evaluations too.
+    assert Counter(drawn) == {"Report.figures": 2, "History.figures": 2, "History.overview": 4}
+    assert monitor.monitor.report_path.read_text().count("<figure>") == len({*ONCE, *MAPS, OVERVIEW})
+    assert set(images(tmp_path / "board")) == {*ONCE, *MAPS, OVERVIEW}
 
 
 def test_a_table_of_csv_gets_its_figures_as_files(tmp_path):

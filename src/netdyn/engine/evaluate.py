@@ -210,7 +210,9 @@ class _Evaluation:
         layers = [name for name in ("modes", "linear") if name in wanted]
         reading = attempt(
             ", ".join(layers),
-            lambda: read_layers(self._with_contents(), self.config, self.distributions, self.memory.rows, self.companions),
+            lambda: read_layers(
+                self._with_contents(), self.config, self.distributions, self.memory.rows, self.companions
+            ),
             wanted=bool(layers),
             instead=self._reading_without_layers,
         )

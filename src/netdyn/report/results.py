@@ -245,7 +245,10 @@ class Report:
         return {tag: value for tag, value in shown.items() if len(value)}
 
     def figures(self) -> dict[str, Figure]:
-        """Tag → matplotlib figure; needs the extra ``plot``."""
+        """Tag → matplotlib figure; needs the extra ``plot``.
+
+        An untrained network has no figure of its linear tails, and one without a basin none of accuracy under noise.
+        """
         from netdyn.report.figures import curves, maps
 
         drawn: dict[str, Figure] = {}
@@ -254,9 +257,9 @@ class Report:
             tied = {layer.name: layer.tied_fraction for layer in self.layers}
             drawn["modes/rpd"] = curves.rank_distributions(densities, tied)
         tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
-        if tails:
+        if tails and not self.untrained:
             drawn["linear/tail"] = curves.tail(tails, self.accuracy, self.functional_depth)
-        if (basin := self.sample_basin) is not None:
+        if (basin := self.sample_basin) is not None and len(basin.curve.sigma) > 1:
             drawn["basin/curves"] = _curves(basin)
         if self.characteristic_maps is not None:
             drawn["wpa/characteristic_maps"] = maps.characteristic_maps(self.characteristic_maps)

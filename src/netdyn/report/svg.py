@@ -26,12 +26,15 @@ NAMES = re.compile(r'(\bid="|url\(#|href="#)')
 def inline(figure: Figure, name: str) -> str:
     """A matplotlib figure as an element ``<svg>``; ``name`` keeps the names of its parts apart from other figures'."""
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    file = io.StringIO()
+    file, dpi = io.StringIO(), figure.dpi
     # Letters remain letters, in the reader's own font.
     with styled(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "netdyn"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        # `savefig` would draw the figure twice.
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    figure.dpi = dpi
     return NAMES.sub(rf"\g<1>{name}-", AROUND.sub("", file.getvalue()))
 
 

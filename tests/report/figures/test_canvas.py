@@ -9,6 +9,7 @@ import matplotlib as mpl
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from drawings import ALL
 from netdyn._utils import drawing
@@ -142,3 +143,22 @@ def test_ticks_are_few_and_reach_both_ends(number):
     assert len(ticks) == min(number, 12)
     assert ticks == sorted(set(ticks))
     assert not number or (ticks[0], ticks[-1]) == (0, number - 1)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_drawn_again_a_figure_is_the_same_without_a_search_for_its_layout(name, monkeypatch):
+    figure = ALL[name]()
+    first = drawing.pixels(figure)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", None)
+    assert torch.equal(drawing.pixels(figure), first)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_left_as_it_was_also_by_an_error(on, monkeypatch):
+    calls = []
+    monkeypatch.setattr(drawing.gc, "isenabled", lambda: on)
+    for name in ("enable", "disable"):
+        monkeypatch.setattr(drawing.gc, name, lambda name=name: calls.append(name))
+    with pytest.raises(KeyError), drawing.without_collector():
+        raise KeyError
+    assert calls == ["disable", "enable"][: 1 + on]

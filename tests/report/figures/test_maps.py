@@ -14,8 +14,21 @@ from netdyn.report.figures.maps import COLOURS, characteristic_maps, heat_map, s
 # Characteristic maps --------------------------------------------------------------------------------------------------
 
 
-def images_of(figure):
-    return [np.asarray(image.get_array()) for image in axes_of(figure).images]
+def images_of(figure, width):
+    """The inputs of each panel, ``width`` in a row: each is a square of dots of the one image."""
+    (image,) = axes_of(figure).images
+    whole = image.get_array().filled(np.nan)
+    assert image.get_extent() == [0, whole.shape[1], whole.shape[0], 0]
+    found, rest = [], whole.copy()
+    for panel in panels_of(figure):
+        left, right, upper, lower = map(round, panel)
+        assert panel == (left, right, upper, lower)
+        part, dots = whole[upper:lower, left:right], (right - left) // width
+        found.append(part[::dots, ::dots])
+        assert np.array_equal(part, found[-1].repeat(dots, axis=0).repeat(dots, axis=1), equal_nan=True)
+        rest[upper:lower, left:right] = np.nan
+    assert np.isnan(rest).all()
+    return found
 
 
 def titles_of(figure):
@@ -27,7 +40,7 @@ def test_images_are_drawn_as_they_are_on_one_scale(classes):
     maps = gaussian(classes, 4, 6)
     figure = characteristic_maps(maps)
     assert titles_of(figure) == [str(k) for k in range(classes)]
-    assert all(np.array_equal(image, map_) for image, map_ in zip(images_of(figure), maps.double(), strict=True))
+    assert all(np.array_equal(image, map_) for image, map_ in zip(images_of(figure, 6), maps.double(), strict=True))
     limit = float(maps.double().abs().max())
     assert {image.get_clim() for image in axes_of(figure).images} == {(-limit, limit)}
 
@@ -61,17 +74,17 @@ def test_panels_and_titles_lie_within_the_sheet_and_apart(shape):
         assert figure.bbox.contains(box.x1, box.y1)
 
 
-def test_images_fill_their_panels_with_square_inputs():
-    figure = characteristic_maps(gaussian(3, 4, 6))
-    for image, (left, right, upper, lower) in zip(axes_of(figure).images, panels_of(figure), strict=True):
-        assert image.get_extent() == [left, right, lower, upper]
-        assert (right - left, lower - upper) == pytest.approx((6, 4))
+@pytest.mark.parametrize("shape", [(3, 4, 6), (3, 1, 2), (2, 60, 90)])
+def test_images_fill_their_panels_with_square_inputs(shape):
+    figure = characteristic_maps(gaussian(*shape))
+    for left, right, upper, lower in panels_of(figure):
+        assert (right - left) / shape[2] == (lower - upper) / shape[1] >= 1
     assert axes_of(figure).get_aspect() == 1
 
 
 def test_channels_are_summed():
     maps = gaussian(2, 3, 4, 6)
-    found = images_of(characteristic_maps(maps))
+    found = images_of(characteristic_maps(maps), 6)
     assert all(np.allclose(image, map_.double().sum(0)) for image, map_ in zip(found, maps, strict=True))
 
 
@@ -116,7 +129,7 @@ def test_a_subnetwork_has_a_row_a_class_and_a_column_a_unit():
     maps = gaussian(3, 2, 4, 4)
     figure = subnetwork(units, shares, maps)
     assert titles_of(figure)[:3] == ["0: unit 3, 50 %", "0: unit 1, 25 %", "1: unit 0, 40 %"]
-    assert np.array_equal(images_of(figure)[3], maps[1, 1].double())
+    assert np.array_equal(images_of(figure, 4)[3], maps[1, 1].double())
     panels = panels_of(figure)
     assert panels[0][2:] == panels[1][2:]
     assert panels[0][:2] == panels[2][:2]

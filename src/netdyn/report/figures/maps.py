@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+N = TypeVar("N", int, float)
 #: Most classes shown as maps.
 _MAPS = 20
 #: The axis of steps is logarithmic if their largest distance exceeds the smallest by this factor.
@@ -120,16 +121,16 @@ def _edges(steps: Sequence[float]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class _Sheet(Generic[N]):
     """Where the panels are on one set of axes, y downward: sets of their own take over a second for forty maps."""
 
     columns: int
-    width: float
-    height: float
-    right: float  # from a panel's left edge to its neighbour's
-    down: float  # from a panel's upper edge to its neighbour's
+    width: N
+    height: N
+    right: N  # from a panel's left edge to its neighbour's
+    down: N  # from a panel's upper edge to its neighbour's
 
-    def corner(self, number: int) -> tuple[float, float]:
+    def corner(self, number: int) -> tuple[N, N]:
         """Left and upper edge of a panel."""
         return number % self.columns * self.right, number // self.columns * self.down
 
@@ -173,14 +174,20 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     most = max(SIZE[1], 1.05 * rows + 0.5)
     # Inches per input, limited by the width or by the height.
     inch = min((_WIDTH / columns - _GAP) / width, ((most - 0.3) / rows - _TITLE - _GAP) / height)
-    sheet = _Sheet(columns, width, height, width + _GAP / inch, height + (_TITLE + _GAP) / inch)
+    # All panels are parts of one image: forty images take four times as long. Its dots are so small that a gap is two
+    # of them or more.
+    fine = math.ceil(2 * inch / _GAP)
+    inch, height, width = inch / fine, height * fine, width * fine
+    sheet = _Sheet(columns, width, height, width + round(_GAP / inch), height + round((_TITLE + _GAP) / inch))
     # Rounded up to quarters of an inch, which are whole dots.
     figure = blank(max(2.25, math.ceil(4 * (rows * sheet.down * inch + 0.3)) / 4))
     axes = figure.subplots()
+    whole = np.full((rows * sheet.down, columns * sheet.right), np.nan)
     for number, value in enumerate(values):
         left, top = sheet.corner(number)
-        extent = (left, left + width, top + height, top)
-        image = axes.imshow(value, "RdBu_r", extent=extent, vmin=-limit, vmax=limit, interpolation="nearest")
+        whole[top : top + height, left : left + width] = value.repeat(fine, axis=0).repeat(fine, axis=1)
+    extent = (0, whole.shape[1], whole.shape[0], 0)
+    image = axes.imshow(whole, "RdBu_r", extent=extent, vmin=-limit, vmax=limit, interpolation="nearest")
     sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
