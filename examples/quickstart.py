@@ -93,7 +93,7 @@ def main() -> None:
         enable_model_summary=False,
         enable_checkpointing=False,
     )
-    trainer.fit(model, DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=256))
+    trainer.fit(model, DataLoader(train, batch_size=32, shuffle=True), DataLoader(val, batch_size=256))
 
     print("\nOn the first 1,024 training images (the probe of the curves is a different, random choice):")
     print("\nUntrained\n---------")
@@ -101,7 +101,7 @@ def main() -> None:
     print("\nTrained\n-------")
     print(diagnose(model, images, labels))
     print("\nIs training left alone, and what does an evaluation cost?\n")
-    print(trial_run(Digits(), DataLoader(train, batch_size=64, shuffle=True), accelerator="cpu"))
+    print(trial_run(Digits(), DataLoader(train, batch_size=32, shuffle=True), accelerator="cpu"))
     print("\nNow look at the curves:\n")
     print(f"    tensorboard --logdir {options.logs}\n")
     print(f"To begin with a few of them: {FEW}")

@@ -80,3 +80,15 @@ def legend(figure: Figure, axes: Axes) -> None:
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:
     """Numbers as a NumPy array, float64."""
     return torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
+
+
+def thousands(step: int) -> str:
+    """A step in few letters.
+
+    >>> [thousands(step) for step in (0, 999, 2199, 25000, 3_000_000)]
+    ['0', '999', '2.2k', '25k', '3M']
+    """
+    for size, unit in ((10**6, "M"), (10**3, "k")):
+        if step >= size:
+            return f"{step / size:.3g}{unit}"
+    return str(step)

@@ -21,6 +21,7 @@ from netdyn.report.figures.canvas import (
     layer_labels,
     short,
     thinned,
+    thousands,
     with_axes,
 )
 
@@ -107,6 +108,8 @@ def _step_axis(axes: Axes, steps: Sequence[float]) -> None:
     elif gaps.max() > _UNEVEN * gaps.min():
         axes.set_xscale("symlog", linthresh=float(gaps.min()))
         axes.set_xlabel("training step (logarithmic)")
+        # Powers of ten would be typeset as formulas, which takes a tenth of the drawing time.
+        axes.xaxis.set_major_formatter(lambda step, _: thousands(round(step)))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 

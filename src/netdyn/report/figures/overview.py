@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from netdyn._utils.drawing import styled
-from netdyn.report.figures.canvas import BLANK, PALETTE, as_array
+from netdyn.report.figures.canvas import BLANK, PALETTE, as_array, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _panel(figure: Figure, place: int, history: History) -> Axes:
     axes.tick_params(length=3, width=1.6, pad=2)
     x, steps = spread(history.places()), history.steps
     shown = sorted({0, len(x) // 2, len(x) - 1})
-    axes.set_xticks([x[i] for i in shown], [_thousands(steps[i]) for i in shown])
+    axes.set_xticks([x[i] for i in shown], [thousands(steps[i]) for i in shown])
     axes.set_xlim(x[0], max(x[-1], x[0] + 1))
     for label, side in zip(axes.get_xticklabels(), ("left", "center", "right")[: len(shown)], strict=True):
         label.set(horizontalalignment=side)
@@ -105,18 +105,6 @@ def spread(steps: Sequence[float]) -> np.ndarray:
 def _uneven(steps: Sequence[float]) -> bool:
     gaps = np.diff(np.asarray(steps, dtype=float))
     return len(gaps) > 1 and bool(gaps.max() > UNEVEN * gaps.min())
-
-
-def _thousands(step: int) -> str:
-    """A step in few letters.
-
-    >>> [_thousands(step) for step in (0, 999, 2199, 25000, 3_000_000)]
-    ['0', '999', '2.2k', '25k', '3M']
-    """
-    for size, unit in ((10**6, "M"), (10**3, "k")):
-        if step >= size:
-            return f"{step / size:.3g}{unit}"
-    return str(step)
 
 
 def _network(
