@@ -31,7 +31,7 @@ help:
 	@echo "make types        check types"
 	@echo "make docs         build the documentation in build/docs"
 	@echo "make bench        measure what netdyn costs and write docs/benchmarks.md (a quarter of an hour)"
-	@echo "make screenshots  take the pictures of TensorBoard, a report and the documentation in docs/images (needs Chromium)"
+	@echo "make screenshots  take the picture of TensorBoard in docs/images (needs Chromium)"
 	@echo "make format       rewrite the code in the project's style"
 	@echo "make clean        remove caches and build results"
 	@echo "make distclean    remove these, the environments and the logs too"

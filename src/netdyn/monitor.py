@@ -33,7 +33,7 @@ from netdyn.isolation.isolated import name_shared, shadowed
 from netdyn.loggers.base import Destination
 from netdyn.loggers.find import destination
 from netdyn.probes.loaders import check_given, given_probe, on_device_of
-from netdyn.probes.probe import Probe
+from netdyn.probes.probe import Probe, device_of
 from netdyn.probes.unpacking import input_and_target
 from netdyn.report.history import History
 from netdyn.report.page import write as write_page
@@ -304,8 +304,7 @@ class Monitor:
         """Read the probes, onto the device of the network."""
         if self.given_probe is None:
             raise ValueError("`probe` must be a pair of tensors, a Dataset or a DataLoader, got None.")
-        weight = next(model.parameters(), None)
-        device = torch.device("cpu") if weight is None else weight.device
+        device = device_of(model) or torch.device("cpu")
         with offering(Monitor), shadowed(self.unpack) as (unpack,), torch.no_grad():
             options = (self.probe_size, self.config.seed, on_device_of(model), unpack)
 

@@ -14,7 +14,7 @@ from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensor
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import rng_restored
 from netdyn.probes.choice import MOST, draw, labels_of, pick, stratified
-from netdyn.probes.probe import Probe
+from netdyn.probes.probe import Probe, device_of
 from netdyn.probes.reading import read
 from netdyn.probes.unpacking import detached_copy, first_of, input_and_target, what_is_taken
 
@@ -182,9 +182,9 @@ def first_loader(given: Any) -> Any:
 
 def on_device_of(model: nn.Module) -> Callable[[Any], Any]:
     """A function that moves a batch to the device of a model."""
-    weight = next(model.parameters(), None)
+    device = device_of(model)
 
     def transfer(batch: Any) -> Any:
-        return batch if weight is None else map_tensors(lambda tensor: tensor.to(weight.device), batch)
+        return batch if device is None else map_tensors(lambda tensor: tensor.to(device), batch)
 
     return transfer

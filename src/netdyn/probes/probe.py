@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from netdyn._utils.random import Contents
 from netdyn._utils.trees import Inputs, map_tensors
@@ -28,3 +28,9 @@ class Probe:
     def to(self, device: torch.device) -> Probe:
         """The same probe on a device."""
         return Probe(map_tensors(lambda tensor: tensor.to(device), self.inputs), self.target.to(device), self.taken)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of a model's first parameter; None without parameters."""
+    weight = next(model.parameters(), None)
+    return None if weight is None else weight.device

@@ -23,6 +23,7 @@ from netdyn.probes.criteria import (
     right_probability,
 )
 from netdyn.probes.evaluator import Evaluator
+from netdyn.probes.probe import device_of
 from netdyn.probes.targets import TargetOptions, read_targets
 from netdyn.tracing.survey import survey
 
@@ -52,8 +53,7 @@ def prepare(
     with trying(inputs, target):
         outputs, again = model(copied(two)), model(copied(two))
     _warn_of_problems(bool(finite(inputs)), _same(outputs, again))
-    weight = next(model.parameters(), None)
-    device = target.device if weight is None else weight.device
+    device = device_of(model) or target.device
     target = target.cpu()  # where it is tested several times
     if criterion is not None:
         return Evaluator(model, inputs, target.to(device), criterion, _classes(outputs, target), batch_size)
