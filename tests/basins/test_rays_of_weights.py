@@ -24,9 +24,9 @@ def outcomes(share, count=COUNT):
     return torch.arange(count) < round(share * count)
 
 
-def ray(shares, target=0.5, weight=None):
+def ray(shares, target=0.5, weight=None, scale=1.0):
     """A ray that met these shares of right answers at log sigma."""
-    made = Ray(target, weight)
+    made = Ray(target, weight, scale)
     for level, share in shares.items():
         made.add(level, outcomes(share))
     return made
@@ -96,12 +96,13 @@ def test_weighted_samples_count_by_their_weight():
     assert weighted.logits == {0.0: pytest.approx(above_target(0.75))}
 
 
-def test_answers_are_alike_if_all_are_right_or_all_wrong_at_all_levels():
-    assert Ray(0.5).alike()
-    assert ray({0.0: 1.0, 1.0: 1.0}).alike()
-    assert ray({0.0: 0.0}).alike()
-    assert not ray({0.0: 1.0, 1.0: 0.0}).alike()
-    assert not ray({0.0: 0.5}).alike()
+def test_accuracy_is_scaled_to_that_of_all_samples_and_is_at_most_one():
+    scaled = ray({0.0: 0.9, 1.0: 0.4}, scale=1.05)
+    assert scaled.share == {0.0: pytest.approx(0.945), 1.0: pytest.approx(0.42)}
+    assert scaled.logits[0.0] == pytest.approx(above_target(0.945))
+    assert ray({0.0: 0.9}, scale=1.2).share == {0.0: 1.0}
+    # Which samples were right is kept as it was.
+    assert scaled.right[0.0].double().mean() == pytest.approx(0.9)
 
 
 def test_outcomes_lie_straight_between_the_levels_around_the_crossing():
@@ -150,16 +151,19 @@ def test_without_a_crossing_the_slope_is_a_guess():
 class Asked:
     """Answers of rays whose accuracy is a logistic curve with a middle of its own; notes what is asked."""
 
-    def __init__(self, middles, slope=4.0):
-        self.middles, self.slope, self.levels = middles, slope, [[] for _ in middles]
+    def __init__(self, middles, slopes=None):
+        self.middles, self.slopes, self.levels = middles, slopes or [4.0] * len(middles), [[] for _ in middles]
 
     def weight(self, number):
         return None
 
+    def scale(self, number):
+        return 1.0
+
     def __call__(self, number, level):
         self.levels[number].append(level)
         # Of an odd number of samples never just half are right.
-        return outcomes(logistic(self.middles[number], self.slope, [level])[level], 2001)
+        return outcomes(logistic(self.middles[number], self.slopes[number], [level])[level], 2001)
 
 
 def test_the_first_ray_halves_the_range_and_all_end_with_levels_on_both_sides_of_the_crossing():
@@ -182,6 +186,18 @@ def test_the_second_level_lies_a_little_beyond_the_estimate_so_that_both_enclose
     # A ray that is still right at the median is asked above its estimate, and one that is wrong below it.
     assert ask.levels[1][1] == pytest.approx(0.3 + room.BEYOND, abs=0.03)
     assert ask.levels[2][1] == pytest.approx(-0.3 - room.BEYOND, abs=0.1)
+
+
+@pytest.mark.parametrize("middle", [1.9, -2.5])
+def test_a_ray_that_falls_slowly_is_asked_until_it_has_crossed_between_two_levels(middle):
+    # The steep rays put the crossing of the last one too near: three levels do not reach it.
+    ask = Asked([0.0, 0.0, 0.0, middle], [8.0, 8.0, 8.0, 1.0])
+    last = walk_rays(ask, 4, 0.5, 1e-3, 1e1)[-1]
+    assert [len(levels) for levels in ask.levels[:3]] == [6, 3, 3]
+    assert 3 < len(ask.levels[3]) < 8
+    below, above = last.around()
+    assert below < middle < above
+    assert last.crossing(4.0, BOTTOM, TOP) == pytest.approx(middle, abs=0.02)
 
 
 def test_rays_that_are_never_lost_are_asked_up_to_the_top_and_no_level_twice():
@@ -239,6 +255,22 @@ def test_every_sample_is_asked_equally_often():
 
 def test_of_as_many_samples_as_there_are_all_are_asked():
     assert room._choice(probe(), 3, 300, seed=0).tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_rays_scale_is_the_clean_accuracy_of_all_samples_over_that_of_its_own(weighted):
+    evaluator, clean = probe(), torch.arange(300) % 7 != 0
+    each = torch.rand(300, generator=torch.Generator().manual_seed(2), dtype=torch.float64) if weighted else None
+    evaluator.weight = each
+    own = room._choice(evaluator, 0, 30, seed=0)
+    ask = room._Asker(evaluator, None, [own, torch.arange(300), torch.tensor([0, 7])], clean)
+    w = torch.ones(300, dtype=torch.float64) if each is None else each
+    shares = [float((clean * w)[part].sum() / w[part].sum()) for part in (torch.arange(300), own)]
+    assert shares[0] != pytest.approx(shares[1])
+    assert ask.scale(0) == pytest.approx(shares[0] / shares[1])
+    assert ask.scale(1) == 1.0
+    # Where none of a ray's samples is right there is nothing to scale.
+    assert ask.scale(2) == 1.0
 
 
 # What is left for a later evaluation ---------------------------------------------------------------------------------

@@ -197,6 +197,25 @@ def test_radius_of_an_absent_class_is_nan(trained):
     assert basin.per_class.isnan().tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("accuracy", [0.89, 0.88])
+def test_radius_is_right_where_accuracy_is_hardly_above_the_target(trained, accuracy):
+    # Every tenth label is wrong: 0.9 of all samples are right without noise, but 0.85 to 0.95 of a ray's own 128.
+    network, x, target = trained
+    target = (target + (torch.arange(300) % 10 == 0)) % 3
+    sigmas, draw = torch.logspace(-2, 1, 25).tolist(), generator(8)
+    draws = [reference.weight_accuracy_ladder(network, x, target, sigmas, 1, draw) for _ in range(100)]
+    truth = reference.ladder_radius(sigmas, torch.tensor(draws).quantile(0.5, dim=0).tolist(), accuracy)
+    found = [weight_basin(network, x, target, accuracy=accuracy, seed=seed) for seed in range(20)]
+    errors = torch.tensor([math.log(basin.radius / truth) for basin in found])
+    # n = 20 seeds, 0 to 19, of one probe: standard errors of 0.02 of their mean and 0.05 of the ladder's 100 draws; the
+    # bound is 4 of both together. Without the scale of a ray's accuracy single seeds are off by more than 0.5; if rays
+    # also stop at three levels, by 5.
+    assert found[0].clean == pytest.approx(0.9)
+    assert abs(errors.mean()) < 0.2
+    assert errors.abs().max() < 0.5
+    assert all(basin.interval[0] < truth < basin.interval[1] for basin in found)
+
+
 def test_radius_falls_as_accuracy_rises(trained):
     radii = [weight_basin(*trained, accuracy=a).radius for a in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
     assert radii == sorted(radii, reverse=True)
@@ -288,10 +307,10 @@ def test_network_that_noise_does_not_touch_is_censored():
 
 def test_search_asks_three_levels_a_ray_and_three_more_on_the_first(trained):
     basin = weight_basin(*trained)
-    # Once clean, and 51 passes of 128 of the 300 samples.
-    assert basin.forwards == pytest.approx(1 + (3 * 16 + 3) * 128 / 300)
+    # Once clean, and 51 passes of 128 of the 300 samples; two more for rays that have not crossed by then.
+    assert basin.forwards == pytest.approx(1 + (3 * 16 + 3 + 2) * 128 / 300)
     each = weight_basin(*trained, layers="each")
-    assert each.forwards <= 1 + 4 * (3 * 16 + 3) * 128 / 300 + 1e-9
+    assert each.forwards <= 1 + 4 * (3 * 16 + 3 + 2) * 128 / 300 + 1e-9
 
 
 # What is moved, and how far ------------------------------------------------------------------------------------------
@@ -392,8 +411,9 @@ def test_rays_are_the_same_whether_few_or_many_and_differ(trained):
     many = weight_basin(*trained, rays=20).radii
     # The noise is the same; where a radius lies beyond all levels of a ray, the slope of the other rays counts too.
     assert torch.allclose(many[:16], weight_basin(*trained).radii, rtol=0.05)
+    # Two rays may cross at the same level exactly: the second began at the crossing of the first.
     finite = many[many.isfinite()]
-    assert len(finite.unique()) == len(finite) > 1
+    assert len(finite.unique()) >= len(finite) - 1 > 1
 
 
 def test_noise_of_a_tensor_depends_on_its_name_and_not_on_its_company():

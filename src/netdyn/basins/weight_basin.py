@@ -67,9 +67,11 @@ def weight_basin(
     """How much noise the weights tolerate before the network's predictions stop being right.
 
     Along a ray W + σ·s·E, E ~ N(0, I), the accuracy on a choice of the samples falls. Three noise levels per ray, six
-    on the first, find the σ at which it crosses ``accuracy``: each ray begins at the median of those before it. The
-    radius is the median over rays, its interval the one of Hettmansperger and Sheather (with fewer than 6 rays their
-    extremes, with the level that these have), widened by what the choice of the probe's samples adds.
+    on the first, find the σ at which it crosses ``accuracy``: each ray begins at the median of those before it, and is
+    asked further levels until it has crossed between two. Its accuracy is scaled by that of all samples without noise
+    over that of its own, so that a choice with more samples that are wrong already is lost no sooner. The radius is the
+    median over rays, its interval the one of Hettmansperger and Sheather (with fewer than 6 rays their extremes, with
+    the level that these have), widened by what the choice of the probe's samples adds.
 
     Args:
         model: Any PyTorch module; called with the inputs as its ``forward`` takes them, in eval mode. Its
@@ -146,13 +148,14 @@ class Ray:
 
     target: float
     weight: Tensor | None = None  # of each of the ray's samples in the accuracy; None: all the same
+    scale: float = 1.0  # accuracy of all samples without noise, over that of the ray's own
     right: dict[float, Tensor] = field(default_factory=dict)  # log σ → which of the ray's samples are right
-    share: dict[float, float] = field(default_factory=dict)  # their share
+    share: dict[float, float] = field(default_factory=dict)  # their share, scaled
     logits: dict[float, float] = field(default_factory=dict)  # its logit above that of the target, sorted, made to fall
 
     def add(self, level: float, right: Tensor) -> None:
         """Take what was met at ``level``, a log σ."""
-        self.right[level], self.share[level] = right, mean_of(right, self.weight)
+        self.right[level], self.share[level] = right, min(mean_of(right, self.weight) * self.scale, 1.0)
         levels, count = sorted(self.share), len(right)
         falling = accumulate((self.share[each] for each in levels), min)
         aim = logit(self.target, count)
@@ -163,10 +166,6 @@ class Ray:
         below = [level for level, y in self.logits.items() if y > 0]
         above = [level for level, y in self.logits.items() if y <= 0]
         return (below[-1] if below else None), (above[0] if above else None)
-
-    def alike(self) -> bool:
-        """Whether all samples are right at all levels, or all wrong."""
-        return sum(self.share.values()) in (0, len(self.share))
 
     def crossing(self, slope: float, bottom: float, top: float) -> float:
         """The log σ at which accuracy crosses the target; inf where it stays above, and beyond ``bottom`` a guess."""
@@ -191,16 +190,17 @@ class Ray:
 def walk_rays(ask: _Asker, rays: int, target: float, low: float, high: float) -> list[Ray]:
     """Ask every ray at its levels; the first one's are a bisection of the whole range, then as for all others.
 
-    A ray on which all answers are still alike says nothing of how far its crossing is: it is asked further levels.
+    A ray that has not crossed between two of its levels does not show how far away its crossing is: it is asked further
+    levels, up to the ends of the range.
     """
     found: list[Ray] = []
     bottom, top = math.log(low), math.log(high)
     for number in range(rays):
         slope = _slope(found)
         finite = [x for own in found if math.isfinite(x := own.crossing(slope, bottom, top))]
-        ray = Ray(target, ask.weight(number))
+        ray = Ray(target, ask.weight(number), ask.scale(number))
         turn = 0 if found else -FIRST
-        while turn < LEVELS or ray.alike():
+        while turn < LEVELS or None in ray.around():
             below, above = ray.around()
             if below is None and above is None:
                 level = middle(finite) if finite else (bottom + top) / 2
@@ -262,14 +262,14 @@ def measure_weight_basin(
     floor = chance(own.answers)
     target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)
     choices = [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)]
-    ask, found, radii = _Asker(own, noise, choices), list[Ray](), torch.zeros(rays, dtype=torch.float64)
+    ask, found, radii = _Asker(own, noise, choices, clean), list[Ray](), torch.zeros(rays, dtype=torch.float64)
     per_layer = dict.fromkeys(noise.weights, 0.0) if each else None
     if clean_accuracy > target:
         found = walk_rays(ask, rays, target, low, high)
         radii = _radii(found, low, high)
         if per_layer is not None:
             for name in per_layer:
-                alone = walk_rays(_Asker(own, noise.only(name), choices), rays, target, low, high)
+                alone = walk_rays(_Asker(own, noise.only(name), choices, clean), rays, target, low, high)
                 per_layer[name] = median(_radii(alone, low, high))
     radius = median(radii)
     if (layers is None or each) and (large := large_left_out(evaluator.model)):
@@ -327,14 +327,23 @@ def measure_weight_basin(
 class _Asker:
     """Runs the network with noise on its weights; on several processes each runs its part of a ray's samples."""
 
-    def __init__(self, evaluator: Evaluator, noise: WeightNoise, choices: Sequence[Tensor]) -> None:
-        self.evaluator, self.noise, self.choices = evaluator, noise, choices
+    def __init__(self, evaluator: Evaluator, noise: WeightNoise, choices: Sequence[Tensor], clean: Tensor) -> None:
+        self.evaluator, self.noise, self.choices, self.clean = evaluator, noise, choices, clean
         self._ray, self._direction, self._own = -1, dict[str, Tensor](), evaluator
 
     def weight(self, ray: int) -> Tensor | None:
         """The weights of a ray's samples in the accuracy."""
         weight = self.evaluator.weight
         return None if weight is None else weight[self.choices[ray]]
+
+    def scale(self, ray: int) -> float:
+        """The accuracy of all samples without noise, over that of a ray's own samples (a ratio estimator).
+
+        By chance a ray has more or fewer samples that are wrong already. Where the target is hardly below the accuracy
+        without noise this would decide where it crosses, and some rays would start below the target.
+        """
+        own = mean_of(self.clean[self.choices[ray]], self.weight(ray))
+        return mean_of(self.clean, self.evaluator.weight) / own if own > 0 else 1.0
 
     def __call__(self, ray: int, level: float) -> Tensor:
         if ray != self._ray:
