@@ -156,8 +156,11 @@ def test_positive_fraction_and_mean_are_those_of_live_wired_units():
     layer = random_layer(units=60, classes=3)
     layer.fields[:, :10] = 3.0
     layer.pathway[:, 50:] = 0.0
-    index = reference.order_index(layer.tuning, layer.pathway)[10:50]
-    shares = shares_of(layer)
+    index, tuning = reference.order_index(layer.tuning, layer.pathway)[10:50], layer.tuning
+    # A unit that all classes find alike has the index 0, which is not positive.
+    tuning[:, 20] = 0.0
+    index[10] = 0.0
+    shares = mode_shares(tuning, layer.pathway, layer.constant)
     assert shares.positive_fraction == pytest.approx((index > 0).mean())
     assert shares.order_mean == pytest.approx(index.mean())
 
@@ -170,13 +173,17 @@ def test_few_classes_have_no_test_of_the_layer(classes):
 
 
 def test_the_layers_test_beside_the_shares_is_the_function():
-    layer = random_layer(units=40, classes=6)
+    layer = random_layer(units=400, classes=6)
     layer.fields[:, :10] = 3.0
     live = layer._replace(fields=layer.fields[:, 10:], pathway=layer.pathway[:, 10:])
     shares = shares_of(layer, alpha=0.1)
     # Sums of the same numbers in other memory may differ in the last digit.
     expected = order_test(live.tuning, live.pathway, alpha=0.1)
     assert (shares.order_z, shares.opt_chance) == pytest.approx(tuple(expected), rel=1e-12)
+    # Its band is that of the first of these seeds.
+    bands = [order_test(live.tuning, live.pathway, alpha=0.1, seed=seed).opt_chance for seed in range(5)]
+    assert shares.opt_chance == bands[0]
+    assert len(set(bands)) > 1
 
 
 # Wrong arguments
