@@ -1435,5 +1435,6 @@ def test_the_cost_of_each_basin_is_its_own():
     both = diagnose(net, x, y, measure=["sample_basin", "weight_basin"], accuracy=0.05)
     assert alone.weight_basin is not None
     assert both.weight_basin is not None
-    # Three levels on each of 16 rays, and three more on the first; a level that was asked already is not asked again.
-    assert 16 < alone.weight_basin.forwards == both.weight_basin.forwards <= 16 * 3 + 3
+    # Three levels on each of 16 rays, three more on the first, and more on rays that noise has not taken below the
+    # target, which is below guessing here.
+    assert 16 * 3 < alone.weight_basin.forwards == both.weight_basin.forwards < 16 * 6
