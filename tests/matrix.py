@@ -77,8 +77,12 @@ def outcome(test: ET.Element) -> str:
 
 
 def file_of(test: ET.Element) -> str:
-    """The file of a test, below the root: JUnit names it with dots, and the class in it."""
-    names = test.attrib["classname"].split(".")
+    """The file of a test, below the root: JUnit names it with dots, and the class in it.
+
+    >>> file_of(ET.fromstring("<testcase classname='' name='tests.reference'/>"))  # a file that was skipped as a whole
+    'tests/reference.py'
+    """
+    names = (test.attrib["classname"] or test.attrib["name"]).split(".")
     found = (Path(*names[:n]).with_suffix(".py") for n in range(len(names), 0, -1))
     return next((path.as_posix() for path in found if (ROOT / path).exists()), ".".join(names))
 
