@@ -315,3 +315,15 @@ def test_weights_are_moved_in_float32_or_better_and_rounded_once(dtype):
         once = torch.finfo(dtype).eps / 2 * exact.abs()
         in_float32 = torch.finfo(torch.float32).eps * (weight.abs() + added.abs())
         assert ((moved.double() - exact).abs() <= once + in_float32).all()
+
+
+def test_noise_is_the_same_whatever_the_default_dtype():
+    noise = WeightNoise.on(nn.Linear(5, 3), None, "layer", 0)
+    expected = noise.draw(2)["weight"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = noise.draw(2)["weight"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)

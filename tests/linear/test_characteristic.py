@@ -139,7 +139,7 @@ def test_subnetworks_are_the_units_with_the_largest_shares():
         order = sorted(range(7), key=lambda i: -expected[i])[:3]
         assert units[k].tolist() == order
         assert shares[k].tolist() == pytest.approx([float(expected[i]) for i in order], rel=1e-5)
-    with pytest.raises(ValueError, match="^`most` must be"):
+    with pytest.raises(ValueError, match=r"^`most` must be"):
         subnetwork(network, samples(), "fc.2", most=0)
     _, everything = subnetwork(network, samples(), "fc.2", most=100)
     close(everything.sum(dim=1), torch.ones(CLASSES))

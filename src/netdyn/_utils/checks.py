@@ -131,24 +131,24 @@ def hooks(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a list of hooks, or of names of packages, got {value!r}.")
 
 
-def class_labels(target: Tensor, num_classes: int, samples: int | None = None) -> Tensor:
+def class_labels(target: Tensor, num_classes: int, samples: int | None = None, name: str = "target") -> Tensor:
     """Return class labels as int64 ``[samples]``."""
     whole("num_classes", num_classes)
     if not isinstance(target, Tensor):
-        raise TypeError(f"`target` must be a tensor of class labels, got {type(target).__name__}.")
+        raise TypeError(f"`{name}` must be a tensor of class labels, got {type(target).__name__}.")
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TypeError(
-            f"`target` must hold whole class labels (an integer dtype), got dtype {target.dtype}. "
-            "Convert one-hot or probability targets with `target.argmax(1)`."
+            f"`{name}` must hold whole class labels (an integer dtype), got dtype {target.dtype}. "
+            f"Convert one-hot or probability targets with `{name}.argmax(1)`."
         )
     if target.ndim != 1:
-        raise ValueError(f"`target` must have one label per sample, shape [samples], got shape {list(target.shape)}.")
+        raise ValueError(f"`{name}` must have one label per sample, shape [samples], got shape {list(target.shape)}.")
     if samples is not None and len(target) != samples:
-        raise ValueError(f"`target` must have one label for each of the {samples} samples, got {len(target)}.")
+        raise ValueError(f"`{name}` must have one label for each of the {samples} samples, got {len(target)}.")
     low, high = map(int, target.aminmax()) if len(target) else (0, 0)
     if low < 0 or high >= num_classes:
         wrong = low if low < 0 else high
-        raise ValueError(f"`target` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
+        raise ValueError(f"`{name}` must lie in [0, num_classes) = [0, {num_classes}), got the label {wrong}.")
     return target.long()
 
 

@@ -96,6 +96,8 @@ def coverage(
         0.375
     """
     checks.whole("seed", seed, minimum=0)
+    if not len(val_target):
+        raise ValueError("`val_target` must have at least one entry, got none.")
     with isolated_network(model) as network:
         evaluator = prepare(network, inputs, target, criterion, batch_size)
         nearest = neighbours(
@@ -123,9 +125,9 @@ def neighbours(
 ) -> Neighbours:
     """The training samples near the validation samples, or near a fixed choice of these."""
     points, val_points = _points("inputs", inputs), _points("val_inputs", val_inputs)
-    classes = 1 + max(int(labels.max()) if len(labels) else 0 for labels in (target, val_target))
+    classes = 1 + max(int(labels.max()) for labels in (target, val_target))
     target = checks.class_labels(target, classes, len(points)).cpu()
-    val_target = checks.class_labels(val_target, classes, len(val_points)).cpu()
+    val_target = checks.class_labels(val_target, classes, len(val_points), "val_target").cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
     chosen = val_contents.first(SAMPLES)
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
