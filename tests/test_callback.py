@@ -463,7 +463,7 @@ def test_the_state_is_taken_up():
     }
     assert state.pop("history") == {"steps": [], "rows": [], "moments": [], "layers": []}
     assert state.pop("before") == {}
-    changed = {name: value + 3 for name, value in state.items()} | {"history": history, "before": {}}
+    changed = {name: (value or 0) + 3 for name, value in state.items()} | {"history": history, "before": {}}
     monitor = DynamicsMonitor()
     monitor.load_state_dict(changed)
     assert monitor.state_dict() == changed

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+
+#: Seconds that the figures of a report are expected to take before any have been drawn.
+DRAWING = 1.0
 
 
 class Budget:
@@ -13,8 +17,9 @@ class Budget:
 
     def __init__(self, share: float | None) -> None:
         self.share = share
-        # Seconds: of all evaluations with sending and drawing, of the last one without, of the first drawing.
-        self.spent = self.last = self.drawing = 0.0
+        # Seconds: of all evaluations with sending and drawing, and of the last one without.
+        self.spent = self.last = 0.0
+        self.drawing: float | None = None  # seconds of the first drawing; None before it
         self._before = 0.0
         self._since: float | None = None
 
@@ -38,12 +43,17 @@ class Budget:
         """Whether so many seconds more are within the limit."""
         return self.share is None or self.spent + seconds <= self.share * self.trained()
 
-    def state_dict(self) -> dict[str, float]:
+    @property
+    def figures(self) -> float:
+        """Seconds that the figures of a report take, as far as that is known."""
+        return DRAWING if self.drawing is None else self.drawing
+
+    def state_dict(self) -> dict[str, float | None]:
         """The seconds so far."""
         elapsed = self._elapsed(time.monotonic())
         return {"spent": self.spent, "last_cost": self.last, "drawing": self.drawing, "trained": elapsed}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from an earlier :meth:`state_dict`."""
         self.spent, self.last, self.drawing = state["spent"], state["last_cost"], state["drawing"]
         self._before = state["trained"]

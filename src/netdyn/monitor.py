@@ -25,7 +25,7 @@ from netdyn._utils.options import offering, takes_options_of
 from netdyn._utils.trees import numbers
 from netdyn._utils.user_code import is_out_of_memory, reason
 from netdyn.basins.change import Influences, sample_change, weight_change
-from netdyn.budget import Budget
+from netdyn.budget import DRAWING, Budget
 from netdyn.engine.config import Config
 from netdyn.engine.evaluate import Memory, evaluate, raise_it
 from netdyn.isolation.adapter import isolated_task
@@ -61,7 +61,7 @@ class Monitor:
         every_n_train_steps: Measure every n optimiser steps, as ModelCheckpoint counts them.
         schedule: ``"log"`` for 1, 2, 3, 5, 10, 20, … optimiser steps, or a list of steps.
         max_overhead: Skip an evaluation that would bring the time spent measuring over this share of the time spent
-            training. The first one is never skipped. None: no limit.
+            training. The first one is never skipped, but has figures only if there is time. None: no limit.
         probe_size: Number of samples in a probe that is read from a data set, with the classes in proportion.
         unpack: ``unpack(batch)`` → (inputs, target), for batches that are not such pairs.
         detail: Which scalars are sent to the loggers: a ``"summary"`` of the network, four curves per layer beside it
@@ -176,7 +176,7 @@ class Monitor:
         self._seen_step = self._last_step = -1
         # Whether the figures of the last report have been drawn, and the network that it is of.
         self._drawn, self._measured = True, ""
-        self._overview_drawn, self._overview_seconds = True, 0.0
+        self._overview_drawn, self._overview_seconds = True, DRAWING / 4
         self._started = self._unreadable = False
 
     # --- when ---
@@ -221,13 +221,15 @@ class Monitor:
                 return None
         budget = self.budget
         # The clock of the first process decides for all.
-        affordable, overhead = self.processes.gather(lambda: (budget.affords(budget.last), budget.overhead()))[0]
+        affordable, overhead, figures = self.processes.gather(
+            lambda: (budget.affords(budget.last), budget.overhead(), budget.affords(budget.last + budget.figures))
+        )[0]
         if self.evaluations and not affordable:
             self.skipped += 1
             self._too_expensive += 1
             self._send_scalars({"netdyn/overhead": overhead, "netdyn/skipped": float(self.skipped)}, step)
             return None
-        draw = self._figures == "always" or (self._figures == "ends" and not self.evaluations)
+        draw = self._figures == "always" or (self._figures == "ends" and budget.drawing is None and figures)
         # So rarely that drawing never takes much of a long run.
         overview = self._figures != "never" and self.evaluations & (self.evaluations + 1) == 0
         report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
@@ -509,7 +511,7 @@ class Monitor:
             return {}
         # Maps and the basins of the classes take less time than a whole evaluation. Without drawing there is nothing to
         # leave out.
-        cost = self.budget.drawing + self.budget.last * again
+        cost = self.budget.figures + self.budget.last * again
         drawn = self._draws() and available()
         if not self.processes.gather(lambda: not drawn or self.budget.affords(cost))[0]:
             self.inform(
@@ -547,7 +549,7 @@ class Monitor:
             return
         own = "_".join(["netdyn_report", *filter(None, [re.sub(r"\W+", "_", self.prefix)])])
         path = Path(folder) / f"{own}.html"
-        draws = self._figures != "never" and available() and (bool(drawn) or self.budget.affords(self.budget.drawing))
+        draws = self._figures != "never" and available() and (bool(drawn) or self.budget.affords(self.budget.figures))
         try:
             if "://" in folder:
                 raise OSError(f"{folder} is no folder of this machine.")

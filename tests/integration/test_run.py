@@ -716,9 +716,12 @@ def test_a_wide_budget_leaves_nothing_out(monkeypatch):
     assert run.values("netdyn/skipped") == [0, 0, 0]
 
 
-@pytest.mark.parametrize(("share", "drawn"), [(None, 2), (0.45, 2), (0.35, 1)])
-def test_figures_at_the_end_keep_to_the_budget_too(share, drawn, monkeypatch, tmp_path):
-    """60 steps of a second each; 7 for an evaluation and 5 for its figures at both ends: 19 without the last, or 24."""
+@pytest.mark.parametrize(("share", "drawn"), [(None, 2), (0.35, 1), (0.24, 0)])
+def test_figures_keep_to_the_budget_too(share, drawn, monkeypatch, tmp_path):
+    """60 steps of a second each; evaluations of 7 at both ends, and figures that are expected to take 1 at first.
+
+    At the beginning nothing has been trained, so that a budget has no room for figures.
+    """
     clock, notices = Clock(monkeypatch), []
     logger = TensorBoardLogger(tmp_path, name="", version="")
     monitor = DynamicsMonitor(**MODES, max_overhead=share, every_n_epochs=99)
@@ -727,9 +730,10 @@ def test_figures_at_the_end_keep_to_the_budget_too(share, drawn, monkeypatch, tm
     assert run.monitor.monitor.evaluations == 2
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    assert len(events.Images("modes/rpd")) == drawn
+    images = events.Tags()["images"]
+    assert (len(events.Images("modes/rpd")) if "modes/rpd" in images else 0) == drawn
     left_out = [text for text in notices if "left out the figures" in text]
-    assert [f"max_overhead={share}" in text for text in left_out] == [True] * (2 - drawn)
+    assert [f"max_overhead={share}" in text for text in left_out] == [True] * (not drawn)
 
 
 # Callbacks that watch our numbers
