@@ -11,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import netdyn
 from netdyn import Monitor, diagnose
 from netdyn._utils import random
 
@@ -101,6 +102,10 @@ def test_nothing_as_large_as_the_probe_or_the_weights_goes_to_the_host_and_back(
     assert min(weights, x[:SAMPLES].numel()) > 10 * SAMPLES
 
 
+#: The folder of the package.
+OURS = f"{Path(netdyn.__file__).parent}/"
+
+
 class Kernels(TorchDispatchMode):
     """Operators that compute something on behalf of the modes, on the network's device and on the host.
 
@@ -115,7 +120,7 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         frame = sys._getframe(1)
-        while frame is not None and "/netdyn/" not in frame.f_code.co_filename:
+        while frame is not None and not frame.f_code.co_filename.startswith(OURS):
             frame = frame.f_back
         place = Path("" if frame is None else frame.f_code.co_filename)
         if not func.is_view and (place.parent.name == "modes" or place.parts[-2:] == ("engine", "modes.py")):
