@@ -478,7 +478,8 @@ class Monitor:
 
         def send(receiver: Destination) -> None:
             if receiver.shows_figures:
-                drawn.update(drawn or figures())
+                if not drawn:
+                    drawn.update(figures())
                 receiver.figures({self._tag(tag): figure for tag, figure in drawn.items()}, step)
 
         with without_collector():

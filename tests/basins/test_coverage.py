@@ -229,8 +229,14 @@ def test_a_memorising_network_covers_both_classes_alike_and_a_learning_one_does_
     ("change", "text"),
     [
         ({"target": torch.zeros(59).long()}, "`target` must have one "),
-        ({"val_target": torch.zeros(69).long()}, "`val_target` must have one label for each of the 70 samples"),
-        ({"val_inputs": torch.zeros(0, 5), "val_target": torch.zeros(0).long()}, "`val_target` must have "),
+        (
+            {"val_target": torch.zeros(69).long()},
+            "`val_target` must have one label for each of the 70 samples, got 69.",
+        ),
+        (
+            {"val_inputs": torch.zeros(0, 5), "val_target": torch.zeros(0).long()},
+            "`val_target` must have at least one entry, got none.",
+        ),
         ({"val_inputs": torch.zeros(70, 4)}, "`inputs` and `val_inputs` must have the same units"),
         ({"val_inputs": torch.zeros(70, 5).long()}, "`val_inputs` holds no floating tensor"),
         ({"val_target": torch.zeros(70)}, "`val_target` must hold whole class labels"),
