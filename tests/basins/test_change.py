@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import reference
-from netdyn.basins.change import Change, Influences, key_of, sample_change, weight_change
+from netdyn.basins.change import Change, Influences, key_of, sample_change, sample_influences, weight_change
 from netdyn.basins.sample_basin import measure_sample_basin
 from netdyn.basins.weight_basin import measure_weight_basin
 from netdyn.functional import sample_basin, weight_basin
@@ -103,6 +103,11 @@ def test_evaluations_on_other_rays_or_samples_are_not_compared(compare):
     one = influences([0.0], torch.zeros(1, 9))
     assert compare(one, None) is compare(None, one) is None
     assert compare(one, influences([0.0], torch.zeros(1, 9), key="1 1 5")) is None
+
+
+def test_a_radius_is_kept_in_double_precision():
+    kept = sample_influences("0 1 5", 0.3, torch.zeros(9), torch.arange(9), None)
+    assert kept.radii.tolist() == [math.log(0.3)]
 
 
 def test_the_key_holds_seed_rays_and_contents():
