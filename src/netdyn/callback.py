@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -300,7 +300,7 @@ class DynamicsMonitor(Callback):
 
     # --- checkpoints ---
 
-    @property
+    @cached_property  # Lightning asks for it with every hook that it calls
     def state_key(self) -> str:
         """The key of the state in a checkpoint, which distinguishes several monitors in one trainer."""
         config = self.monitor.config

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,13 @@ from netdyn._utils.trees import Inputs, samples_first, tensors
 STEP = 0x9E3779B97F4A7C15
 #: Multipliers of David Stafford's 13th variant of MurmurHash3's finaliser, as in SplitMix64.
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+#: Bytes of random numbers that a run keeps between evaluations.
+MOST_KEPT = 32 << 20
 #: Pairs of numbers made at a time: on a CPU few enough to fit in a core's cache.
 BLOCK = {"cpu": 1 << 15}
 BLOCK_ELSEWHERE = 1 << 24
+
+T = TypeVar("T")
 
 
 def digests(inputs: Inputs, by_sample: Sequence[bool] | None = None) -> Tensor:
@@ -73,6 +78,27 @@ class Contents:
     def first(self, number: int | None) -> Tensor:
         """Indices of a fixed choice of ``number`` samples (None: all) by contents alone; on the CPU."""
         return torch.argsort(self.digests[:, 0]).cpu()[:number]
+
+
+class Kept:
+    """Random numbers that every evaluation of a run asks for, since they depend on seeds alone: kept up to a limit.
+
+    A small network's are drawn in a tenth of its evaluation.
+    """
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        self._room, self._found = most, dict[Hashable, Any]()
+
+    def get(self, key: Hashable, draw: Callable[[], T]) -> T:
+        """The numbers that ``draw`` gives for a key, a tree of tensors that must not be written to."""
+        if key in self._found:
+            return self._found[key]  # type: ignore[no-any-return]
+        drawn = draw()
+        size = sum(tensor.nbytes for tensor in tensors(drawn))
+        if size <= self._room:
+            self._room -= size
+            self._found[key] = drawn
+        return drawn
 
 
 def keys(digest: Tensor, seed: int, rays: int | Tensor, place: str) -> Tensor:

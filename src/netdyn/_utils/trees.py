@@ -125,10 +125,11 @@ def has_floating(inputs: Inputs) -> bool:
     return any(open_to_noise(inputs))
 
 
-def finite(inputs: Inputs) -> Tensor:
-    """Whether all floating tensors are finite: a bool scalar on the device of the first."""
-    found = [tensor.isfinite().all() for tensor in tensors(inputs) if tensor.is_floating_point()]
-    return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
+def finite(inputs: Inputs) -> bool:
+    """Whether all floating tensors are finite."""
+    # A sum takes a tenth of the time; that of finite numbers may be too large, so that each has to be looked at.
+    floating = [tensor for tensor in tensors(inputs) if tensor.is_floating_point()]
+    return all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in floating)
 
 
 def numbers(values: Sequence[Tensor]) -> list[list[float]]:

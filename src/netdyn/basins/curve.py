@@ -70,17 +70,20 @@ class Curve:
 
     def crossing(self, share: float) -> float:
         """The first σ at which the curve has fallen to ``share``; 0 if it starts there, inf if it never gets there."""
-        if share >= self.clean - 1e-12:
-            return 0.0
-        fallen = (self.share <= share + 1e-12).nonzero()
-        if len(fallen) == 0:
-            return math.inf
-        j = int(fallen[0])
-        if j == 0:  # the line is straight in σ there
-            return float(self.sigma[0]) * (self.clean - share) / (self.clean - float(self.share[0]))
-        before, after = float(self.share[j - 1]), float(self.share[j])
-        part = min((before - share) / (before - after), 1.0)
-        return math.exp(math.log(self.sigma[j - 1]) + part * math.log(self.sigma[j] / self.sigma[j - 1]))
+        return float(self.crossings(torch.tensor([share], dtype=torch.float64)))
+
+    def crossings(self, shares: Tensor) -> Tensor:
+        """:meth:`crossing` of several shares, float64 ``[shares]``."""
+        wanted, share, sigma = shares.numpy(), self.share.numpy(), self.sigma.numpy()
+        # The first knot at which the share, which falls, is as low; before the first knot of all it is straight in σ.
+        knot = np.searchsorted(-share, -wanted - 1e-12)
+        j = np.clip(knot, 1, len(share) - 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part = np.minimum((share[j - 1] - wanted) / (share[j - 1] - share[j]), 1.0)
+            between = np.exp(np.log(sigma[j - 1]) + part * np.log(sigma[j] / sigma[j - 1]))
+            near = sigma[0] * (self.clean - wanted) / (self.clean - share[0])
+        found = np.where(knot == 0, near, np.where(knot == len(share), math.inf, between))
+        return torch.from_numpy(np.where(wanted >= self.clean - 1e-12, 0.0, found))
 
 
 def survival(cells: Tensor, grid: Grid) -> Curve:

@@ -229,6 +229,6 @@ def disturb(inputs: Inputs, noise: Inputs, sigma: Tensor) -> Inputs:
             return clean.detach().clone()
         wide = torch.promote_types(clean.dtype, torch.float32)
         level = sigma.to(clean.device, wide).reshape(-1, *[1] * (clean.ndim - 1))
-        return (clean.detach().to(wide) + level * drawn.to(wide)).to(clean.dtype)
+        return torch.addcmul(clean.detach().to(wide), level, drawn.to(wide)).to(clean.dtype)
 
     return map_tensors(add, inputs, noise)

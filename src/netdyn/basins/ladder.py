@@ -5,6 +5,7 @@ A *question* is a ray of a sample; ``[questions]`` are all rays of all samples, 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,7 @@ ABOUT = 1.0
 
 def by_class(chance: Tensor, labels: Tensor) -> Tensor:
     """Indices of all items ``[items]``, class by class, and within a class in the order of ``chance``."""
-    order = torch.argsort(chance)
-    return order[torch.argsort(labels[order], stable=True)]
+    return torch.from_numpy(np.lexsort((chance.numpy(), labels.numpy())))
 
 
 def portions(chance: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

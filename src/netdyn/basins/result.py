@@ -81,5 +81,5 @@ class BasinResult:
         if self.radii is not None:
             return self.radii.flatten()
         shares = torch.linspace(0, self.clean, 258, dtype=torch.float64)[1:-1].flip(0)
-        found = torch.tensor([self.curve.crossing(float(share)) for share in shares], dtype=torch.float64)
+        found = self.curve.crossings(shares)
         return found[(found > 0) & found.isfinite()]

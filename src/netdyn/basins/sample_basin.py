@@ -205,7 +205,9 @@ class Rays:
         if bool((rays != ray).any()) or 4 * self.noise.components(own.inputs) * own.samples > KEPT:
             return self.noise.draw(own.inputs, own.contents.chosen(index).digests, rays)
         if ray not in self._kept:
-            self._kept = {ray: self.noise.draw(own.inputs, own.contents.digests, torch.full((own.samples,), ray))}
+            digests, rays = own.contents.digests, torch.full((own.samples,), ray)
+            key = self.noise, ray, digests.cpu().numpy().tobytes(), digests.device
+            self._kept = {ray: own.drawn.get(key, lambda: self.noise.draw(own.inputs, digests, rays))}
         part = as_slice(index)
         return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]
 

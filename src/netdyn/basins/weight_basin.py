@@ -257,7 +257,7 @@ def measure_weight_basin(
     """
     own, each = evaluator.fresh(), layers == "each"
     clean = (own.all_right() if clean is None else clean).cpu()
-    noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed)
+    noise = WeightNoise.on(evaluator.model, None if each else layers, normalization, seed, evaluator.drawn)
     clean_accuracy = mean_of(clean, own.weight)
     floor = chance(own.answers)
     target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from netdyn._utils import checks
 from netdyn._utils.distributed import full_tensor, is_shard, local_part, local_tensor, reshard
 from netdyn._utils.options import instead
-from netdyn._utils.random import seeded
+from netdyn._utils.random import Kept, seeded
 from netdyn._utils.trees import Inputs, numbers
 from netdyn.modes.ranks import statistic_dtype
 
@@ -63,19 +63,26 @@ class WeightNoise:
     """Gaussian noise on weights, in units of their standard deviations ``scales``."""
 
     def __init__(
-        self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, Tensor], seed: int
+        self, model: nn.Module, weights: dict[str, nn.Parameter], scales: dict[str, Tensor], seed: int, drawn: Kept
     ) -> None:
-        self.model, self.weights, self.scales, self.seed = model, weights, scales, seed
+        self.model, self.weights, self.scales, self.seed, self.drawn = model, weights, scales, seed, drawn
 
     @classmethod
-    def on(cls, model: nn.Module, layers: Sequence[str] | None, normalization: str, seed: int) -> WeightNoise:
+    def on(
+        cls,
+        model: nn.Module,
+        layers: Sequence[str] | None,
+        normalization: str,
+        seed: int,
+        drawn: Kept | None = None,
+    ) -> WeightNoise:
         """Noise on the chosen weights, each with its own spread or all with their common one."""
         weights = weight_tensors(model, layers)
         if normalization == "global":
             scales = dict.fromkeys(weights, _common_scale(weights))
         else:
             scales = {name: _scale(weight) for name, weight in weights.items()}
-        return cls(model, weights, scales, seed)
+        return cls(model, weights, scales, seed, drawn or Kept(0))
 
     @property
     def unmoved(self) -> list[str]:
@@ -97,19 +104,25 @@ class WeightNoise:
 
     def only(self, name: str) -> WeightNoise:
         """The same noise on one tensor alone."""
-        return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed)
+        return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed, self.drawn)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
         """One direction s·E, seeded by (seed, ray, the tensor's name): the same on every process."""
         direction = {}
         for name, weight in self.weights.items():
-            generator = seeded(torch.Generator(weight.device), self.seed, ray, name)
-            parts = (2,) if weight.is_complex() else ()
-            drawn = torch.randn(*weight.shape, *parts, generator=generator, dtype=torch.float32, device=weight.device)
-            drawn = torch.view_as_complex(drawn) if parts else drawn
-            direction[name] = local_part(drawn, weight.detach())
-            direction[name] *= self.scales[name].to(direction[name].device)
+            key = name, self.seed, ray, weight.shape, weight.device, weight.is_complex()
+            drawn = self.drawn.get(key, partial(self._drawn, ray, name))
+            direction[name] = drawn * self.scales[name].to(drawn.device)
         return direction
+
+    def _drawn(self, ray: int, name: str) -> Tensor:
+        """The standard normal numbers E of one weight; of a sharded one this process's."""
+        weight = self.weights[name]
+        generator = seeded(torch.Generator(weight.device), self.seed, ray, name)
+        parts = (2,) if weight.is_complex() else ()
+        drawn = torch.randn(*weight.shape, *parts, generator=generator, dtype=torch.float32, device=weight.device)
+        drawn = torch.view_as_complex(drawn) if parts else drawn
+        return local_part(drawn, weight.detach())
 
     def moved(self, direction: dict[str, Tensor], sigma: float) -> dict[str, Tensor]:
         """The weights W + σ·s·E, rounded to their own type."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from netdyn._utils import checks
 from netdyn._utils.distributed import Processes
 from netdyn._utils.options import offering
-from netdyn._utils.random import Contents
+from netdyn._utils.random import Contents, Kept
 from netdyn._utils.trees import blocks, has_floating
 from netdyn._utils.user_code import is_out_of_memory
 from netdyn.basins.coverage import Covered, Neighbours, measure_coverage, neighbours
@@ -48,6 +48,8 @@ from netdyn.report.results import Report
 from netdyn.tracing.fields import Choice, choose, discover
 from netdyn.tracing.rows import RowMemory
 
+VERSION = version("netdyn")
+
 T = TypeVar("T")
 OnFailure = Callable[[str, Exception], None]
 
@@ -64,6 +66,7 @@ class Memory:
     """What the evaluations of one network share: what holds however far it is trained."""
 
     rows: RowMemory = field(default_factory=RowMemory)
+    drawn: Kept = field(default_factory=Kept)
     _nearest: Neighbours | None = None
     _data: tuple[Tensor, ...] = ()
 
@@ -107,6 +110,8 @@ def evaluate(
     processes = processes or Processes()
     with offering(Config):
         found = _evaluator(network, probe, config, processes)
+        if memory is not None:
+            found.drawn = memory.drawn
         config = _measurable(found, config)
         _check_classes(found, config)
         # From here on a failure costs one measure, and no process leaves; one that could not even begin is met here.
@@ -274,7 +279,7 @@ class _Evaluation:
         probes = {"probe": f"{self.evaluator.samples} samples"}
         if held_out is not None:
             probes["held-out probe"] = f"{held_out[0].samples} samples"
-        versions = {"netdyn": version("netdyn"), "torch": f"{torch.__version__}"}
+        versions = {"netdyn": VERSION, "torch": f"{torch.__version__}"}
         return versions | probes | {"measures": ", ".join(self.config.measure), "seed": f"{self.config.seed}"}
 
     def _held_out(self, probe: Probe | None) -> tuple[Evaluator, Tensor]:

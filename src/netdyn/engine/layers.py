@@ -371,7 +371,7 @@ def tally(evaluator: Evaluator, outputs: object, target: Tensor) -> Tensor:
 
 def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
     """Warn of samples whose outputs are not finite, unless there was a warning about the inputs already."""
-    if lost and bool(finite(evaluator.inputs)):
+    if lost and finite(evaluator.inputs):
         checks.warn(
             f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong and are "
             "left out of the modes of layers whose local fields are not finite for them."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -99,7 +100,8 @@ def chance_share(wiring: Wiring, known: Tensor, live: Tensor, alpha: float, seed
     return int(torch.cat(ordered).kthvalue(BAND).values) / sign.shape[1]
 
 
+@lru_cache(maxsize=16)
 def permutations(number: int, seed: int) -> Tensor:
-    """Random permutations of so many rows, int64 ``[permutations, number]``."""
+    """Random permutations of so many rows, int64 ``[permutations, number]``, not to be written to."""
     rows = np.tile(np.arange(number), (PERMUTATIONS, 1))
     return torch.from_numpy(np.random.default_rng(seed).permuted(rows, axis=1))

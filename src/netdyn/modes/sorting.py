@@ -22,7 +22,8 @@ def unit_rows(values: Tensor) -> Tensor:
 
 def holds_nan(rows: Tensor) -> Tensor:
     """Which rows hold NaN, bool ``[units]``."""
-    return rows.isnan().any(dim=1)
+    # The largest number of a row that holds NaN is NaN. A row without samples has none.
+    return rows.amax(dim=1).isnan() if rows.shape[1] else rows.new_zeros(len(rows), dtype=torch.bool)
 
 
 def unit_blocks(rows: Tensor) -> Iterator[slice]:
@@ -66,6 +67,21 @@ def first_of_ties(differs: Tensor) -> Tensor:
     # NumPy's running maximum is five times faster than torch's, which also finds where it is.
     first = differs.numpy() * position.numpy()
     return torch.from_numpy(np.maximum.accumulate(first, axis=1, out=first))
+
+
+def pairs_apart(differs: Tensor) -> Tensor:
+    """Number of pairs of elements of each row that are not tied, int64 ``[units]``; ``differs`` as in sorted order."""
+    if differs.device.type != "cpu":
+        return first_of_ties(differs).sum(dim=1)
+    # All but the m(m + 1)/2 pairs among m + 1 equal elements, as the zeros of a ReLU; only where more than one value is
+    # tied must each element be looked at.
+    places = differs.shape[1]
+    tied = places - differs.sum(dim=1)
+    found = (places * (places + 1) - tied * (tied + 1)) // 2
+    begins = (differs[:, :-1] & ~differs[:, 1:]).sum(dim=1) + ~differs[:, :1].all(dim=1)
+    if bool((several := begins > 1).any()):
+        found[several] = first_of_ties(differs[several]).sum(dim=1)
+    return found
 
 
 def last_of_ties(differs: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from netdyn._utils.checks import matrix
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.modes.sorting import first_of_ties, holds_nan, sort_rows, unit_blocks, unit_rows
+from netdyn.modes.sorting import holds_nan, pairs_apart, sort_rows, unit_blocks, unit_rows
 
 #: Number of cyclic shifts that stand for all pairs of samples if an activation is not monotone.
 _SHIFTS = 16
@@ -56,8 +56,7 @@ def kept_order(rows: Tensor, out: Tensor, order: Tensor, differs: Tensor) -> Ten
     rises = carried[:, 1:] > carried[:, :-1]
     # Equal fields with different outputs cannot be counted by neighbours either.
     reversed_ = ((carried[:, 1:] < carried[:, :-1]) | (rises & ~differs)).any(dim=1)
-    # Number of pairs of different values: of every element with all before its group of ties.
-    kept = _ratio(first_of_ties(rises).sum(dim=1), first_of_ties(differs).sum(dim=1))
+    kept = _ratio(pairs_apart(rises), pairs_apart(differs))
     # To wait for a device here is cheaper than sixteen shifts of all units.
     if bool(reversed_.any()):
         # A few units at a time, since each shift copies them.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils.distributed import Processes
-from netdyn._utils.random import Contents
+from netdyn._utils.random import Contents, Kept
 from netdyn._utils.trees import Inputs, as_slice, blocks, copied, samples_first, take, tensors
 from netdyn.probes.criteria import Criterion, RightLabels, RightPositions, apply_criterion, as_logits, right_class
 from netdyn.probes.positions import Positions
@@ -36,6 +36,7 @@ class Evaluator:
     weight: Tensor | None = None  # of each sample's share of right answers, with the mean 1; None: right or wrong
     kept: Tensor | None = None  # which samples of the probe these are, if some have no label
     notes: tuple[str, ...] = ()  # how the targets have been read, where that is not obvious
+    drawn: Kept = field(default_factory=lambda: Kept(0))  # random numbers of this and of other evaluations
 
     def __post_init__(self) -> None:
         self.by_sample = self.by_sample or samples_first(self.inputs)

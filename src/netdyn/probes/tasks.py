@@ -52,7 +52,7 @@ def prepare(
     two = take(inputs, slice(0, 2))
     with trying(inputs, target):
         outputs, again = model(copied(two)), model(copied(two))
-    _warn_of_problems(bool(finite(inputs)), _same(outputs, again))
+    _warn_of_problems(finite(inputs), _same(outputs, again))
     device = device_of(model) or target.device
     target = target.cpu()  # where it is tested several times
     if criterion is not None:
