@@ -273,6 +273,22 @@ def ladder_radius(sigmas, accuracies, accuracy):
     return math.exp((1 - share) * math.log(sigmas[j - 1]) + share * math.log(sigmas[j]))
 
 
+def curve_crossing(curve, share):
+    """The first sigma at which a curve has fallen to `share`: a walk from knot to knot.
+
+    0 where it starts there; before the first knot straight in sigma, between knots in log sigma.
+    """
+    if share >= curve.clean - 1e-12:
+        return 0.0
+    sigma, before = 0.0, curve.clean
+    for knot, after in zip(curve.sigma.tolist(), curve.share.tolist(), strict=True):
+        if after <= share + 1e-12:
+            part = min((before - share) / (before - after), 1.0)
+            return knot * part if sigma == 0 else math.exp((1 - part) * math.log(sigma) + part * math.log(knot))
+        sigma, before = knot, after
+    return math.inf
+
+
 def median_interval(values, level=0.95):
     """Hettmansperger-Sheather interval for the median, as (low, high, level).
 

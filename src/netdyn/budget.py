@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-#: Seconds that the figures of a report are expected to take before any have been drawn.
+#: Seconds that the figures of a report are expected to take, unless the first ones took longer: an untrained network
+#: has fewer.
 DRAWING = 1.0
 
 
@@ -46,7 +47,7 @@ class Budget:
     @property
     def figures(self) -> float:
         """Seconds that the figures of a report take, as far as that is known."""
-        return DRAWING if self.drawing is None else self.drawing
+        return max(DRAWING, self.drawing or 0.0)
 
     def state_dict(self) -> dict[str, float | None]:
         """The seconds so far."""

@@ -11,6 +11,7 @@ from scipy import stats
 from netdyn._utils.random import (
     BLOCK,
     Contents,
+    Kept,
     digests,
     keys,
     normals,
@@ -33,6 +34,25 @@ def near_digests(count, start=0):
 
 def made(count, rows=1000, seed=0, ray=0, place="0"):
     return normals(keys(near_digests(rows), seed, ray, place), count).numpy()
+
+
+# What a run keeps -----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_kept_by_their_key_as_long_as_there_is_room():
+    kept, drawn = Kept(most=100), []
+
+    def draw(size):
+        drawn.append(size)
+        return [torch.zeros(size // 4), None]
+
+    first = kept.get("a", lambda: draw(60))
+    assert kept.get("a", lambda: draw(60)) is first
+    kept.get("too large", lambda: draw(44))
+    kept.get("too large", lambda: draw(44))
+    kept.get("b", lambda: draw(40))
+    kept.get("b", lambda: draw(40))
+    assert drawn == [60, 44, 44, 40]
 
 
 # The slow twin --------------------------------------------------------------------------------------------------------

@@ -164,7 +164,12 @@ def test_noise_falls_on_no_mask_beside_token_ids():
 def test_one_entry_that_is_not_finite_is_noticed(value, expected):
     images = IMAGES.clone()
     images[4, 1, 2] = value
-    assert bool(finite({"ids": IDS, "x": [images]})) is expected
+    assert finite({"ids": IDS, "x": [images]}) is expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_large_numbers_are_finite_though_their_sum_is_not(dtype):
+    assert finite(torch.full((4, 3), torch.finfo(dtype).max, dtype=dtype))
 
 
 @every_tree

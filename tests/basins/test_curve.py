@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import reference
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, isotonic, mean_curve, survival
 
 exactly = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -122,6 +123,15 @@ def test_curve_through_measurements_at_its_crossing_has_the_share_crossed(clean,
         assert sigma == 0
     elif share > float(curve.share[-1]) + 1e-9:
         assert float(curve.at(sigma)) == pytest.approx(share, abs=1e-6)
+
+
+@exactly
+@given(st.floats(0, 1), measured, st.lists(st.floats(0, 1), max_size=5))
+def test_many_crossings_are_those_of_a_walk_along_the_curve(clean, points, wanted):
+    curve = falling_curve(clean, *zip(*points, strict=True))
+    wanted = torch.tensor([*wanted, clean, *curve.share.tolist()], dtype=torch.float64)
+    expected = [reference.curve_crossing(curve, share) for share in wanted.tolist()]
+    assert curve.crossings(wanted).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @exactly

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,38 @@ def test_neighbours_are_found_once_for_the_same_data(case, monkeypatch):
         changed = [t.roll(1, dims=0) if j == i else t for j, t in enumerate(halves)]
         assert covered(*changed) != first
         assert len(made) == 2 + i
+
+
+def test_noise_is_drawn_once_in_a_run_and_anew_without_one(case, monkeypatch):
+    net, x = case[0], gaussian(700, FEATURES, seed=2)  # so many that one ray of each shows where accuracy falls
+    target, drawn = net(x).argmax(dim=1), []
+    target[::7] = torch.arange(100) % CLASSES
+    for owner, name in ((WeightNoise, "_drawn"), (Noise, "draw")):
+        draw = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, draw=draw, name=name: drawn.append(name) or draw(*args))
+
+    def report(memory=None):
+        probes = Probe(x[:600], target[:600]), Probe(x[600:], target[600:])
+        options = Config(**QUICK, measure=("sample_basin", "weight_basin"))
+        drawn.clear()
+        with isolated(net) as (own,):
+            found = evaluate.evaluate(own, probes[0], options, val_probe=probes[1], memory=memory)
+        return plain(replace(found, measured={})), drawn.count("_drawn"), drawn.count("draw")
+
+    memory = evaluate.Memory()
+    expected, on_weights, on_inputs = report()
+    # Two rays of three weights, the first one twice; and of the probe, for the basin and for each kind of neighbour.
+    assert (on_weights, on_inputs) == (9, 3)
+    assert report(memory) == (expected, 6, 1)
+    assert report(memory) == (expected, 0, 0)
+    with torch.no_grad():
+        net[0].weight.mul_(1.5)  # a step of training: other scales, the same numbers
+    try:
+        assert report(memory) == (report()[0], 0, 0)
+        assert report()[0] != expected
+    finally:
+        with torch.no_grad():
+            net[0].weight.div_(1.5)
 
 
 # One failing measure -------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Order, ties and ranks of rows, against NumPy and scipy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from netdyn.modes import sorting
-from netdyn.modes.sorting import first_of_ties, holds_nan, last_of_ties, ranks_from, sort_rows, unit_blocks, unit_rows
+from netdyn.modes.sorting import (
+    first_of_ties,
+    holds_nan,
+    last_of_ties,
+    pairs_apart,
+    ranks_from,
+    sort_rows,
+    unit_blocks,
+    unit_rows,
+)
 
 INF = float("inf")
 #: Values whose order in float32 is easily got wrong: zeros of both signs, the smallest and largest, infinities.
@@ -54,6 +65,16 @@ def test_ties_begin_and_end_where_neighbours_differ():
     differs = torch.tensor([[True, False, False, True], [False, False, False, False], [True, True, True, True]])
     assert first_of_ties(differs).tolist() == [[1, 1, 1, 4], [0, 0, 0, 0], [1, 2, 3, 4]]
     assert last_of_ties(differs).tolist() == [[0, 3, 3, 3], [4, 4, 4, 4], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("values", [1, 2, 3, 8, 1000])
+@pytest.mark.parametrize("samples", [1, 2, 3, 40])
+def test_pairs_that_are_not_tied_are_counted_one_by_one(values, samples):
+    rows = torch.randint(0, values, (30, samples), generator=torch.Generator().manual_seed(values)).float()
+    rows[:10] = rows[:10].relu() - 1  # and many of one value
+    _, differs = sort_rows(rows)
+    expected = [sum(a != b for a, b in itertools.combinations(row, 2)) for row in rows.tolist()]
+    assert pairs_apart(differs).tolist() == expected
 
 
 def test_ranks_of_rows_with_ties_are_those_that_other_devices_calculate_for_all_rows():

@@ -73,15 +73,15 @@ def pairs_apart(differs: Tensor) -> Tensor:
     """Number of pairs of elements of each row that are not tied, int64 ``[units]``; ``differs`` as in sorted order."""
     if differs.device.type != "cpu":
         return first_of_ties(differs).sum(dim=1)
-    # All but the m(m + 1)/2 pairs among m + 1 equal elements, as the zeros of a ReLU; only where more than one value is
-    # tied must each element be looked at.
-    places = differs.shape[1]
-    tied = places - differs.sum(dim=1)
+    # All but the m(m + 1)/2 pairs among m + 1 equal elements, such as the zeros of a ReLU. Only where more than one
+    # value is tied must each element be looked at.
+    apart, places = differs.numpy(), differs.shape[1]
+    tied = places - np.count_nonzero(apart, axis=1)
     found = (places * (places + 1) - tied * (tied + 1)) // 2
-    begins = (differs[:, :-1] & ~differs[:, 1:]).sum(dim=1) + ~differs[:, :1].all(dim=1)
-    if bool((several := begins > 1).any()):
-        found[several] = first_of_ties(differs[several]).sum(dim=1)
-    return found
+    values = np.count_nonzero(apart[:, :-1] & ~apart[:, 1:], axis=1) + ~apart[:, :1].all(axis=1)
+    if len(several := np.flatnonzero(values > 1)):
+        found[several] = first_of_ties(torch.from_numpy(apart[several])).sum(dim=1).numpy()
+    return torch.from_numpy(found)
 
 
 def last_of_ties(differs: Tensor) -> Tensor:

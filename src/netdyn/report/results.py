@@ -247,7 +247,8 @@ class Report:
     def figures(self) -> dict[str, Figure]:
         """Tag → matplotlib figure; needs the extra ``plot``.
 
-        An untrained network has no figure of its linear tails, and one without a basin none of accuracy under noise.
+        Those of linear tails, of accuracy under noise and of single units show what has been learnt: an untrained
+        network has none of them.
         """
         from netdyn.report.figures import curves, maps
 
@@ -257,13 +258,14 @@ class Report:
             tied = {layer.name: layer.tied_fraction for layer in self.layers}
             drawn["modes/rpd"] = curves.rank_distributions(densities, tied)
         tails = {layer.name: layer.tail_accuracy for layer in self.layers if not math.isnan(layer.tail_accuracy)}
-        if tails and not self.untrained:
+        learnt = not self.untrained
+        if tails and learnt:
             drawn["linear/tail"] = curves.tail(tails, self.accuracy, self.functional_depth)
-        if (basin := self.sample_basin) is not None and len(basin.curve.sigma) > 1:
+        if (basin := self.sample_basin) is not None and len(basin.curve.sigma) > 1 and learnt:
             drawn["basin/curves"] = _curves(basin)
         if self.characteristic_maps is not None:
             drawn["wpa/characteristic_maps"] = maps.characteristic_maps(self.characteristic_maps)
-        if (part := self.subnetwork) is not None:
+        if (part := self.subnetwork) is not None and learnt:
             drawn["wpa/subnetwork"] = maps.subnetwork(part.units, part.shares, part.maps)
         return drawn
 

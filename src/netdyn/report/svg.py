@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -30,8 +29,7 @@ def inline(figure: Figure, name: str) -> str:
 
     file, dpi = io.StringIO(), figure.dpi
     # Letters remain letters, in the reader's own font.
-    with styled(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "netdyn"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+    with styled(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "netdyn"}):
         # `savefig` would draw the figure twice.
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # type: ignore[no-untyped-call]
     figure.dpi = dpi

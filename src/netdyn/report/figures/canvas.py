@@ -1,4 +1,7 @@
-"""What all figures share: size, colours, short names. No pyplot; matplotlib is imported at the first drawing."""
+"""What all figures share: size, colours, short names. No pyplot; matplotlib is imported at the first drawing.
+
+Everything has a place of its own, since a layout engine draws each figure twice.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,49 @@ GREY = "0.55"
 #: Colour of missing values: neither white, which means zero on one scale, nor a colour of the other scale.
 BLANK = "0.85"
 SIZE = (4.8, 3.4)
-DPI = 160
+DPI = 120
+#: Inches around the axes: at the left for numbers and a label, below for both, above for a title, at the right.
+LEFT, BELOW, ABOVE, RIGHT = 0.65, 0.5, 0.36, 0.14
+#: Inches of the numbers beside axes or a colour scale.
+NUMBERS = 0.42
 #: Most names beside an axis.
 NAMES = 12
 
 
-def blank(height: float = SIZE[1]) -> Figure:
-    """An empty figure."""
+def blank(height: float = SIZE[1]) -> tuple[Figure, Axes]:
+    """A figure with empty axes."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
+    figure, (width, _) = Figure(figsize=(SIZE[0], height), dpi=DPI), SIZE
+    across, up = width - LEFT - RIGHT, height - BELOW - ABOVE
+    return figure, figure.add_axes((LEFT / width, BELOW / height, across / width, up / height))
+
+
+def make_room(axes: Axes, left: float = 0.0, right: float = 0.0, below: float = 0.0) -> None:
+    """Take so many inches from the axes' sides."""
+    box, (width, height) = axes.get_position(), axes.get_figure(root=True).get_size_inches()
+    x, y = box.x0 + left / width, box.y0 + below / height
+    axes.set_position((x, y, box.x1 - right / width - x, box.y1 - y))
+
+
+def widest(texts: Sequence[str], size: float) -> float:
+    """Inches that the widest of some texts takes, in letters of ``size`` points; 0 without any."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=size)
+    points = (text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts)
+    return max(points, default=0.0) / 72
+
+
+def letters(names: Sequence[str]) -> float:
+    """Points of the letters of names beside the axes: fewer where these are long."""
+    return 10.0 if widest(names, 10) < 1.5 else 7.0
 
 
 def with_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """A figure with one set of axes."""
-    figure = blank()
-    axes = figure.subplots()
+    figure, axes = blank()
     figure.suptitle(title, fontsize=10, x=0.02, ha="left")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -65,16 +95,16 @@ def thinned(number: int, most: int = NAMES) -> list[int]:
 def legend(figure: Figure, axes: Axes) -> None:
     """Put the legend beside the axes, or below them if it is short."""
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        beside = len(handles) > 3
-        figure.legend(
-            handles,
-            labels,
-            loc="outside right upper" if beside else "outside lower center",
-            ncols=1 if beside else len(handles),
-            fontsize=8,
-            frameon=False,
-        )
+    size = 0.8 * letters(labels)
+    look = {"fontsize": size, "frameon": False, "borderaxespad": 0.2}
+    if len(handles) > 3:
+        # Beside the names there are lines.
+        make_room(axes, right=widest(labels, size) + 0.5)
+        edge = axes.get_position()
+        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)
+    elif handles:
+        make_room(axes, below=0.25)
+        figure.legend(handles, labels, loc="lower center", ncols=len(handles), **look)
 
 
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:

@@ -13,12 +13,18 @@ from torch import Tensor
 from netdyn._utils.drawing import styled
 from netdyn.report.figures.canvas import (
     GREY,
+    LEFT,
     NAMES,
     PALETTE,
+    RIGHT,
+    SIZE,
     as_array,
     layer_labels,
     legend,
+    letters,
+    make_room,
     thinned,
+    widest,
     with_axes,
 )
 
@@ -73,7 +79,9 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
     # Too many for a legend: a colour scale with some of the names.
     scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
     scale.set_clim(-0.5, layers - 0.5)
-    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=[names[i] for i in ticks])
+    shown = [names[i] for i in ticks]
+    make_room(axes, right=widest(shown, (size := letters(shown))))
+    figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=shown, fontsize=size)
     return figure
 
 
@@ -95,7 +103,12 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     axes.set_xlim(-0.5, max(layers, 1) - 0.5)
     axes.set_ylim(-0.03, 1.03)
     ticks, names = thinned(layers, 9), layer_labels(list(accuracies), 18)
-    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=30, ha="right", rotation_mode="anchor")
+    shown = [names[i] for i in ticks]
+    look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": (size := letters(shown))}
+    axes.set_xticks(ticks, shown, **look)
+    # Turned by 30° a name is half as high as it is long. The first one begins left of its tick.
+    tick = LEFT + 0.5 * (SIZE[0] - LEFT - RIGHT) / max(layers, 1)
+    make_room(axes, left=max(0.0, 0.87 * widest(shown[:1], size) + 0.1 - tick), below=0.5 * widest(shown, size))
     legend(figure, axes)
     return figure
 
@@ -120,6 +133,7 @@ def basin_curves(
     axes.set_xscale("log")
     # Powers of ten would be typeset as formulas, which takes a fifth of the drawing time.
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     # A curve of one level, as that of a network without a basin, still needs an axis.
     low, high = levels.min(), levels.max()
     axes.set_xlim((low, high) if low < high else (low / 10, low * 10))

@@ -13,15 +13,22 @@ from torch import Tensor
 
 from netdyn._utils.drawing import styled
 from netdyn.report.figures.canvas import (
+    ABOVE,
+    BELOW,
     BLANK,
     GREY,
+    LEFT,
+    NUMBERS,
     SIZE,
     as_array,
     blank,
     layer_labels,
+    letters,
+    make_room,
     short,
     thinned,
     thousands,
+    widest,
     with_axes,
 )
 
@@ -36,8 +43,10 @@ _MAPS = 20
 _UNEVEN = 20.0
 #: Colours of inputs that lower and that raise a logit.
 COLOURS = ("#2166AC", "#B2182B")
-#: Inches: the height of a title, the gap between panels, and the width of all panels beside a scale or an axis.
+#: Inches: the height of a panel's title, the gap between panels, and the width of all panels beside a scale or an axis.
 _TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
+#: Inches around images, and those of the figure's title and of the scale.
+_EDGE, _HEAD, _SCALE = 0.12, 0.28, 0.11
 #: Half the height of a panel of bars, of which the highest is 1.
 _REACH = 1.05
 
@@ -92,8 +101,10 @@ def heat_map(
     image = axes.pcolormesh(_edges(steps), edges, shown, cmap=colours, vmin=low, vmax=high)
     axes.set_facecolor(BLANK)
     _step_axis(axes, steps)
-    ticks, names = thinned(len(layers)), layer_labels(layers)
-    axes.set_yticks(ticks, [names[i] for i in ticks])
+    ticks, labels = thinned(len(layers)), layer_labels(layers)
+    names = [labels[i] for i in ticks]
+    axes.set_yticks(ticks, names, fontsize=(size := letters(names)))
+    make_room(axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
     figure.colorbar(image, ax=axes)
     return figure
 
@@ -147,11 +158,9 @@ class _Sheet(Generic[N]):
             right, bottom = left + self.width, top + self.height
             frames.append([(left, top), (right, top), (right, bottom), (left, bottom)])
             place, size = (left + self.width / 2, top - above), 9 if len(label) < 8 else 7
-            # There is room for it: the layout engine need not check.
-            axes.text(*place, short(label), fontsize=size, ha="center", va="bottom").set_in_layout(False)
+            axes.text(*place, short(label), fontsize=size, ha="center", va="bottom")
         axes.add_collection(PolyCollection(frames, facecolors=face, edgecolors="none", zorder=-1), autolim=False)
         line = PolyCollection(frames, facecolors="none", edgecolors="black", linewidths=0.8, zorder=3, clip_on=False)
-        line.set_in_layout(False)
         axes.add_collection(line, autolim=False)
         rows = math.ceil(len(labels) / self.columns)
         axes.set_xlim(0, (self.columns - 1) * self.right + self.width)
@@ -183,8 +192,11 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     inch, height, width = inch / fine, height * fine, width * fine
     sheet = _Sheet(columns, width, height, width + round(_GAP / inch), height + round((_TITLE + _GAP) / inch))
     # Rounded up to quarters of an inch, which are whole dots.
-    figure = blank(max(2.25, math.ceil(4 * (rows * sheet.down * inch + 0.3)) / 4))
-    axes = figure.subplots()
+    inches = max(2.25, math.ceil(4 * (rows * sheet.down * inch + _HEAD + _EDGE)) / 4)
+    figure, axes = blank(inches)
+    bottom, up = _EDGE / inches, 1 - (_HEAD + _EDGE) / inches
+    axes.set_position((_EDGE / SIZE[0], bottom, _WIDTH / SIZE[0], up))
+    beside = figure.add_axes(((_WIDTH + 2 * _EDGE) / SIZE[0], bottom + 0.05 * up, _SCALE / SIZE[0], 0.9 * up))
     whole = np.full((rows * sheet.down, columns * sheet.right), np.nan)
     for number, value in enumerate(values):
         left, top = sheet.corner(number)
@@ -194,7 +206,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
-    figure.colorbar(image, ax=axes, label="weight of the input", shrink=0.9, aspect=max(20, 5 * rows))
+    figure.colorbar(image, cax=beside, label="weight of the input")
     return figure
 
 
@@ -205,12 +217,11 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
     panels, inputs = values.shape
     rows = math.ceil(panels / columns)
     height = max(SIZE[1], 1.05 * rows + 0.5)
-    down = (height - 0.5) / rows
+    down = (height - BELOW - ABOVE) / rows
     # A panel is as wide as it has inputs, and 2 · _REACH high.
     scale = 2 * _REACH / (down - _TITLE - _GAP)
     sheet = _Sheet(columns, inputs, 2 * _REACH, inputs * (1 + 2 * _GAP * columns / _WIDTH), down * scale)
-    figure = blank(height)
-    axes = figure.subplots()
+    figure, axes = blank(height)
     shown = np.nan_to_num(values, nan=0.0, posinf=limit, neginf=-limit) / limit
     corners = np.array([sheet.corner(number) for number in range(panels)])
     middles = corners[:, 1] + _REACH
@@ -227,7 +238,9 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
     axes.add_collection(LineCollection(zeros, colors=GREY, linewidths=0.6), autolim=False)
     sheet.finish(axes, labels, _GAP / 3 * scale, "white")
     high = _round_number(limit)
-    axes.set_yticks(*_ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)]))
+    places, numbers = _ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)])
+    axes.set_yticks(places, numbers)
+    make_room(axes, left=max(0.0, widest(numbers[:3], 7) + 0.35 - LEFT))
     far = _round_number(inputs - 1)
     last_row = corners[(rows - 1) * columns :, 0]
     axes.set_xticks(*_ticks([(left + at + 0.5, at) for left in last_row for at in (0.0, far)]))
