@@ -45,7 +45,8 @@ class Writer:
 def test_a_writer_gets_every_histogram_at_the_step():
     writer = Writer()
     TensorBoard(writer).histograms({"a/b": torch.tensor([1.0, 2.0]), "c/d": torch.tensor([3.0])}, 7)
-    assert writer.calls == [("a/b", "ndarray", [1.0, 2.0], 7, {}), ("c/d", "ndarray", [3.0], 7, {})]
+    options = {"bins": 64}
+    assert writer.calls == [("a/b", "ndarray", [1.0, 2.0], 7, options), ("c/d", "ndarray", [3.0], 7, options)]
 
 
 def test_nothing_to_show_nothing_written():
@@ -94,6 +95,14 @@ def test_histograms_are_read_back_from_the_event_file(tmp_path):
     assert [event.histogram_value.max for event in histograms] == [1, 4, 11]
     assert [event.histogram_value.min for event in histograms] == [-1, -4, -11]
     assert [event.histogram_value.sum for event in histograms] == pytest.approx([0] * 3, abs=1e-4)
+
+
+def test_indices_near_one_are_told_apart(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", version=0)
+    destination(logger).histograms({"modes/order_index/fc": torch.tensor([0.93] * 5 + [0.99] * 7 + [-1.0] * 3)}, 1)
+    logger.finalize("success")
+    (event,) = read_back(tmp_path / "run" / "version_0")["modes/order_index/fc"]
+    assert [count for count in event.histogram_value.bucket if count] == [3, 5, 7]
 
 
 @pytest.mark.parametrize("values", [[0.25], [0.0] * 50, [-1.0] * 9 + [1.0], [1e-40, 2.0], [-38.0, 38.0]])

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,6 +71,11 @@ class Contents:
         copy = torch.empty_like(cluster)
         copy[order] = torch.arange(len(order), device=order.device) - first[cluster[order]]
         return cls(digest + _mixed(copy)[:, None], cluster.cpu())
+
+    @cached_property
+    def key(self) -> bytes:
+        """What tells these contents, in this order, from others."""
+        return self.digests.cpu().numpy().tobytes()
 
     def chosen(self, index: Tensor) -> Contents:
         """The contents of some of the samples."""

@@ -206,7 +206,7 @@ class Rays:
             return self.noise.draw(own.inputs, own.contents.chosen(index).digests, rays)
         if ray not in self._kept:
             digests, rays = own.contents.digests, torch.full((own.samples,), ray)
-            key = self.noise, ray, digests.cpu().numpy().tobytes(), digests.device
+            key = self.noise, ray, own.contents.key, digests.device
             self._kept = {ray: own.drawn.get(key, lambda: self.noise.draw(own.inputs, digests, rays))}
         part = as_slice(index)
         return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]

@@ -261,7 +261,8 @@ def measure_weight_basin(
     clean_accuracy = mean_of(clean, own.weight)
     floor = chance(own.answers)
     target = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)
-    choices = [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)]
+    key = "choices", rays, samples, seed, own.contents.key, own.labels.cpu().numpy().tobytes()
+    choices = own.drawn.get(key, lambda: [_choice(own, ray, min(samples, own.samples), seed) for ray in range(rays)])
     ask, found, radii = _Asker(own, noise, choices, clean), list[Ray](), torch.zeros(rays, dtype=torch.float64)
     per_layer = dict.fromkeys(noise.weights, 0.0) if each else None
     if clean_accuracy > target:

@@ -43,9 +43,9 @@ def blank(height: float = SIZE[1]) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((LEFT / width, BELOW / height, across / width, up / height))
 
 
-def make_room(axes: Axes, left: float = 0.0, right: float = 0.0, below: float = 0.0) -> None:
+def make_room(figure: Figure, axes: Axes, left: float = 0.0, right: float = 0.0, below: float = 0.0) -> None:
     """Take so many inches from the axes' sides."""
-    box, (width, height) = axes.get_position(), axes.get_figure(root=True).get_size_inches()
+    box, (width, height) = axes.get_position(), figure.get_size_inches()
     x, y = box.x0 + left / width, box.y0 + below / height
     axes.set_position((x, y, box.x1 - right / width - x, box.y1 - y))
 
@@ -99,11 +99,11 @@ def legend(figure: Figure, axes: Axes) -> None:
     look = {"fontsize": size, "frameon": False, "borderaxespad": 0.2}
     if len(handles) > 3:
         # Beside the names there are lines.
-        make_room(axes, right=widest(labels, size) + 0.5)
+        make_room(figure, axes, right=widest(labels, size) + 0.5)
         edge = axes.get_position()
         figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)
     elif handles:
-        make_room(axes, below=0.25)
+        make_room(figure, axes, below=0.25)
         figure.legend(handles, labels, loc="lower center", ncols=len(handles), **look)
 
 

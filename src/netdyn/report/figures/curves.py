@@ -80,7 +80,7 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
     scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
     scale.set_clim(-0.5, layers - 0.5)
     shown = [names[i] for i in ticks]
-    make_room(axes, right=widest(shown, (size := letters(shown))))
+    make_room(figure, axes, right=widest(shown, (size := letters(shown))))
     figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=shown, fontsize=size)
     return figure
 
@@ -104,11 +104,13 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     axes.set_ylim(-0.03, 1.03)
     ticks, names = thinned(layers, 9), layer_labels(list(accuracies), 18)
     shown = [names[i] for i in ticks]
-    look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor", "fontsize": (size := letters(shown))}
-    axes.set_xticks(ticks, shown, **look)
+    points = letters(shown)
+    axes.set_xticks(ticks, shown, rotation=30, ha="right", rotation_mode="anchor", fontsize=points)
     # Turned by 30° a name is half as high as it is long. The first one begins left of its tick.
     tick = LEFT + 0.5 * (SIZE[0] - LEFT - RIGHT) / max(layers, 1)
-    make_room(axes, left=max(0.0, 0.87 * widest(shown[:1], size) + 0.1 - tick), below=0.5 * widest(shown, size))
+    make_room(
+        figure, axes, left=max(0.0, 0.87 * widest(shown[:1], points) + 0.1 - tick), below=0.5 * widest(shown, points)
+    )
     legend(figure, axes)
     return figure
 

@@ -104,7 +104,7 @@ def heat_map(
     ticks, labels = thinned(len(layers)), layer_labels(layers)
     names = [labels[i] for i in ticks]
     axes.set_yticks(ticks, names, fontsize=(size := letters(names)))
-    make_room(axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
+    make_room(figure, axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
     figure.colorbar(image, ax=axes)
     return figure
 
@@ -240,7 +240,7 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
     high = _round_number(limit)
     places, numbers = _ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)])
     axes.set_yticks(places, numbers)
-    make_room(axes, left=max(0.0, widest(numbers[:3], 7) + 0.35 - LEFT))
+    make_room(figure, axes, left=max(0.0, widest(numbers[:3], 7) + 0.35 - LEFT))
     far = _round_number(inputs - 1)
     last_row = corners[(rows - 1) * columns :, 0]
     axes.set_xticks(*_ticks([(left + at + 0.5, at) for left in last_row for at in (0.0, far)]))
