@@ -6,7 +6,7 @@ the weights. This benchmark compares only their cost. `estimate_learning_coeff_w
 draws, with one step of SGLD per draw (step size 1e-4, localization 100), no burn-in, and batches of 512 of the same
 1,024 samples. netdyn uses 784-256-256-10 after 400 steps of Adam, with 1,024 of its training samples. Its rays have 128
 of them each, and their number is doubled from the default 16 until the 95 % interval, on average over five seeds, is as
-narrow as that of 8 rays on all samples, or as ± 5 % of the radius. Of both the interval holds the choice of the samples.
+narrow as that of 8 rays on all samples, or as ± 5 % of the radius. Intervals cover the choice of the samples too.
 """
 
 from __future__ import annotations
