@@ -1,7 +1,7 @@
 """Netdyn's side of the two comparisons of the weight radius, at two precisions.
 
 784-256-256-10 after 400 steps of Adam, with a probe of 1,024 of its training samples in one batch. Each ray has 128 of
-them, and the number of rays is doubled from the default 16 until the 95 % interval is as narrow as that of 8 rays on all
+them, and their number is doubled from the default 16 until the 95 % interval is as narrow as that of 8 rays on all
 samples, or ± 5 % of the radius, on average over five seeds. The search with that number is timed.
 """
 
