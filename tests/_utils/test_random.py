@@ -40,7 +40,7 @@ def made(count, rows=1000, seed=0, ray=0, place="0"):
 
 
 def test_numbers_are_kept_by_their_key_as_long_as_there_is_room():
-    kept, drawn = Kept(most=100), []
+    kept, drawn = Kept(room=100), []
 
     def draw(size):
         drawn.append(size)

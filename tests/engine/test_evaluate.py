@@ -148,6 +148,21 @@ def test_noise_is_drawn_once_in_a_run_and_anew_without_one(case, monkeypatch):
             net[0].weight.div_(1.5)
 
 
+def test_maps_after_layers_need_no_search_for_what_can_be_read(case, monkeypatch):
+    net, x, target = case
+
+    def report(measure, memory=None):
+        with isolated(net) as (own,):
+            return evaluate.evaluate(own, Probe(x, target), Config(measure=(measure,)), memory=memory)
+
+    expected, memory = report("maps"), evaluate.Memory()
+    report("modes", memory)
+    monkeypatch.setattr(evaluate, "discover", None)
+    found = report("maps", memory)
+    assert torch.equal(found.characteristic_maps, expected.characteristic_maps)
+    assert torch.equal(found.subnetwork.units, expected.subnetwork.units)
+
+
 # One failing measure -------------------------------------------------------------------------------------------------
 
 #: Measure → the function that is replaced by one that fails, and where its results stand in a report's plain form.

@@ -27,6 +27,8 @@ FIRST, SECOND, LAST = 0, 2, 8
 #: The figures of one evaluation, and those that need two.
 ONCE = {"modes/rpd", "linear/tail", "basin/curves", "wpa/characteristic_maps", "wpa/subnetwork"}
 MAPS = {"modes/map", "modes/gradient_map", "linear/map"}
+#: Those of a network that has learnt.
+LEARNT = ("linear/tail", "basin/curves", "wpa/subnetwork")
 #: Drawn at evaluations 1, 2, 4, …
 OVERVIEW = "0_netdyn/overview"
 
@@ -60,8 +62,8 @@ def test_figures_are_drawn_at_both_ends(tmp_path):
     assert steps_of(tmp_path) == [FIRST, SECOND, 5, LAST]
     drawn = images(tmp_path)
     assert drawn.pop(OVERVIEW) == [FIRST, SECOND, LAST]
-    # An untrained network has no figure of its tails, and a heat map needs more than one step.
-    assert drawn == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in (*MAPS, "linear/tail")}
+    # An untrained network has no figures of what is learnt, and a heat map needs more than one step.
+    assert drawn == {tag: [FIRST, LAST] for tag in ONCE} | {tag: [LAST] for tag in (*MAPS, *LEARNT)}
 
 
 @pytest.mark.slow
@@ -69,8 +71,8 @@ def test_figures_are_drawn_always(tmp_path):
     fit(tmp_path, DynamicsMonitor(**QUICK, figures="always"))
     every = [FIRST, SECOND, 5, LAST]
     drawn = images(tmp_path)
-    assert drawn.pop("linear/tail") == every[2:]  # the network is untrained until then
-    once = {*ONCE, OVERVIEW} - {"linear/tail"}
+    assert [drawn.pop(tag) for tag in LEARNT] == [every[2:]] * len(LEARNT)  # the network is untrained until then
+    once = {*ONCE, OVERVIEW} - {*LEARNT}
     assert drawn == dict.fromkeys(once, every) | dict.fromkeys(MAPS, every[1:])
 
 
@@ -97,8 +99,9 @@ def test_the_last_point_may_be_an_epochs_end_or_not(tmp_path):
         **{tag: [7] for tag in MAPS},
         **{tag: [3, 7] for tag in {*ONCE, OVERVIEW}},
         "linear/tail": [7],
-        "basin/curves": [3, 7, LAST],
-        **{f"wpa/{tag}": [3, LAST] for tag in ("characteristic_maps", "subnetwork")},
+        "basin/curves": [7, LAST],
+        "wpa/characteristic_maps": [3, LAST],
+        "wpa/subnetwork": [LAST],
     }
 
 

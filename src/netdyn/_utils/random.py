@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -86,14 +86,15 @@ class Contents:
         return torch.argsort(self.digests[:, 0]).cpu()[:number]
 
 
+@dataclass
 class Kept:
     """Random numbers that every evaluation of a run asks for, since they depend on seeds alone: kept up to a limit.
 
     A small network's are drawn in a tenth of its evaluation.
     """
 
-    def __init__(self, most: int = MOST_KEPT) -> None:
-        self._room, self._found = most, dict[Hashable, Any]()
+    room: int = MOST_KEPT  # bytes that are left
+    _found: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, key: Hashable, draw: Callable[[], T]) -> T:
         """The numbers that ``draw`` gives for a key, a tree of tensors that must not be written to."""
@@ -101,8 +102,8 @@ class Kept:
             return self._found[key]  # type: ignore[no-any-return]
         drawn = draw()
         size = sum(tensor.nbytes for tensor in tensors(drawn))
-        if size <= self._room:
-            self._room -= size
+        if size <= self.room:
+            self.room -= size
             self._found[key] = drawn
         return drawn
 

@@ -47,6 +47,7 @@ from netdyn.probes.tasks import prepare
 from netdyn.report.results import Report
 from netdyn.tracing.fields import Choice, choose, discover
 from netdyn.tracing.rows import RowMemory
+from netdyn.tracing.survey import Survey, survey
 
 VERSION = version("netdyn")
 
@@ -375,6 +376,14 @@ class _Evaluation:
         own = self._with_contents()
         return measure_coverage(own, self.memory.neighbours(own, held_out[0]), self.config.seed)
 
+    def _surveyed(self) -> Survey:
+        """A survey where the layers were not read; an earlier evaluation may know which local fields cannot be."""
+        evaluator = self.evaluator
+        found = survey(evaluator.model, evaluator.inputs)
+        if (known := self.memory.rows.recall(found.signature)) is not None:
+            return found.without(known.refused)
+        return discover(evaluator.model, evaluator.inputs, batch_size=self.config.batch_size)
+
     def _companions(self, maps: Tensor | None) -> Companions:
         assert self.companions is not None
         found = self.companions.finish(maps)
@@ -388,15 +397,15 @@ class _Evaluation:
         columns = chosen_outputs(evaluator, self.config)
         if (not evaluator.labelled and evaluator.numbers is None) or (columns is not None and evaluator.labelled):
             return None
-        survey = reading.survey or discover(model, inputs, batch_size=self.config.batch_size)
+        known = reading.survey or self._surveyed()
         head = partial(mean_logits, evaluator, columns)
-        maps = input_maps(model, inputs, Choice(axes=survey.axes), head).cpu()
-        if not survey.found or evaluator.processes.lockstep or columns is not None or evaluator.positions is not None:
+        maps = input_maps(model, inputs, Choice(axes=known.axes), head).cpu()
+        if not known.found or evaluator.processes.lockstep or columns is not None or evaluator.positions is not None:
             # Sharded weights are gathered only for gradients that start at the output.
             return maps, None
-        name = next(iter(survey.found))
+        name = next(iter(known.found))
         shown, most = SUBNETWORK
-        first, pathway = choose(model, survey, [name]), reading.pathways.get(name)
+        first, pathway = choose(model, known, [name]), reading.pathways.get(name)
         return maps, find_subnetwork(model, inputs, first, most, shown, pathway, evaluator.batch_size, head)
 
 
