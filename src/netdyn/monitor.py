@@ -232,7 +232,8 @@ class Monitor:
         draw = self._figures == "always" or (self._figures == "ends" and budget.drawing is None and figures)
         # So rarely that drawing never takes much of a long run.
         overview = self._figures != "never" and self.evaluations & (self.evaluations + 1) == 0
-        report, trained = self._evaluated(model, network, self.config if draw else self._without_maps(), draw)
+        config = self.config if draw else self._without_maps()
+        report, trained = self._evaluated(model, network, config, draw, self.val_probe)
         self.evaluations += 1
         self.skipped += report is None
         report = None if report is None else self._compared(report, step)
@@ -326,7 +327,7 @@ class Monitor:
         return None if first is None else first.to(device)
 
     def _evaluated(
-        self, model: nn.Module, network: Part | None, config: Config, per_class: bool
+        self, model: nn.Module, network: Part | None, config: Config, per_class: bool, held_out: Probe | None
     ) -> tuple[Report | None, float]:
         """The report on the network, None if it failed, and the seconds of training before; its time counts either way.
 
@@ -346,7 +347,7 @@ class Monitor:
                         own,
                         probe,
                         replace(config, criterion=own_criterion),
-                        val_probe=self.val_probe,
+                        val_probe=held_out,
                         processes=self.processes,
                         on_failure=raise_it if self.strict else self._warn_of_failure,
                         train_batch_size=self.train_batch_size,
@@ -522,7 +523,7 @@ class Monitor:
             return {}
         found = None
         if again and model is not None:
-            found, _ = self._evaluated(model, network, replace(self.config, measure=only), True)
+            found, _ = self._evaluated(model, network, replace(self.config, measure=only), True, None)
         if found is not None and same:
             before, sent = report.scalars(), self.scalars
             self.report = report = replace(
