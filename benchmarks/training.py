@@ -35,7 +35,7 @@ def measure(options: Options) -> list[Row]:
     """A row for each way to use the callback, and one for drawing."""
     samples, epochs = options.pick(60_000, 1280), options.pick(5, 1)
     images, labels = data(samples)
-    clock, turns = Clock(options), options.pick(3 if options.threads == 1 else 2, 1)
+    clock, turns = Clock(options), options.pick(5 if options.threads == 1 else 3, 1)
     given: dict[str, Any] = {"probe_size": 64} if options.quick else {}
     kinds = {
         "defaults": lambda: [DynamicsMonitor(**given)],

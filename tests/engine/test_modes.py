@@ -55,6 +55,25 @@ def test_samples_that_are_not_finite_are_left_out_of_the_modes_and_counted(task,
     assert line in found._repr_html_()
 
 
+class Halves(nn.Module):
+    """The first half of the units is finite for one half of the samples, and the other one for the others."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.first, self.rest = model[0], model[1:]
+
+    def forward(self, x):
+        own = (x[:, :1] > 0) == (torch.arange(UNITS) < UNITS // 2)
+        return self.rest(self.first(x).where(own, math.nan)).nan_to_num()
+
+
+def test_without_a_sample_that_all_units_have_none_is_called_constant():
+    layer = modes(Halves(network()), *probe()).layers[0]
+    assert layer.left_out == SAMPLES
+    assert layer.constant_fraction == 0
+    assert math.isnan(layer.opt_fraction)
+
+
 def test_a_unit_that_is_never_finite_is_left_out_alone():
     model, (x, y) = network(), probe()
     whole = modes(model, x, y).layers[1]

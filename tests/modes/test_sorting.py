@@ -11,6 +11,7 @@ from scipy import stats
 
 from netdyn.modes import sorting
 from netdyn.modes.sorting import (
+    all_equal,
     first_of_ties,
     holds_nan,
     last_of_ties,
@@ -65,6 +66,16 @@ def test_ties_begin_and_end_where_neighbours_differ():
     differs = torch.tensor([[True, False, False, True], [False, False, False, False], [True, True, True, True]])
     assert first_of_ties(differs).tolist() == [[1, 1, 1, 4], [0, 0, 0, 0], [1, 2, 3, 4]]
     assert last_of_ties(differs).tolist() == [[0, 3, 3, 3], [4, 4, 4, 4], [0, 1, 2, 3]]
+
+
+def test_rows_of_one_number_and_with_nan_are_found():
+    nan, inf = float("nan"), float("inf")
+    rows = torch.tensor([[1, 1, 1], [0, -0.0, 0], [1, 1, 2], [inf, inf, inf], [inf, -inf, inf], [nan, 1, 1], [nan] * 3])
+    assert all_equal(rows).tolist() == [True, True, False, True, False, False, False]
+    assert holds_nan(rows).tolist() == [False] * 5 + [True] * 2
+    empty = rows[:, :0]
+    assert all_equal(empty).all()
+    assert not holds_nan(empty).any()
 
 
 @pytest.mark.parametrize("values", [1, 2, 3, 8, 1000])

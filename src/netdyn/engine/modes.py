@@ -22,7 +22,7 @@ from netdyn.modes.ranks import (
     tuning_from_ranks,
 )
 from netdyn.modes.shares import share_of, shares_of
-from netdyn.modes.sorting import holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
+from netdyn.modes.sorting import all_equal, holds_nan, ranks_from, sort_rows, unit_blocks, unit_rows
 from netdyn.modes.transfer import kept_order
 from netdyn.probes.evaluator import Evaluator
 
@@ -94,9 +94,10 @@ class ModeReader:
             tuning, steps = self._tuning(ranks, targets), differs.sum(dim=1)
             state = (steps > 0).to(torch.uint8)
             if kept is not None:
-                unread = holds_nan(rows[part])
+                # Of units that are finite for different samples none may be left for all of them.
+                unread = holds_nan(rows[part]) | (rows.shape[1] == 0)
                 tuning, state = tuning.masked_fill(unread, torch.nan), state.masked_fill(unread, UNREAD)
-            same = (out[part] == out[part, :1]).all(dim=1)
+            same = all_equal(out[part])
             transfer = kept_order(rows[part], out[part], order, differs)
             found.append(torch.cat([tuning, state[None], same[None], transfer[None], steps[None]]))
             if of_all is not None and counts is not None:

@@ -26,6 +26,11 @@ def holds_nan(rows: Tensor) -> Tensor:
     return rows.amax(dim=1).isnan() if rows.shape[1] else rows.new_zeros(len(rows), dtype=torch.bool)
 
 
+def all_equal(rows: Tensor) -> Tensor:
+    """Which rows hold one number throughout, bool ``[units]``: none with NaN, all without samples."""
+    return rows.amin(dim=1) == rows.amax(dim=1) if rows.shape[1] else rows.new_ones(len(rows), dtype=torch.bool)
+
+
 def unit_blocks(rows: Tensor) -> Iterator[slice]:
     """The units, a few at a time; at least one block."""
     units, samples = rows.shape
@@ -52,8 +57,7 @@ def _sort_keys(rows: Tensor) -> tuple[Tensor, Tensor]:
     # The bits of float32 numbers have the order of the values as integers, those of negative ones once all bits but the
     # sign are flipped. Adding zero makes −0 and 0 the same.
     bits = (rows + 0.0).view(torch.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long().bitwise_left_shift_(32)
-    keys |= torch.arange(rows.shape[1])
+    keys = torch.add(torch.arange(rows.shape[1]), bits ^ ((bits >> 31) & 0x7FFFFFFF), alpha=1 << 32)
     keys.numpy().sort(axis=1)
     values = keys >> 32
     return keys.bitwise_and_((1 << 32) - 1), values[:, 1:] != values[:, :-1]
