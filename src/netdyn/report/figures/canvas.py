@@ -30,8 +30,8 @@ DPI = 120
 LEFT, BELOW, ABOVE, RIGHT = 0.65, 0.5, 0.36, 0.14
 #: Inches of the numbers beside axes or a colour scale.
 NUMBERS = 0.42
-#: Most names beside an axis.
-NAMES = 12
+#: Most names beside an axis, and most intervals between numbers: each number takes as long as a line to draw.
+NAMES, NUMBERED = 12, 5
 
 
 def blank(height: float = SIZE[1]) -> tuple[Figure, Axes]:
@@ -72,6 +72,7 @@ def with_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.locator_params(nbins=NUMBERED)
     return figure, axes
 
 
@@ -95,16 +96,15 @@ def thinned(number: int, most: int = NAMES) -> list[int]:
 def legend(figure: Figure, axes: Axes) -> None:
     """Put the legend beside the axes, or below them if it is short."""
     handles, labels = axes.get_legend_handles_labels()
-    size = 0.8 * letters(labels)
-    look = {"fontsize": size, "frameon": False, "borderaxespad": 0.2}
+    look = {"frameon": False, "borderaxespad": 0.2}
     if len(handles) > 3:
         # Beside the names there are lines.
-        make_room(figure, axes, right=widest(labels, size) + 0.5)
+        make_room(figure, axes, right=widest(labels, (size := 0.8 * letters(labels))) + 0.5)
         edge = axes.get_position()
-        figure.legend(handles, labels, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)
+        figure.legend(handles, labels, fontsize=size, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)
     elif handles:
         make_room(figure, axes, below=0.25)
-        figure.legend(handles, labels, loc="lower center", ncols=len(handles), **look)
+        figure.legend(handles, labels, fontsize=8, loc="lower center", ncols=len(handles), **look)
 
 
 def as_array(values: Tensor | Sequence[float]) -> np.ndarray:

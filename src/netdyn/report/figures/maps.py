@@ -18,6 +18,7 @@ from netdyn.report.figures.canvas import (
     BLANK,
     GREY,
     LEFT,
+    NUMBERED,
     NUMBERS,
     SIZE,
     as_array,
@@ -47,6 +48,8 @@ COLOURS = ("#2166AC", "#B2182B")
 _TITLE, _GAP, _WIDTH = 0.17, 0.07, 3.6
 #: Inches around images, and those of the figure's title and of the scale.
 _EDGE, _HEAD, _SCALE = 0.12, 0.28, 0.11
+#: Leading digits of the numbers beside a scale of colours, as matplotlib chooses them beside axes.
+ROUND = (1, 2, 2.5, 5, 10)
 #: Half the height of a panel of bars, of which the highest is 1.
 _REACH = 1.05
 
@@ -93,6 +96,8 @@ def heat_map(
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"`steps` must increase, got {list(steps)}.")
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = with_axes(f"{label[0].upper()}{label[1:]}, per layer", "training step", "layer")
     shown = np.ma.masked_invalid(as_array(values))
     low, high = limits or ((float(shown.min()), float(shown.max())) if shown.count() else (0.0, 1.0))
@@ -105,7 +110,7 @@ def heat_map(
     names = [labels[i] for i in ticks]
     axes.set_yticks(ticks, names, fontsize=(size := letters(names)))
     make_room(figure, axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
-    figure.colorbar(image, ax=axes)
+    figure.colorbar(image, ax=axes, ticks=MaxNLocator(NUMBERED, steps=ROUND))
     return figure
 
 
@@ -181,6 +186,8 @@ def _panels(values: np.ndarray, labels: Sequence[str], title: str, columns: int 
 
 
 def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     panels, height, width = values.shape
     rows = math.ceil(panels / columns)
     most = max(SIZE[1], 1.05 * rows + 0.5)
@@ -206,7 +213,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
-    figure.colorbar(image, cax=beside, label="weight of the input")
+    figure.colorbar(image, cax=beside, label="weight of the input", ticks=MaxNLocator(NUMBERED, steps=ROUND))
     return figure
 
 
