@@ -60,9 +60,9 @@ def widest(texts: Sequence[str], size: float) -> float:
     return max(points, default=0.0) / 72
 
 
-def letters(names: Sequence[str]) -> float:
-    """Points of the letters of names beside the axes: fewer where these are long."""
-    return 10.0 if widest(names, 10) < 1.5 else 7.0
+def letters(names: Sequence[str], usual: float = 10.0) -> float:
+    """Points of the letters of names beside the axes: fewer than usual where these are long."""
+    return usual if widest(names, usual) < 1.6 else 0.7 * usual
 
 
 def with_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -99,7 +99,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     look = {"frameon": False, "borderaxespad": 0.2}
     if len(handles) > 3:
         # Beside the names there are lines.
-        make_room(figure, axes, right=widest(labels, (size := 0.8 * letters(labels))) + 0.5)
+        make_room(figure, axes, right=widest(labels, (size := letters(labels, 8))) + 0.5)
         edge = axes.get_position()
         figure.legend(handles, labels, fontsize=size, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)
     elif handles:
