@@ -148,6 +148,16 @@ def test_noise_is_drawn_once_in_a_run_and_anew_without_one(case, monkeypatch):
             net[0].weight.div_(1.5)
 
 
+def test_kept_noise_has_the_shape_of_the_inputs(case):
+    net, x, target = nn.Sequential(nn.Flatten(), case[0]).eval(), *case[1:]
+    memory, radii = evaluate.Memory(), set()
+    for shape in ((FEATURES,), (2, FEATURES // 2)):
+        with isolated(net) as (own,):
+            options, probe = Config(measure=("sample_basin",)), Probe(x.reshape(-1, *shape), target)
+            radii.add(evaluate.evaluate(own, probe, options, memory=memory).sample_basin.radius)
+    assert len(radii) == 1
+
+
 def test_maps_after_layers_need_no_search_for_what_can_be_read(case, monkeypatch):
     net, x, target = case
 

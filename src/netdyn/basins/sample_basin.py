@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from netdyn._utils import checks
 from netdyn._utils.options import offering
 from netdyn._utils.random import keys, uniforms
-from netdyn._utils.trees import Inputs, as_slice, blocks, take
+from netdyn._utils.trees import Inputs, as_slice, blocks, take, tensors
 from netdyn.basins.change import key_of, sample_influences
 from netdyn.basins.crossing import Crossing
 from netdyn.basins.curve import LOST_CLEAN, Curve, Grid, falling_curve, survival
@@ -206,7 +206,8 @@ class Rays:
             return self.noise.draw(own.inputs, own.contents.chosen(index).digests, rays)
         if ray not in self._kept:
             digests, rays = own.contents.digests, torch.full((own.samples,), ray)
-            key = self.noise, ray, own.contents.key, digests.device
+            forms = tuple((tensor.shape, tensor.device) for tensor in tensors(own.inputs))
+            key = self.noise, ray, own.contents.key, forms
             self._kept = {ray: own.drawn.get(key, lambda: self.noise.draw(own.inputs, digests, rays))}
         part = as_slice(index)
         return [None if drawn is None else drawn[part] for drawn in self._kept[ray]]

@@ -110,7 +110,8 @@ class WeightNoise:
         """One direction s·E, seeded by (seed, ray, the tensor's name): the same on every process."""
         direction = {}
         for name, weight in self.weights.items():
-            key = name, self.seed, ray, weight.shape, weight.device, weight.is_complex()
+            own, parts = local_tensor(weight.detach()), str(getattr(weight, "placements", ""))
+            key = name, self.seed, ray, weight.shape, own.shape, parts, own.device, own.is_complex()
             drawn = self.drawn.get(key, partial(self._drawn, ray, name))
             direction[name] = drawn * self.scales[name].to(drawn.device)
         return direction

@@ -54,7 +54,7 @@ def test_a_spike_of_ties_is_noted(height, tied, noted, place):
     spiked[place] = height
     figure = rank_distributions({"conv": spiked, "fc": flat}, {"conv": tied, "fc": 0.9})
     notes = [text.get_text() for text in axes_of(figure).texts]
-    assert notes == ["spikes are ties: equal local fields in conv"] * noted
+    assert notes == ["spikes are ties:\nequal local fields in\nconv"] * noted
 
 
 # Linear tail ----------------------------------------------------------------------------------------------------------

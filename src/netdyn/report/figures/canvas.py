@@ -97,8 +97,8 @@ def legend(figure: Figure, axes: Axes) -> None:
     """Put the legend beside the axes, or below them if it is short."""
     handles, labels = axes.get_legend_handles_labels()
     look = {"frameon": False, "borderaxespad": 0.2}
-    if len(handles) > 3:
-        # Beside the names there are lines.
+    # Beside the names there are lines.
+    if len(handles) > 3 or sum(widest([label], 8) + 0.5 for label in labels) > SIZE[0]:
         make_room(figure, axes, right=widest(labels, (size := letters(labels, 8))) + 0.5)
         edge = axes.get_position()
         figure.legend(handles, labels, fontsize=size, loc="upper left", bbox_to_anchor=(edge.x1, edge.y1), **look)

@@ -23,6 +23,7 @@ from netdyn.report.figures.canvas import (
     legend,
     letters,
     make_room,
+    short,
     thinned,
     widest,
     with_axes,
@@ -64,22 +65,16 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
     axes.set_ylim(bottom=0)
     spiked = [n for n, d in densities.items() if (tied or {}).get(n, 0.0) > TIED and _has_spike(as_array(d))]
     if spiked:
-        names_of = ", ".join(layer_labels(spiked[:2])) + " and others" * (len(spiked) > 2)
-        axes.text(
-            0.03,
-            0.97,
-            f"spikes are ties: equal local fields in {names_of}",
-            fontsize=8,
-            va="top",
-            transform=axes.transAxes,
-        )
+        named = ",\n".join(short(name) for name in spiked[:2]) + " and others" * (len(spiked) > 2)
+        note = f"spikes are ties:\nequal local fields in\n{named}"
+        axes.text(0.03, 0.97, note, fontsize=7, va="top", transform=axes.transAxes)
     if layers <= NAMES:
         legend(figure, axes)
         return figure
     # Too many for a legend: a colour scale with some of the names.
     scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
     scale.set_clim(-0.5, layers - 0.5)
-    shown = [names[i] for i in ticks]
+    shown = [short(name, 24) for name in (list(densities)[i] for i in ticks)]
     make_room(figure, axes, right=widest(shown, (size := letters(shown))))
     figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=shown, fontsize=size)
     return figure
@@ -88,9 +83,8 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
 @styled()
 def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: float) -> Figure:
     """Accuracy when every activation from a layer on is the identity, by layer; layers that act linearly are shaded."""
-    figure, axes = with_axes(
-        "Accuracy without the activations from a layer on", "first layer without activation", "accuracy on the probe"
-    )
+    title = "Accuracy without the activations from a layer on"
+    figure, axes = with_axes(title, "first layer without activation", "accuracy")
     layers = len(accuracies)
     if functional_depth < layers:
         ends = (functional_depth - 0.5, layers - 0.5)
@@ -106,11 +100,11 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     shown = [names[i] for i in ticks]
     points = letters(shown)
     axes.set_xticks(ticks, shown, rotation=30, ha="right", rotation_mode="anchor", fontsize=points)
-    # Turned by 30° a name is half as high as it is long. The first one begins left of its tick.
-    tick = LEFT + 0.5 * (SIZE[0] - LEFT - RIGHT) / max(layers, 1)
-    make_room(
-        figure, axes, left=max(0.0, 0.87 * widest(shown[:1], points) + 0.1 - tick), below=0.5 * widest(shown, points)
-    )
+    # Turned by 30° a name is half as high as it is long. The first one begins left of its tick, and that moves less than
+    # the edge of the axes.
+    half = 0.5 / max(layers, 1)
+    missing = 0.87 * widest(shown[:1], points) + 0.1 - LEFT - half * (SIZE[0] - LEFT - RIGHT)
+    make_room(figure, axes, left=max(0.0, missing / (1 - half)), below=0.5 * widest(shown, points))
     legend(figure, axes)
     return figure
 
@@ -138,6 +132,7 @@ def basin_curves(
     axes.minorticks_off()
     # A curve of one level, as that of a network without a basin, still needs an axis.
     low, high = levels.min(), levels.max()
+    make_room(figure, axes, right=max(0.0, widest([f"{high:g}"], 10) / 2 - RIGHT))
     axes.set_xlim((low, high) if low < high else (low / 10, low * 10))
     axes.set_ylim(-0.03, 1.03)
     if per_class is not None:

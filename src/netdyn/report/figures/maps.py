@@ -110,8 +110,13 @@ def heat_map(
     names = [labels[i] for i in ticks]
     axes.set_yticks(ticks, names, fontsize=(size := letters(names)))
     make_room(figure, axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
-    figure.colorbar(image, ax=axes, ticks=MaxNLocator(NUMBERED, steps=ROUND))
+    figure.colorbar(image, ax=axes, ticks=MaxNLocator(NUMBERED, steps=ROUND), format=_in_few_letters)
     return figure
+
+
+def _in_few_letters(number: float, _: object) -> str:
+    """A number beside a scale of colours."""
+    return f"{number:.4g}".replace("-", "−")
 
 
 def _step_axis(axes: Axes, steps: Sequence[float]) -> None:
@@ -124,10 +129,10 @@ def _step_axis(axes: Axes, steps: Sequence[float]) -> None:
     elif gaps.max() > _UNEVEN * gaps.min():
         axes.set_xscale("symlog", linthresh=float(gaps.min()))
         axes.set_xlabel("training step (logarithmic)")
-        # Powers of ten would be typeset as formulas, which takes a tenth of the drawing time.
-        axes.xaxis.set_major_formatter(lambda step, _: thousands(round(step)))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(NUMBERED, integer=True))
+    # Beside a logarithmic axis powers of ten would be typeset as formulas, which takes a tenth of the drawing time.
+    axes.xaxis.set_major_formatter(lambda step, _: thousands(round(step)))
 
 
 def _edges(steps: Sequence[float]) -> np.ndarray:
@@ -213,7 +218,10 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
-    figure.colorbar(image, cax=beside, label="weight of the input", ticks=MaxNLocator(NUMBERED, steps=ROUND))
+    ticks = MaxNLocator(NUMBERED, steps=ROUND)
+    figure.colorbar(image, cax=beside, ticks=ticks, format=_in_few_letters)
+    beside.tick_params(labelsize=9)
+    beside.set_ylabel("weight of the input", fontsize=9)
     return figure
 
 
