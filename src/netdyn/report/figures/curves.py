@@ -100,7 +100,7 @@ def tail(accuracies: Mapping[str, float], accuracy: float, functional_depth: flo
     shown = [names[i] for i in ticks]
     points = letters(shown)
     axes.set_xticks(ticks, shown, rotation=30, ha="right", rotation_mode="anchor", fontsize=points)
-    # Turned by 30° a name is half as high as it is long. The first one begins left of its tick, and that moves less than
+    # Turned by 30° a name is half as high as it is long. The first one begins left of its tick, which moves less than
     # the edge of the axes.
     half = 0.5 / max(layers, 1)
     missing = 0.87 * widest(shown[:1], points) + 0.1 - LEFT - half * (SIZE[0] - LEFT - RIGHT)
