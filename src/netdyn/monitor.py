@@ -67,8 +67,8 @@ class Monitor:
         detail: Which scalars are sent to the loggers: a ``"summary"`` of the network, four curves per layer beside it
             (``"layers"``), or all (``"full"``). :attr:`scalars` and ``trainer.callback_metrics`` always hold all.
         histograms: Send histograms to the loggers that can show them.
-        figures: Send figures at both ends of training (those of what is learnt at its end alone), at every evaluation, or
-            never; they need the extra ``plot``.
+        figures: Send figures at both ends of training (of an untrained network a few), at every evaluation, or never;
+            they need the extra ``plot``.
         layout: Arrange TensorBoard's custom scalars, and write a table of the tags.
         report: Write ``netdyn_report.html`` at the end of training, into the folder of the first logger that has one.
         prefix: Prefix of every tag, followed by a slash.
