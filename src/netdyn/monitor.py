@@ -245,7 +245,7 @@ class Monitor:
             "netdyn/skipped": float(self.skipped),
         }
         begin = time.monotonic()
-        self._send_scalars(scalars, step, report is not None and report.untrained)
+        self._send_scalars(scalars, step)
         if report is not None:
             if self.report is None:
                 self._introduce(report)
@@ -413,14 +413,14 @@ class Monitor:
     def _tag(self, tag: str) -> str:
         return f"{self.prefix}/{tag}" if self.prefix else tag
 
-    def _send_scalars(self, scalars: dict[str, float], step: int, untrained: bool = False) -> None:
+    def _send_scalars(self, scalars: dict[str, float], step: int) -> None:
         """Send scalars, from every process, as Lightning does."""
         self.scalars = {self._tag(tag): value for tag, value in scalars.items()}
         # An untrained network has no basin: the zero would pull down the band that the loggers draw.
         none = {
             f"basin/{space}/{end}"
             for space in ("sample", "weight")
-            if (untrained or step == 0) and scalars.get(f"basin/{space}/radius") == 0
+            if step == 0 and scalars.get(f"basin/{space}/radius") == 0
             for end in ("radius", "low", "high")
         }
         sent = {
