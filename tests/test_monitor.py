@@ -808,6 +808,14 @@ def test_closing_draws_nothing_twice(tmp_path):
     assert [event.step for event in events(tmp_path).Images("modes/rpd")] == [0]
 
 
+@pytest.mark.parametrize(("first", "expected"), [(None, 1.0), (0.2, 1.0), (3.0, 3.0)])
+def test_figures_are_expected_to_take_a_second_at_least(first, expected):
+    """An untrained network has fewer than a trained one."""
+    own = budget.Budget(0.05)
+    own.drawing = first
+    assert own.figures == expected
+
+
 def test_the_last_figures_keep_to_the_budget_too(tmp_path, clock):
     told = []
     watch = Monitor(probe(), loggers=tmp_path, schedule=[1], max_overhead=0.5, measure=["modes", "maps"])

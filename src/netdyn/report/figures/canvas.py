@@ -28,8 +28,8 @@ SIZE = (4.8, 3.4)
 DPI = 120
 #: Inches around the axes: at the left for numbers and a label, below for both, above for a title, at the right.
 LEFT, BELOW, ABOVE, RIGHT = 0.65, 0.5, 0.36, 0.14
-#: Inches of the numbers beside axes or a colour scale.
-NUMBERS = 0.42
+#: Inches of the numbers beside a colour scale, and of a label with its gaps.
+NUMBERS, LABEL = 0.42, 0.35
 #: Most names beside an axis, and most intervals between numbers: each number takes as long as a line to draw.
 NAMES, NUMBERED = 12, 5
 
@@ -48,6 +48,11 @@ def make_room(figure: Figure, axes: Axes, left: float = 0.0, right: float = 0.0,
     box, (width, height) = axes.get_position(), figure.get_size_inches()
     x, y = box.x0 + left / width, box.y0 + below / height
     axes.set_position((x, y, box.x1 - right / width - x, box.y1 - y))
+
+
+def make_room_for(figure: Figure, axes: Axes, names: Sequence[str], size: float) -> None:
+    """Take what names and a label left of the axes need beyond the room that is there."""
+    make_room(figure, axes, left=max(0.0, widest(names, size) + LABEL - LEFT))
 
 
 def widest(texts: Sequence[str], size: float) -> float:

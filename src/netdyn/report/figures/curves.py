@@ -74,7 +74,7 @@ def rank_distributions(densities: Mapping[str, Tensor], tied: Mapping[str, float
     # Too many for a legend: a colour scale with some of the names.
     scale, ticks = ScalarMappable(cmap=ListedColormap(shades)), thinned(layers)
     scale.set_clim(-0.5, layers - 0.5)
-    shown = [short(name, 24) for name in (list(densities)[i] for i in ticks)]
+    shown = [short(list(densities)[i], 24) for i in ticks]
     make_room(figure, axes, right=widest(shown, (size := letters(shown))))
     figure.colorbar(scale, ax=axes).set_ticks(ticks, labels=shown, fontsize=size)
     return figure

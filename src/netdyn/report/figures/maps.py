@@ -17,7 +17,6 @@ from netdyn.report.figures.canvas import (
     BELOW,
     BLANK,
     GREY,
-    LEFT,
     NUMBERED,
     NUMBERS,
     SIZE,
@@ -26,15 +25,16 @@ from netdyn.report.figures.canvas import (
     layer_labels,
     letters,
     make_room,
+    make_room_for,
     short,
     thinned,
     thousands,
-    widest,
     with_axes,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 N = TypeVar("N", int, float)
@@ -96,8 +96,6 @@ def heat_map(
         )
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"`steps` must increase, got {list(steps)}.")
-    from matplotlib.ticker import MaxNLocator
-
     figure, axes = with_axes(f"{label[0].upper()}{label[1:]}, per layer", "training step", "layer")
     shown = np.ma.masked_invalid(as_array(values))
     low, high = limits or ((float(shown.min()), float(shown.max())) if shown.count() else (0.0, 1.0))
@@ -109,14 +107,20 @@ def heat_map(
     ticks, labels = thinned(len(layers)), layer_labels(layers)
     names = [labels[i] for i in ticks]
     axes.set_yticks(ticks, names, fontsize=(size := letters(names)))
-    make_room(figure, axes, left=max(0.0, widest(names, size) + 0.35 - LEFT), right=NUMBERS)
-    figure.colorbar(image, ax=axes, ticks=MaxNLocator(NUMBERED, steps=ROUND), format=_in_few_letters)
+    make_room_for(figure, axes, names, size)
+    make_room(figure, axes, right=NUMBERS)
+    _colour_scale(figure, image, ax=axes)
     return figure
 
 
-def _in_few_letters(number: float, _: object) -> str:
-    """A number beside a scale of colours."""
-    return f"{number:.4g}".replace("-", "−")
+def _colour_scale(figure: Figure, image: ScalarMappable, ax: Axes | None = None, cax: Axes | None = None) -> None:
+    """The scale of colours of an image, beside ``ax`` or in ``cax``, with few numbers in few letters."""
+    from matplotlib.ticker import MaxNLocator
+
+    def written(number: float, _: object) -> str:
+        return f"{number:.4g}".replace("-", "−")
+
+    figure.colorbar(image, ticks=MaxNLocator(NUMBERED, steps=ROUND), format=written, ax=ax, cax=cax)
 
 
 def _step_axis(axes: Axes, steps: Sequence[float]) -> None:
@@ -191,8 +195,6 @@ def _panels(values: np.ndarray, labels: Sequence[str], title: str, columns: int 
 
 
 def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: int) -> Figure:
-    from matplotlib.ticker import MaxNLocator
-
     panels, height, width = values.shape
     rows = math.ceil(panels / columns)
     most = max(SIZE[1], 1.05 * rows + 0.5)
@@ -218,8 +220,7 @@ def _images(values: np.ndarray, labels: Sequence[str], limit: float, columns: in
     sheet.finish(axes, labels, _GAP / 3 / inch, BLANK)
     axes.set_xticks([])
     axes.set_yticks([])
-    ticks = MaxNLocator(NUMBERED, steps=ROUND)
-    figure.colorbar(image, cax=beside, ticks=ticks, format=_in_few_letters)
+    _colour_scale(figure, image, cax=beside)
     beside.tick_params(labelsize=9)
     beside.set_ylabel("weight of the input", fontsize=9)
     return figure
@@ -255,7 +256,7 @@ def _bars(values: np.ndarray, labels: Sequence[str], limit: float, columns: int)
     high = _round_number(limit)
     places, numbers = _ticks([(mid - at / limit, at) for mid in middles[::columns] for at in (-high, 0.0, high)])
     axes.set_yticks(places, numbers)
-    make_room(figure, axes, left=max(0.0, widest(numbers[:3], 7) + 0.35 - LEFT))
+    make_room_for(figure, axes, numbers[:3], 7)
     far = _round_number(inputs - 1)
     last_row = corners[(rows - 1) * columns :, 0]
     axes.set_xticks(*_ticks([(left + at + 0.5, at) for left in last_row for at in (0.0, far)]))
