@@ -126,6 +126,7 @@ def trial_run(
         ...
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), lr=0.1)
+        >>> _ = torch.manual_seed(0)
         >>> points = torch.utils.data.TensorDataset(torch.rand(40, 4), torch.arange(40) % 2)
         >>> trial = trial_run(Model(), torch.utils.data.DataLoader(points, 10, shuffle=True), max_steps=4)
         >>> trial.identical, trial.evaluations
