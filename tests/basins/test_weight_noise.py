@@ -36,6 +36,12 @@ def moves(network, rays=1, sigma=1.0, **options):
     return {name: torch.stack([(state[name] - value) / sigma for state in seen]) for name, value in before.items()}
 
 
+def added(network, ray=0, **options):
+    """What a ray adds to ``weight`` at sigma = 1."""
+    noise = noise_on(network, **options)
+    return noise.moved(noise.draw(ray), 1.0)["weight"] - network.weight.detach()
+
+
 # What is moved, and how far ------------------------------------------------------------------------------------------
 
 
@@ -102,13 +108,13 @@ def test_two_numbers_are_moved_by_their_population_deviation():
     # n = 300 rays of 2 numbers: the deviation has a relative standard error of 0.03; the sample deviation is sqrt(2).
     network = nn.Linear(1, 2, bias=False)
     network.weight = nn.Parameter(torch.tensor([[-1.0], [1.0]]))
-    drawn = torch.stack([noise_on(network).draw(ray)["weight"] for ray in range(300)])
+    drawn = torch.stack([added(network, ray) for ray in range(300)])
     assert drawn.std().item() == pytest.approx(1, rel=0.12)
 
 
 def test_of_one_tensor_both_normalizations_are_the_same():
     network = nn.Linear(6, 3)
-    layer, together = (noise_on(network, normalization=name).draw(0)["weight"] for name in ("layer", "global"))
+    layer, together = (added(network, normalization=name) for name in ("layer", "global"))
     torch.testing.assert_close(layer, together)
 
 
@@ -208,7 +214,7 @@ def test_both_parts_of_a_complex_weight_are_moved_alike_and_apart():
     network = nn.Module()
     network.weight = nn.Parameter(torch.complex(gaussian(30, 40), 3 * gaussian(30, 40, seed=1)))
     scale = math.sqrt((gaussian(30, 40).var(correction=0) + 9 * gaussian(30, 40, seed=1).var(correction=0)) / 2)
-    direction = noise_on(network).draw(0)["weight"]
+    direction = added(network)
     assert direction.shape == (30, 40)
     # n = 1,200 numbers, seed 0: the relative standard error of a deviation is 0.02, that of a correlation 0.03.
     for part in (direction.real, direction.imag):
@@ -310,7 +316,8 @@ def test_weights_are_moved_in_float32_or_better_and_rounded_once(dtype):
     direction = noise.draw(0)
     for name, moved in noise.moved(direction, 0.3).items():
         assert moved.dtype == dtype
-        weight, added = network.get_parameter(name).detach().double(), 0.3 * direction[name].double()
+        weight = network.get_parameter(name).detach().double()
+        added = 0.3 * noise.scales[name].double() * direction[name].double()
         exact = weight + added
         once = torch.finfo(dtype).eps / 2 * exact.abs()
         in_float32 = torch.finfo(torch.float32).eps * (weight.abs() + added.abs())

@@ -107,13 +107,12 @@ class WeightNoise:
         return WeightNoise(self.model, {name: self.weights[name]}, {name: self.scales[name]}, self.seed, self.drawn)
 
     def draw(self, ray: int) -> dict[str, Tensor]:
-        """One direction s·E, seeded by (seed, ray, the tensor's name): the same on every process."""
+        """One direction E, seeded by (seed, ray, the tensor's name): the same on every process."""
         direction = {}
         for name, weight in self.weights.items():
             own, parts = local_tensor(weight.detach()), str(getattr(weight, "placements", ""))
             key = name, self.seed, ray, weight.shape, own.shape, parts, own.device, own.is_complex()
-            drawn = self.drawn.get(key, partial(self._drawn, ray, name))
-            direction[name] = drawn * self.scales[name].to(drawn.device)
+            direction[name] = self.drawn.get(key, partial(self._drawn, ray, name))
         return direction
 
     def _drawn(self, ray: int, name: str) -> Tensor:
@@ -131,7 +130,7 @@ class WeightNoise:
         for name, weight in self.weights.items():
             w = local_tensor(weight.detach())
             # The sum has the wider type of both, float32 or better.
-            found[name] = torch.add(w, direction[name], alpha=sigma).to(w.dtype)
+            found[name] = torch.addcmul(w, direction[name], self.scales[name].to(w.device), value=sigma).to(w.dtype)
         return found
 
     def network(self, direction: dict[str, Tensor], sigma: float) -> Callable[[Inputs], Tensor]:
@@ -206,7 +205,14 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
         return {}  # no process holds a whole tensor
     direction, shares = noise.draw(0), dict[str, Tensor]()
     for name, moved in noise.moved(direction, sigma).items():
-        asked = sigma * _real(direction[name]).square().mean().sqrt()
-        reached = (_real(moved) - _real(local_tensor(noise.weights[name].detach()))).square().mean().sqrt()
-        shares[name] = torch.where(asked > 0, reached / asked, math.nan)
+        own, wide = local_tensor(noise.weights[name].detach()), torch.promote_types(moved.dtype, torch.float32)
+        asked = sigma * noise.scales[name].to(own.device) * _length(direction[name])
+        shares[name] = torch.where(asked > 0, _length(moved.to(wide) - own.to(wide)) / asked, math.nan)
     return {name: share for name, (share,) in zip(shares, numbers(list(shares.values())), strict=True)}
+
+
+def _length(values: Tensor) -> Tensor:
+    """The root of the sum of squares, without a copy of the numbers in a wider type."""
+    real = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    length: Tensor = torch.linalg.vector_norm(real, dtype=statistic_dtype(real.device))
+    return length
