@@ -294,7 +294,8 @@ class DynamicsMonitor(Callback):
 
     def _guarded(self, work: Callable[[], None]) -> bool:
         """Read or collect a probe; a failure is reported once. Without any probe, nothing can be measured."""
-        done, *_ = self.monitor.guarded(work)
+        done, seconds, *_ = self.monitor.guarded(work)
+        self.monitor.budget.spent += seconds
         self._unusable |= not done and self.monitor.probe is None and self._collector is None
         return done
 

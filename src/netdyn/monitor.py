@@ -217,7 +217,9 @@ class Monitor:
         if not self._started:
             self.start()
         if self.probe is None:
-            self._unreadable = self._unreadable or not self.guarded(lambda: self._read_probes(model))[0]
+            if not self._unreadable:
+                done, seconds, *_ = self.guarded(lambda: self._read_probes(model))
+                self._unreadable, self.budget.spent = not done, self.budget.spent + seconds
             if self._unreadable:
                 return None
         budget = self.budget

@@ -211,7 +211,8 @@ CASES = {
     "labels of the held-out probe": (
         lambda: diagnose(mlp(), X, Y, val_inputs=X, val_target=Y + 1),
         ValueError,
-        "In the held-out probe: `target` must lie in [0, num_classes) = [0, 3), got the label 3.",
+        "In the held-out probe: `target` must lie in [0, num_classes) = [0, 3), got the label 3. Subtract 1 from "
+        "labels that begin at 1.",
     ),
 }
 IMAGES = torch.zeros(20, 1, 3, 3, dtype=torch.uint8)

@@ -105,7 +105,7 @@ def test_classes_are_in_proportion_within_one_sample(sizes, size):
     if size < sum(sizes) and min(shares) >= 1:
         assert all(abs(given - share) < 1 for given, share in zip(got, shares, strict=True))
     # Where small classes need a place each, no class gets more than its share rounded up.
-    if size < sum(sizes):
+    if len(sizes) <= size < sum(sizes):
         assert all(given <= max(1, math.ceil(share - 1e-9)) for given, share in zip(got, shares, strict=True))
 
 
@@ -121,14 +121,22 @@ def test_places_for_small_classes_are_taken_evenly_from_large_ones(sizes, size):
 @exactly
 @given(class_sizes, st.integers(1, 200))
 def test_classes_of_one_size_differ_by_at_most_one(sizes, size):
+    size = max(size, len(sizes))
     got = quotas(sizes, size)
     for there in set(sizes):
         alike = [given for given, s in zip(got, sizes, strict=True) if s == there]
         assert max(alike) - min(alike) <= 1
 
 
-def test_with_more_classes_than_places_the_largest_classes_are_kept():
-    assert quotas([1, 9, 2, 8, 3], 2) == [0, 1, 0, 1, 0]
+def test_of_more_classes_than_places_a_random_choice_of_samples_is_kept():
+    """n = 300 of 3,000 different numbers in order, seed 0: a mean of 1,499.5 with a standard error of 47."""
+    numbers = torch.arange(3000)
+    chosen = numbers[stratified(numbers, 300, seeded())].double()
+    assert len(chosen) == 300
+    assert abs(chosen.mean().item() - 1499.5) < 4.5 * 47
+    # In proportion: of 100 places the class with half of all samples has about a half (standard error 5).
+    chosen = stratified(torch.cat([torch.zeros(1000).long(), torch.arange(1, 1001)]), 100, seeded())
+    assert abs(int((chosen < 1000).sum()) - 50) < 4.5 * 5
 
 
 @pytest.mark.parametrize("size", [10, 11, 10**6])

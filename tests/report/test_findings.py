@@ -17,6 +17,7 @@ from netdyn.modes.phases import Phase
 from netdyn.probes.guessing import ERRORS, is_guessed
 from netdyn.report.basin_findings import FALLBACK, FRAGILE, NARROW
 from netdyn.report.findings import (
+    AFFINE,
     ALIKE,
     BATCHNORM_GAP,
     DEAD_SHARE,
@@ -291,7 +292,7 @@ def tail_of(depth, *accuracies, accuracy=0.9, defects=(), error=0.0):
         layer(f"fc{i}", tail=a, defect=d, loss=accuracy - a, error=error)
         for i, (a, d) in enumerate(zip(accuracies, defects, strict=True))
     ]
-    return [s for s in said(*layers, functional_depth=float(depth), accuracy=accuracy) if "linearly" in s]
+    return [s for s in said(*layers, functional_depth=float(depth), accuracy=accuracy) if "removing" in s]
 
 
 @pytest.mark.parametrize("loss", [-0.3, 0.0, 0.019])
@@ -371,7 +372,23 @@ def test_where_no_layer_acts_linearly_the_last_one_is_named():
 def test_tails_of_noise_are_not_reported():
     assert tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT + TINY]) == []
     assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, 0.0, DEFECT])) == 1
-    assert len(tail_of(1, 0.3, 0.9, 0.9, defects=[1.0])) == 1
+    assert tail_of(1, 0.3, 0.9, 0.9, defects=[1.0]) == []
+    assert tail_of(2, 0.3, 0.775, defects=[0.0, 1.0]) == []
+
+
+def test_what_stays_when_activations_go_is_said_where_it_is_not_linear():
+    stays = "Max-pooling, normalisation, gates and attention stay, and are not linear."
+    assert tail_of(1, 0.3, 0.9, 0.9, defects=[0.0, AFFINE + TINY, 0.0]) == [
+        f"The last 2 of 3 layers need no activations: removing them costs no accuracy. {stays}"
+    ]
+    assert tail_of(1, 0.3, 0.9, defects=[0.0, AFFINE + TINY]) == [
+        f"The last of 2 layers needs no activation: removing it costs no accuracy. {stays}"
+    ]
+    assert "act linearly" in tail_of(1, 0.3, 0.9, 0.9, defects=[AFFINE + TINY, AFFINE, AFFINE])[0]
+
+
+def test_a_layer_that_does_not_act_linearly_needs_a_tail_that_means_something():
+    assert tail_of(2, 0.3, 0.775, defects=[0.0, AFFINE + TINY]) == tail_of(2, 0.3, 0.775)
     assert tail_of(NAN, 0.9) == []
 
 
@@ -382,7 +399,7 @@ def test_tails_of_noise_are_not_reported():
 def test_layers_with_many_constant_units_are_named(constant, named):
     sentences = said(layer(constant=constant), layer("fc2"), layer("fc3", constant=NAN))
     assert sentences == (
-        [f"{100 * constant:.3g} % of the units of layer fc1 have the same value for every sample."] if named else []
+        [f"{100 * constant:.3g} % of the units of layer fc1 get the same input for every sample."] if named else []
     )
 
 
@@ -390,9 +407,9 @@ def test_of_many_layers_the_first_three_are_named():
     def dead(number):
         return said(*[layer(f"fc{i}", constant=0.5) for i in range(number)])
 
-    assert dead(3) == [f"50 % of the units of layer fc{i} have the same value for every sample." for i in range(3)]
-    assert dead(4) == [*dead(3), "In 1 more layer, over 20 % of the units have the same value for every sample."]
-    assert dead(100) == [*dead(3), "In 97 more layers, over 20 % of the units have the same value for every sample."]
+    assert dead(3) == [f"50 % of the units of layer fc{i} get the same input for every sample." for i in range(3)]
+    assert dead(4) == [*dead(3), "In 1 more layer, over 20 % of the units get the same input for every sample."]
+    assert dead(100) == [*dead(3), "In 97 more layers, over 20 % of the units get the same input for every sample."]
 
 
 def shut(names):
@@ -621,6 +638,7 @@ def examples():
     order = {"spread": 2.0, "mean": 1.0}
     layers = layer("hidden.1", opt=0.62), layer("hidden.2", opt=0.3)
     nine = [layer(f"fc{i}", tail=t, loss=0.9 - t) for i, t in enumerate([0.3] * 5 + [0.898] * 4)]
+    pooled = [layer(f"fc{i}", tail=t, loss=0.9 - t, defect=0.2) for i, t in enumerate([0.3] * 5 + [0.898] * 4)]
     none = basin(radius=0.0, clean=0.11)
     votes = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64)
     return {
@@ -635,6 +653,7 @@ def examples():
         *said(*layers, index=0.0, spread=0.1, mean=2.0),
         *said(*layers, **REGRESSION),
         *said(*nine, functional_depth=5.0),
+        *said(*pooled, functional_depth=5.0),
         *said(*nine[3:5], functional_depth=2.0),
         *said(layer("hidden.1", dead=0.62)),
         *said(layer("hidden.1", constant=0.62)),
@@ -653,6 +672,7 @@ def examples():
 def test_thresholds_are_those_that_sentences_and_page_name():
     assert (ERRORS, ORDER_LEVEL, ORDERED_TIMES, ALIKE, HIGH, STEADY) == (3.0, 0.01, 3.0, 0.1, 0.2, 0.5)
     assert (DEAD_SHARE, SHUT, BATCHNORM_GAP, DEFECT, CLOSE, SURE) == (0.2, 0.1, 0.08, 0.9, 0.02, 1.64)
+    assert AFFINE == 0.05
     assert (NARROW, FALLBACK, FRAGILE) == (0.5, 0.5, 0.5)
 
 

@@ -311,8 +311,29 @@ def test_early_stopping_is_advised_where_validation_was_best():
         "310, more data, augmentation, weight decay or a smaller network."
     )
     assert "early stop" not in judge(dataclasses.replace(GOOD, val_accuracy=0.559), run[:0]).advice
+    # By chance it is a little higher at one of many: 0.65 is 2.1 standard errors of 256 samples above, 0.64 is 1.9.
+    guess = [Moment(0, 0.1, 0.11), Moment(10, 0.5, 0.64), Moment(20, 0.9, 0.09)]
+    assert "early stop" not in judge(dataclasses.replace(GOOD, val_accuracy=0.559), guess).advice
+    guess[1] = Moment(10, 0.5, 0.65)
+    assert "step 10," in judge(dataclasses.replace(GOOD, val_accuracy=0.559), guess).advice
     # Where validation accuracy is now at its best, an earlier stop would not help.
     assert "early stop" not in judge(dataclasses.replace(GOOD, val_accuracy=0.86), run).advice
+
+
+def test_a_network_that_has_learnt_wrong_labels_is_not_told_to_stop_at_its_beginning():
+    run = [Moment(0, 0.1, 0.109), Moment(10, 0.3, 0.1)]
+    said = judge(dataclasses.replace(GOOD, accuracy=1.0, val_accuracy=0.09), run)
+    assert str(said) == (
+        "overfitting: training accuracy 1.000, validation 0.090, where guessing gives 0.100. Try: check the labels, "
+        "more data, augmentation, weight decay or a smaller network."
+    )
+
+
+def test_what_an_untrained_network_needs_depends_on_what_is_known_of_its_run():
+    advice = {known: judge(dataclasses.replace(GOOD, accuracy=0.1, untouched=known)).advice for known in (True, False)}
+    assert advice == {True: "", False: "a higher learning rate or more steps; check the labels"}
+    unknown = judge(dataclasses.replace(GOOD, accuracy=0.1, untouched=None)).advice
+    assert unknown == f"if it has been trained, {advice[False]}"
 
 
 def test_fewer_than_64_samples_are_no_finding_whatever_they_show():

@@ -132,6 +132,24 @@ def finite(inputs: Inputs) -> bool:
     return all(bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all()) for tensor in floating)
 
 
+def usable(inputs: Inputs) -> Tensor | None:
+    """Indices of the samples that hold no NaN and no +inf; None if that is all. Masks are full of −inf."""
+    good = torch.ones(count(inputs), dtype=torch.bool)
+    if not finite(inputs):
+        for tensor, own in zip(tensors(inputs), samples_first(inputs), strict=True):
+            if own and tensor.is_floating_point() and tensor.layout == torch.strided:
+                good &= (tensor < torch.inf).reshape(len(tensor), -1).all(dim=1).cpu()
+    return None if bool(good.all()) else good.nonzero()[:, 0]
+
+
+def evenly_chosen(inputs: Inputs, wanted: int) -> Tensor:
+    """Indices of ``wanted`` samples at even distances, among those that are usable if there are any."""
+    index = usable(inputs)
+    if index is None or not len(index):
+        return evenly_spaced(count(inputs), wanted)
+    return index[evenly_spaced(len(index), wanted)]
+
+
 def numbers(values: Sequence[Tensor]) -> list[list[float]]:
     """The numbers in some small tensors, copied to the host at once: a flat list for each tensor."""
     if not values:

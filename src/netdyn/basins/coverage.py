@@ -15,6 +15,7 @@ from netdyn.basins.input_noise import Noise
 from netdyn.basins.interval import median
 from netdyn.basins.sample_basin import Rays
 from netdyn.isolation.adapter import isolated_network
+from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion
 from netdyn.probes.evaluator import Evaluator
 from netdyn.probes.tasks import prepare
@@ -23,6 +24,8 @@ from netdyn.probes.tasks import prepare
 BLOCK = 4_000_000
 #: Most validation samples asked about: an error of a share of 0.022 at most.
 SAMPLES = 512
+#: A square of a distance that is so many roundings large is clear in single precision.
+CLEAR = 1000
 
 
 class Covered(NamedTuple):
@@ -129,10 +132,14 @@ def neighbours(
     target = checks.class_labels(target, classes, len(points)).cpu()
     val_target = checks.class_labels(val_target, classes, len(val_points), "val_target").cpu()
     checks.same_units("inputs", points, "val_inputs", val_points)
-    chosen = val_contents.first(SAMPLES)
+    # There is no distance from a point that holds NaN or inf.
+    known, val_known = (own.isfinite().all(dim=1).nonzero()[:, 0].cpu() for own in (points, val_points))
+    chosen = val_known[val_contents.chosen(val_known).first(SAMPLES)]
     val_points, val_target = val_points[chosen.to(val_points.device)], val_target[chosen]
+    points, target = points[known.to(points.device)], target[known]
     own, other = (_nearest_of_classes(points, target, val_points, val_target, same) for same in (True, False))
-    return Neighbours(own, other, _apart(points, val_points, contents.first(SAMPLES)))
+    apart = _apart(points, val_points, contents.chosen(known).first(SAMPLES))
+    return Neighbours((known[own[0]], own[1]), (known[other[0]], other[1]), apart)
 
 
 def measure_coverage(evaluator: Evaluator, nearest: Neighbours, seed: int) -> Covered:
@@ -207,25 +214,37 @@ def _nearest(
 
     With ``but_itself`` the other points are the own ones, and none is the nearest to itself.
 
-    |a − b|² = |a|² − 2 a·b + |b|² finds it block by block, about the own mean so that little cancels; the distance
-    itself is taken from the difference.
+    |a − b|² = |a|² − 2 a·b + |b|² finds it block by block, about the own mean so that little cancels: in single
+    precision, or in double where what is left is too small for that. The distance itself is taken from the difference.
     """
     own, chosen = own.to(points.device), chosen.to(others.device)
     center = points[own].double().mean(dim=0).to(points.dtype)
     # A block holds its distances and its points on both sides.
     rows = max(BLOCK // max(points.shape[1], math.isqrt(BLOCK)), 1)
-    found, distances = [], []
-    for part in torch.split(chosen, rows):
-        a = others[part] - center
-        best, index = torch.full((len(part),), math.inf, device=a.device), torch.zeros_like(part)
+
+    def search(a: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest points of some, the squares of their distances, and the rounding of these."""
+        best, index = a.new_full((len(a),), math.inf), torch.zeros_like(numbers)
+        largest = a.new_zeros(())
         for columns in torch.split(own, rows):
-            b = points[columns] - center
-            squares = torch.addmm(b.square().sum(dim=1)[None].expand(len(a), -1), a, b.t(), alpha=-2)
+            b = (points[columns] - center).to(a)
+            sizes = b.square().sum(dim=1)
+            squares = torch.addmm(sizes[None].expand(len(a), -1), a, b.t(), alpha=-2)
             if but_itself:
-                squares[part[:, None] == columns[None]] = math.inf
+                squares[numbers[:, None] == columns[None]] = math.inf
             least, at = squares.min(dim=1)
             closer = least < best
             best, index = torch.where(closer, least, best), torch.where(closer, columns[at], index)
+            largest = torch.maximum(largest, sizes.max())
+        size = a.square().sum(dim=1)
+        return index, best + size, torch.finfo(a.dtype).eps * (size + largest)
+
+    found, distances = [], []
+    for part in torch.split(chosen, rows):
+        a = others[part] - center
+        index, squares, rounding = search(a, part)
+        if bool((squares < CLEAR * rounding).any()):
+            index, *_ = search(a.to(statistic_dtype(a.device)), part)
         found.append(index.cpu())
         distances.append((others[part].double() - points[index].double()).square().mean(dim=1).sqrt().cpu())
     return torch.cat(found), torch.cat(distances)

@@ -31,10 +31,11 @@ from netdyn.engine.config import Config
 from netdyn.engine.layers import (
     Reading,
     chosen_outputs,
+    logits_of,
     mean_logits,
     read_layers,
+    summed_up,
     tally,
-    warn_of_nonfinite,
 )
 from netdyn.linear.characteristic import Subnetwork, find_subnetwork, input_maps
 from netdyn.linear.tails import functional_depth
@@ -269,7 +270,7 @@ class _Evaluation:
             characteristic_maps=None if maps is None else maps[0],
             subnetwork=None if maps is None else maps[1],
             companions=companions,
-            finite=1 - reading.lost / evaluator.samples,
+            finite=reading.finite,
             loss=reading.loss,
             measured=self._measured(held_out),
             val_samples=0 if held_out is None else held_out[0].samples,
@@ -307,13 +308,12 @@ class _Evaluation:
                 outputs = self.companions.run(inputs)
                 evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
-            tallies.append(tally(evaluator, outputs, target))
+            tallies.append(tally(evaluator, outputs, logits_of(evaluator, outputs), target))
         right = torch.cat(answers)
-        lost, loss = torch.stack(tallies).sum(dim=0).tolist()
-        warn_of_nonfinite(evaluator, int(lost))
+        share, loss = summed_up(evaluator, tallies)
         if evaluator.processes.size > 1:
             right = evaluator.processes.gather(right.cpu)[0].to(right.device)
-        return Reading((), right, lost=int(lost), loss=loss / evaluator.samples)
+        return Reading((), right, finite=share, loss=loss)
 
     def _with_contents(self) -> Evaluator:
         """The evaluator, with what seeds its noise, which is found once for a probe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import blocks, finite
+from netdyn._utils.trees import blocks, usable
 from netdyn.basins.interval import clustered_error, mean_of
 from netdyn.engine.companions import CompanionReader
 from netdyn.engine.config import Config
 from netdyn.engine.modes import ModeReader
 from netdyn.linear.substitution import substitute, warn_of_defects, warn_of_missing
 from netdyn.linear.tails import TailReader, all_layers, layers_to_run, run_tails, squared_correlation
-from netdyn.probes.criteria import RightPositions, Within, apply_criterion, share_right
+from netdyn.modes.ranks import statistic_dtype
+from netdyn.probes.criteria import RightPositions, Within, apply_criterion, right_probability, share_right
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
@@ -38,7 +40,7 @@ class Reading:
     layers: tuple[LayerReport, ...]
     right: Tensor  # which samples are right, bool `[samples]`, or the share of each that is
     survey: Survey | None = None  # None where the layers were not read
-    lost: int = 0  # samples whose outputs are not finite
+    finite: float = 1.0  # share of the samples with finite outputs, see `summed_up`
     loss: float = math.nan  # mean cross-entropy, where the targets are class labels
     pathways: dict[str, Tensor] = field(default_factory=dict)  # where all are known: the map `[classes, units]`
 
@@ -176,12 +178,11 @@ class _LayerReader:
             outputs, found = read(evaluator.model, inputs, self._add, self.everything, rows, samples, self._field_rows)
             evaluator.passed += len(target)
             answers.append(apply_criterion(evaluator.criterion, outputs, target))
-            tallies.append(tally(evaluator, outputs, target))
+            tallies.append(tally(evaluator, outputs, found, target))
             if self.linear:
                 logits.append(self._tail_logits(found, len(target)))
         right = torch.cat(answers)
-        lost, loss = torch.stack(tallies).sum(dim=0).tolist()
-        warn_of_nonfinite(evaluator, int(lost))
+        share, loss = summed_up(evaluator, tallies)
         tails = self.tail.tails()
         judged = self._run_tails(torch.cat(logits)) if self.linear else {}
         # Logits may be rounded differently on other devices. The first process decides, so that all go on alike.
@@ -209,7 +210,7 @@ class _LayerReader:
         )
         whole = {name: own for name, own in self.map.items() if own.shape[1] < self.config.max_units}
         known = self.classes is None and evaluator.positions is None
-        return Reading(layers, right, self.survey, int(lost), loss / evaluator.samples, whole if known else {})
+        return Reading(layers, right, self.survey, share, loss, whole if known else {})
 
     @property
     def _runs_tails(self) -> bool:
@@ -351,28 +352,45 @@ def _share_predicted(logits: Tensor, target: Tensor) -> Tensor:
     return share_right(logits[..., -1] == target, target)
 
 
-def tally(evaluator: Evaluator, outputs: object, target: Tensor) -> Tensor:
-    """Of a batch the number of samples whose outputs are not finite, and the sum of their cross-entropies ``[2]``.
+def logits_of(evaluator: Evaluator, outputs: object) -> object:
+    """Outputs that are probabilities, as logits; all others as they are. A traced run finds the logits themselves."""
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return outputs
+    if evaluator.criterion is right_probability:
+        return outputs.logit()
+    distributions = outputs.ndim == 2 and bool((outputs >= 0).all() & ((outputs.sum(dim=1) - 1).abs() < 1e-3).all())
+    return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log() if distributions else outputs
 
-    Zero for outputs that are no tensor; the sum is NaN unless there is one logit per class, or one for two classes.
+
+def tally(evaluator: Evaluator, outputs: object, logits: object, target: Tensor) -> Tensor:
+    """For each sample of a batch whether its outputs are not finite (1 or 0), and its cross-entropy ``[2, samples]``.
+
+    Outputs that are no tensor count as finite; the entropies are NaN unless there is one logit per class, or one for
+    two classes.
     """
-    classes = evaluator.num_classes
-    if not isinstance(outputs, Tensor):
-        return torch.tensor([0.0, math.nan])
-    lost = (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).sum().float()
-    logits = outputs.detach().reshape(len(target), -1)
+    classes, unknown = evaluator.num_classes, torch.full((len(target),), math.nan)
+    if not isinstance(outputs, Tensor) or not isinstance(logits, Tensor):
+        return torch.stack([torch.zeros_like(unknown), unknown])
+    lost = (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).float()
+    logits = logits.detach().reshape(len(target), -1)
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     if classes < 2 or logits.shape[1] != classes or not logits.is_floating_point():
-        return torch.stack([lost, torch.full_like(lost, math.nan)])
-    entropies = nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="sum")
-    return torch.stack([lost, entropies])
+        return torch.stack([lost, unknown.to(lost)])
+    return torch.stack([lost, nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="none")])
 
 
-def warn_of_nonfinite(evaluator: Evaluator, lost: int) -> None:
-    """Warn of samples whose outputs are not finite, unless there was a warning about the inputs already."""
-    if lost and finite(evaluator.inputs):
+def summed_up(evaluator: Evaluator, tallies: Sequence[Tensor]) -> tuple[float, float]:
+    """The share of samples with finite outputs, of which it warns, and the mean cross-entropy.
+
+    Samples that hold NaN themselves say nothing of the network, and are left out; both are NaN if all do.
+    """
+    index, both = usable(evaluator.inputs), torch.cat(list(tallies), dim=1)
+    both = both if index is None else both[:, index.to(both.device)]
+    share, loss = both.to(statistic_dtype(both.device)).mean(dim=1).tolist()
+    if share > 0:
         checks.warn(
-            f"The network outputs NaN or inf for {lost} of {evaluator.samples} samples, which count as wrong and are "
-            "left out of the modes of layers whose local fields are not finite for them."
+            f"The network outputs NaN or inf for {round(share * both.shape[1])} of {both.shape[1]} samples, which "
+            "count as wrong and are left out of the modes of layers whose local fields are not finite for them."
         )
+    return 1 - share, loss

@@ -72,7 +72,8 @@ def _likely_reason(inputs: Inputs, target: Any) -> str:
     """The likely reason, with what to do; empty if none is known."""
     labels = isinstance(inputs, Tensor) and inputs.ndim == 1 and not inputs.is_floating_point()
     if labels and isinstance(target, Tensor) and target.is_floating_point() and target.ndim > 1:
-        return "Are `inputs` and `target` swapped? The order is (model, inputs, target)."
+        order = instead("unpack", "`unpack=` returns (inputs, target)", "The order is (model, inputs, target)")
+        return f"Are `inputs` and `target` swapped? {order}."
     if any(tensor.dtype == torch.uint8 for tensor in tensors(inputs)):
         return "Convert uint8 inputs as training does, for instance with `inputs.float() / 255`."
     return ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs, blocks, count, evenly_spaced, samples_first, take, tensors
+from netdyn._utils.trees import Inputs, blocks, count, evenly_chosen, samples_first, take, tensors
 from netdyn.isolation.adapter import isolated_network
 from netdyn.linear.substitution import MAP_SAMPLES, Head, straight_run, substitute
 from netdyn.modes.ranks import statistic_dtype
@@ -160,7 +160,7 @@ def _mean_gradients(
         )
     for samples in (MAP_SAMPLES[0], MAP_SAMPLES[-1]):
         last = samples == MAP_SAMPLES[-1]
-        index = evenly_spaced(count(inputs), samples)
+        index = evenly_chosen(inputs, samples)
         with straight_run(model, inputs, choice, index, head) as (logits, chosen, sites):
             (source,) = floating(chosen)
             means: list[Tensor] = []
@@ -206,7 +206,7 @@ def find_subnetwork(
         pathway = substitute(model, inputs, choice, head=head).pathways.get(choice.names[0])
     if pathway is None:
         return None
-    some = take(inputs, evenly_spaced(count(inputs), SHARE_SAMPLES))
+    some = take(inputs, evenly_chosen(inputs, SHARE_SAMPLES))
     units, shares = (found[:classes] for found in largest_shares(model, some, choice, pathway, most, batch_size, head))
     wanted = torch.unique(units)
     maps = unit_maps(model, inputs, choice, pathway, wanted.tolist(), head)

@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from netdyn._utils.checks import warn
-from netdyn._utils.trees import Inputs, copied, count, evenly_spaced, map_tensors, numbers, take
+from netdyn._utils.trees import Inputs, copied, count, evenly_chosen, map_tensors, numbers, take
 from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import as_logits
@@ -248,8 +248,11 @@ def substitute(
         return LinearMap(pathways, passing, spreads, {n: without[n] for n in spreads if n not in reached})
 
     for samples in MAP_SAMPLES:
-        found = _joined([averaged(part) for part in torch.split(evenly_spaced(count(inputs), samples), most)])
-        if samples >= count(inputs) or all(spread.settled for spread in found.spreads.values()):
+        # One sample that holds NaN would leave nothing of a map.
+        chosen = evenly_chosen(inputs, samples)
+        found = _joined([averaged(part) for part in torch.split(chosen, most)])
+        everything = len(chosen) < samples or samples >= count(inputs)
+        if everything or all(spread.settled for spread in found.spreads.values()):
             break
     return found
 

@@ -222,8 +222,10 @@ def layers_to_run(survey: Survey, linear_map: LinearMap) -> set[str]:
 
 
 def squared_correlation(true: Tensor, linear: Tensor, centre: bool = True) -> float:
-    """Squared correlation of two networks' logits, see :func:`linear_share`; NaN if either is constant."""
-    z, z_linear = _centred(true, centre), _centred(linear, centre)
+    """Squared correlation of two networks' finite logits, see :func:`linear_share`; NaN if either is constant."""
+    # Of samples whose logits are not finite nothing can be said.
+    known = (true.isfinite() & linear.isfinite()).all(dim=1)
+    z, z_linear = (_centred(logits[known], centre) for logits in (true, linear))
     size = float(z.square().sum() * z_linear.square().sum())
     return max(0.0, float((z * z_linear).sum())) ** 2 / size if size > 0 else math.nan
 

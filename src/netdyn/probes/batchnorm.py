@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from netdyn._utils import checks
-from netdyn._utils.trees import Inputs
+from netdyn._utils.trees import Inputs, usable
 from netdyn.isolation.adapter import isolated_network
 from netdyn.modes.ranks import statistic_dtype
 from netdyn.probes.criteria import Criterion
@@ -133,6 +133,12 @@ def right_answers_gained(
 
 
 def measure_gap(evaluator: Evaluator, batch_size: int | None, seed: int, right: Tensor | None = None) -> float:
-    """The gap of an isolated network; NaN if there is no batch normalisation; ``right`` as above."""
+    """The gap of an isolated network; NaN if there is no batch normalisation; ``right`` as above.
+
+    Samples that hold NaN are left out: they would be in the statistics of all.
+    """
+    index = usable(evaluator.inputs)
+    if index is not None and len(index) > 1:
+        evaluator, right = evaluator.only(index), None if right is None else right[index.to(right.device)]
     gained = right_answers_gained(evaluator, batch_size, seed, right)
     return math.nan if gained is None else float(gained) / evaluator.samples

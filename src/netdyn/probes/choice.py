@@ -73,28 +73,41 @@ def _as_labels(values: Any, samples: int, index: Tensor) -> Tensor | None:
         labels = pick(values, index)
     except (TypeError, ValueError, RuntimeError, LookupError):
         return None
-    whole = labels.ndim == 1 and not labels.is_floating_point() and not labels.is_complex()
-    return labels.long() if whole else None
+    return as_strata(labels)
+
+
+def as_strata(values: Tensor) -> Tensor | None:
+    """Whole numbers, one per sample, as class labels int64 ``[samples]``; None for all else."""
+    if values.is_complex() or values.numel() != len(values):
+        return None
+    if values.is_floating_point() and not bool((values == values.round()).all()):
+        return None
+    return values.reshape(-1).long()
 
 
 def stratified(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each."""
+    """Indices of ``size`` samples in ascending order, with the classes in proportion and at least one of each.
+
+    Of more classes than ``size``, they are a random choice.
+    """
     if size >= len(labels):
         return torch.arange(len(labels))
     # A random order, then by class: the first ones of each class are a random choice of it.
     order = torch.randperm(len(labels), generator=generator)
     _, classes, sizes = torch.unique(labels[order], return_inverse=True, return_counts=True)
+    if len(sizes) > size:
+        # Not every class has a place: numbers to be predicted, for instance.
+        return order[:size].sort().values
     by_class = classes.argsort(stable=True)
     place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return order[by_class[place < quotas(sizes, size).repeat_interleave(sizes)]].sort().values
 
 
 def quotas(sizes: Tensor, size: int) -> Tensor:
-    """How many of ``size`` places each class is given, int64 ``[classes]``; ``sizes [classes]`` are the samples."""
-    if size < len(sizes):
-        # The largest classes have a place each.
-        largest = sizes.argsort(descending=True, stable=True)[:size]
-        return torch.zeros_like(sizes).index_fill_(0, largest, 1)
+    """How many of ``size`` places, one per class at least, each class is given: int64 ``[classes]``.
+
+    ``sizes [classes]`` are its samples.
+    """
     # Largest remainders, after one place for each class.
     share = sizes.double() * size / sizes.sum()
     quota = share.floor().long().clamp(min=1)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from netdyn._utils.inputs import shown
+from netdyn._utils.checks import warn
+from netdyn._utils.inputs import check_inputs, shown
 from netdyn._utils.trees import Inputs, copied, count, map_tensors, take, tensors
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import rng_restored
-from netdyn.probes.choice import MOST, draw, labels_of, pick, stratified
+from netdyn.probes.choice import MOST, as_strata, draw, labels_of, pick, stratified
 from netdyn.probes.probe import Probe, device_of
 from netdyn.probes.reading import read
 from netdyn.probes.unpacking import detached_copy, first_of, input_and_target, what_is_taken
@@ -46,8 +47,15 @@ def read_probe(
     """
     dataset: Any = loader.dataset
     # The sampler may draw from some of the samples only; the others may be held-out data.
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
     some = getattr(sampler, "indices", None)
+    own = not type(sampler).__module__.startswith(("torch.", "lightning.", "pytorch_lightning."))
+    if some is None and own and hasattr(sampler, "__len__") and len(sampler) < len(dataset):
+        warn(
+            f"The sampler {type(sampler).__name__} draws {len(sampler)} of {len(dataset)} samples, but does not say "
+            "which: the probe is of all of them. Give the sampler an attribute `indices`, or pass the samples that "
+            "count as `probe=` (held-out ones as `val_probe=`)."
+        )
     total = len(dataset) if some is None else len(some)
     if total == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
@@ -61,6 +69,8 @@ def read_probe(
         first = torch.zeros(1, dtype=torch.int64) if some is None else pick(some, torch.zeros(1, dtype=torch.int64))
         index = drawn(POOL * size if labels_of(dataset, first) is None else MOST)
         labels = labels_of(dataset, index)
+        if labels is None:  # the first one only seemed to be a label
+            index = index[draw(len(index), POOL * size, generator)]
     if labels is not None:
         index = index[stratified(labels, size, generator)]
     batch = read(loader, [index.tolist()], seed, next)
@@ -68,8 +78,9 @@ def read_probe(
     target = copied(target)
     if labels is None:
         # Targets that are not class labels are a single stratum.
-        whole = target.ndim == 1 and not target.is_floating_point()
-        strata = target.cpu() if whole else torch.zeros(len(target), dtype=torch.int64)
+        check_inputs(inputs, target)
+        strata = as_strata(target.cpu())
+        strata = torch.zeros(len(target), dtype=torch.int64) if strata is None else strata
         chosen = stratified(strata, size, generator).to(target.device)
         inputs, target = take(inputs, chosen), target[chosen]
     return Probe(copied(inputs), target, _taken(batch, unpack, where))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -73,7 +73,7 @@ def read_targets(outputs: Tensor, target: Tensor, inputs: Inputs, options: Targe
         return _numbers(outputs, wide)
     if task == "multilabel":
         return _multilabel(outputs, wide, options.ignore_index)
-    return _classes(outputs, wide, options.ignore_index)
+    return _classes(outputs, wide, inputs, options.ignore_index)
 
 
 def _same_size(outputs: Tensor, target: Tensor) -> bool:
@@ -113,7 +113,7 @@ def _positions(outputs: Tensor, target: Tensor) -> Positions | None:
     return Positions.between(tuple(outputs.shape), tuple(target.shape))
 
 
-def _classes(outputs: Tensor, target: Tensor, ignore_index: int) -> Targets:
+def _classes(outputs: Tensor, target: Tensor, inputs: Inputs, ignore_index: int) -> Targets:
     """A label per sample, or one per position."""
     if not bool((target == target.round()).all() if target.is_floating_point() else True):
         maker = instead("forward", "`forward=`", "the model")
@@ -122,7 +122,7 @@ def _classes(outputs: Tensor, target: Tensor, ignore_index: int) -> Targets:
             f"dtype {target.dtype} and shape {list(target.shape)}, for {math.prod(outputs.shape[1:])} outputs per "
             f"sample. Let {maker} return one output for each number, such as the mean without the variance."
         )
-    labels, positions = target.long(), None
+    labels, positions, doubt = target.long(), None, ""
     if target[:1].numel() == 1:
         channels = as_logits(outputs, len(outputs)).shape[1]
     else:
@@ -132,15 +132,28 @@ def _classes(outputs: Tensor, target: Tensor, ignore_index: int) -> Targets:
                 f"classes, …] or [samples, positions, classes], got shape {list(target.shape)} for outputs of shape "
                 f"[samples, {', '.join(map(str, outputs.shape[1:]))}]."
             )
+        positions, doubt = _settled(positions, outputs, target, inputs)
         channels = 1 if tuple(outputs.shape[1:]) == positions.shape else outputs.shape[-1 if positions.last else 1]
     classes = max(channels, 2)
     values = _in_range(labels.reshape(len(labels), -1), classes, ignore_index)
     note = ""
     if target.is_floating_point() and channels > 1:
         note = "the targets, whole numbers of a floating dtype, are taken as class labels"
+    note = "; ".join(filter(None, (note, doubt)))
     if positions is None:
         return Targets("classes", values[:, 0], classes, note=note)
     return Targets("positions", values, classes, positions, note)
+
+
+def _settled(positions: Positions, outputs: Tensor, target: Tensor, inputs: Inputs) -> tuple[Positions, str]:
+    """Whether classes come first or last where there are as many as positions: last if the inputs are tokens."""
+    sizes = tuple(outputs.shape[1:])
+    if not (len(sizes) > len(positions.shape) and sizes[:-1] == sizes[1:] == positions.shape):
+        return positions, ""
+    shape = (len(target), *positions.shape)
+    last = any(tuple(each.shape) == shape and not each.is_floating_point() for each in tensors(inputs))
+    order = "positions, classes" if last else "classes, positions"
+    return replace(positions, last=last), f"outputs {list(sizes)} per sample are read as [{order}]"
 
 
 def _in_range(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
@@ -152,10 +165,13 @@ def _in_range(labels: Tensor, classes: int, ignore_index: int) -> Tensor:
     low, high = map(int, counted.aminmax())
     if low < 0 or high >= classes:
         text = f"`target` must lie in [0, num_classes) = [0, {classes}), got the label {low if low < 0 else high}."
-        if low < 0:
-            how = instead("ignore_index", f"Pass `ignore_index={low}`", "Leave these samples out")
+        outside = torch.unique(counted[(counted < 0) | (counted >= classes)])
+        if low == 1 and high == classes:
+            text += " Subtract 1 from labels that begin at 1."
+        elif len(outside) == 1:
+            how = instead("ignore_index", f"Pass `ignore_index={int(outside)}`", "Leave these samples out")
             text += f" {how} if that marks what has no label."
-        elif classes == 2:
+        if len(outside) > 1 or classes == 2:
             how = instead("task", "Pass task='numbers'", "Pass `target.float()`")
             text += f" {how} if these are numbers to be predicted."
         raise ValueError(text)

@@ -26,6 +26,8 @@ SURE = 1.64
 BATCHNORM_GAP = STALE
 #: Above this affine defect the signs of a layer's wiring are noise.
 DEFECT = 0.9
+#: Above this a network is not affine after a layer even without activations.
+AFFINE = 0.05
 #: Up to this many layers are named; the others are counted.
 MOST_LAYERS = 3
 
@@ -121,23 +123,27 @@ def _linear_tail(report: Report) -> list[str]:
         return []
     depth = int(report.functional_depth)
     tail, before = layers[depth:], layers[max(depth - 1, 0) : depth]
-    if any(layer.affine_defect > DEFECT for layer in tail):
+    if any(layer.affine_defect > DEFECT for layer in (*tail, *before)):
         return []
     kept = all(layer.tail_change - SURE * layer.tail_error > -CLOSE for layer in tail)
     if not kept or not all(layer.tail_change + SURE * layer.tail_error < -CLOSE for layer in before):
         return []
     linear = total - depth
+    rest = any(layer.affine_defect > AFFINE for layer in tail)
+    other = ". Max-pooling, normalisation, gates and attention stay, and are not linear" if rest else ""
     lost = -layers[min(depth, total - 1)].tail_change
     points = f"{100 * abs(lost):.1f}"
     change = f"{'costs' if lost > 0 else 'gains'} {points} {'point' if points == '1.0' else 'points'} of accuracy"
     change = "costs no accuracy" if points == "0.0" else change
     if linear < 2:
         which = f"{'The' if linear else 'Even the'} last of {total} layers" if total > 1 else "The only layer"
-        acts = "acts" if linear else "does not act"
-        return [f"{which} {acts} linearly: removing its activation {change}."]
+        acts = ("needs no activation" if other else "acts linearly") if linear else "does not act linearly"
+        removed = "it" if other and linear else "its activation"
+        return [f"{which} {acts}: removing {removed} {change}{other if linear else ''}."]
     which = "Both layers" if total == 2 else f"All {total} layers"
     which = which if linear == total else f"The last {linear} of {total} layers"
-    return [f"{which} act linearly: removing their activations {change}."]
+    act = "need no activations" if other else "act linearly"
+    return [f"{which} {act}: removing {'them' if other else 'their activations'} {change}{other}."]
 
 
 def _dead(layers: Sequence[LayerReport]) -> list[str]:
@@ -145,8 +151,8 @@ def _dead(layers: Sequence[LayerReport]) -> list[str]:
     dead = {layer.name: layer.dead_fraction for layer in layers}
     constant = {layer.name: layer.constant_fraction for layer in layers}
     return [
-        *_many(dead, "are dead: their activation has the same output for every sample"),
-        *_many(constant, "have the same value for every sample"),
+        *_many(dead, "whose input varies are dead: their activation has the same output for every sample"),
+        *_many(constant, "get the same input for every sample"),
     ]
 
 

@@ -140,8 +140,8 @@ class Report:
         notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
         companions: The quantities of related work, see ``docs/companions.md``; None if not measured.
-        finite: Share of the probe's samples for which all outputs are finite.
-        loss: Mean cross-entropy on the probe; NaN unless the network has class labels and one logit per class.
+        finite: Share of samples for which all outputs are finite, among those that hold no NaN themselves.
+        loss: Mean cross-entropy on the same samples; NaN unless the network has class labels and one logit per class.
         step: The step of a monitor's evaluation; None without a monitor.
         trend: The earlier evaluations of the same run, which a monitor knows, in a few numbers each.
         measured: How the report was made, in words: versions, seed, seconds. Comparisons of reports leave it out.

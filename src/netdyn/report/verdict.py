@@ -88,7 +88,7 @@ class Numbers:
         train_gap: Batch-norm gap on the training probe.
         apart: How validation samples rank by their distance to the training samples, see ``coverage/apart``.
         val_samples: Number of samples in the validation probe; 0 if that is not known.
-        untouched: Whether the network has not been trained yet, as far as that is known.
+        untouched: Whether the network has not been trained yet; None if its run is not known.
     """
 
     samples: int
@@ -103,7 +103,7 @@ class Numbers:
     train_gap: float = math.nan
     apart: float = math.nan
     val_samples: int = 0
-    untouched: bool = False
+    untouched: bool | None = False
 
 
 def restores(accuracy: float, gap: float, guess: float, classes: int, samples: int) -> bool:
@@ -132,7 +132,7 @@ def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
             train_gap=report.batchnorm_train_gap,
             apart=math.nan if report.coverage is None else report.coverage.apart,
             val_samples=report.val_samples,
-            untouched=report.step == 0 and not earlier,
+            untouched=None if report.step is None and not earlier else report.step == 0 and not earlier,
         ),
         earlier,
     )
@@ -141,7 +141,8 @@ def verdict(report: Report, earlier: Sequence[Moment] = ()) -> Verdict:
 def judge(numbers: Numbers, earlier: Sequence[Moment] = ()) -> Verdict:
     """The first rule that applies decides; a comparison with NaN is never true, so what is missing decides nothing."""
     if numbers.samples < FEWEST_SAMPLES:
-        few = f"the probe has {numbers.samples} samples, and a verdict needs {FEWEST_SAMPLES}"
+        has = f"{numbers.samples} {'sample' if numbers.samples == 1 else 'samples'}"
+        few = f"the probe has {has}, and a verdict needs {FEWEST_SAMPLES}"
         return Verdict(NO_FINDING, {"samples": float(numbers.samples)}, "a larger probe", few)
     for rule in (_diverged, _stale, _dead, _without_accuracy, _untrained, _shift, _overfitting, _learning, _healthy):
         if (found := rule(numbers, earlier)) is not None:
@@ -194,6 +195,7 @@ def _untrained(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     if not is_guessed(numbers.accuracy, numbers.guess, numbers.classes, numbers.samples):
         return None
     advice = "" if numbers.untouched else "a higher learning rate or more steps; check the labels"
+    advice = f"if it has been trained, {advice}" if numbers.untouched is None else advice
     reason = f"{_reached(numbers)}, and guessing gives {numbers.guess:.3f}"
     return Verdict("untrained", _accuracies(numbers), advice, reason)
 
@@ -222,12 +224,13 @@ def _overfitting(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     rising = bool(before) and numbers.val_accuracy > max(before)
     if not _gap(numbers) or (numbers.accuracy < LEARNT and rising):
         return None
-    known = [moment for moment in earlier if moment.val_accuracy > numbers.val_accuracy]
     advice, reason = "more data, augmentation, weight decay or a smaller network", _reached(numbers)
-    if known:
-        best = max(known, key=lambda moment: moment.val_accuracy)
+    if best := _clearly_best(numbers, earlier):
         reason += f" (it was {best.val_accuracy:.3f} at step {best.step})"
         advice = f"early stop near step {best.step}, {advice}"
+    elif is_guessed(numbers.val_accuracy, numbers.guess, numbers.classes, numbers.val_samples or numbers.samples):
+        reason += f", where guessing gives {numbers.guess:.3f}"
+        advice = f"check the labels, {advice}"
     return Verdict("overfitting", _accuracies(numbers), advice, reason)
 
 
@@ -240,6 +243,20 @@ def _error(numbers: Numbers) -> float:
     """Standard error of training accuracy minus validation accuracy."""
     a, v = numbers.accuracy, numbers.val_accuracy
     return math.sqrt(a * (1 - a) / numbers.samples + v * (1 - v) / (numbers.val_samples or numbers.samples))
+
+
+def _clearly_best(numbers: Numbers, earlier: Sequence[Moment]) -> Moment | None:
+    """The evaluation with the best validation accuracy, if it is above the present one by more than chance.
+
+    As if of different samples, which allows for the choice of the best one.
+    """
+    known = [moment for moment in earlier if not math.isnan(moment.val_accuracy)]
+    if not known:
+        return None
+    best, samples = max(known, key=lambda moment: moment.val_accuracy), numbers.val_samples or numbers.samples
+    shares = (best.val_accuracy, numbers.val_accuracy)
+    error = math.sqrt(sum(share * (1 - share) for share in shares) / samples)
+    return best if shares[0] - shares[1] > ERRORS * error else None
 
 
 def _learning(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:

@@ -47,10 +47,15 @@ class Probabilities:
             self._found = [each for each in self._found if each.result.ndim <= 2]
         self._found.append(Squashed(result, logits, result))
 
-    def add_copy(self, result: Tensor, subject: Tensor) -> None:
-        """Note a copy of a result, which may be the model's output as well."""
-        # Tensors made in inference mode have no version.
-        if result is subject or not result.is_floating_point() or result.is_inference():
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a result, or a copy of one."""
+        return any(_is_view_of_all(tensor, each.value) for each in self._found)
+
+    def add_copy(self, result: object, subject: Tensor) -> None:
+        """Note a copy of a result, also one within bounds, which may be the model's output as well."""
+        if not isinstance(result, Tensor) or result is subject or not result.is_floating_point():
+            return
+        if result.is_inference():  # it has no version
             return
         found = next((each for each in self._found if _is_view_of_all(subject, each.value)), None)
         if found is not None:

@@ -80,6 +80,10 @@ class Tracer(TorchFunctionMode):
         if self._paused:
             return func(*args, **kwargs)
         if isinstance(subject, Tensor):
+            if func in activations.GUARDS and self.probabilities.holds(subject):
+                result = func(*args, **kwargs)
+                self.probabilities.add_copy(result, subject)
+                return result
             if func in activations.ACTIVATIONS or func in activations.REGISTERED.functions:
                 return self._activation(func, subject, args, kwargs)
             bounded = activations.bounded(func, args, kwargs, self.gates.is_constant)
