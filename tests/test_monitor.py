@@ -649,7 +649,7 @@ def test_a_run_that_begins_anew_says_everything_again():
 )
 def test_a_failure_of_the_layers_names_what_was_asked_for(measure, named):
     watch = Monitor(probe(), measure=measure, layers=["nope"])
-    text = f"^netdyn could not measure {named}, .* Leave {named} out of `measure`"
+    text = f"^netdyn could not measure {named}, .* Correct `layers`, or pass strict=True"
     with pytest.warns(DynamicsWarning, match=text):
         watch.measure(made()[0], 0)
 

@@ -154,8 +154,8 @@ def test_arguments_name_a_schedule(every, schedule, expected):
         (None, "linear", ValueError, "`schedule` must be 'log' or a list of optimiser steps, got 'linear'."),
         (None, [], ValueError, "`schedule` must name at least one optimiser step, got an empty list."),
         (None, [5, 0], ValueError, "`schedule` must be at least 1, got 0."),
-        (None, [5, 1.5], TypeError, "`schedule` must be a whole number, got 1.5 of type float."),
-        (None, ["1"], TypeError, "`schedule` must be a whole number, got '1' of type str."),
+        (None, [5, 1.5], TypeError, "`schedule` must hold whole numbers of optimiser steps, got [5, 1.5]."),
+        (None, ["1"], TypeError, "`schedule` must hold whole numbers of optimiser steps, got ['1']."),
     ],
 )
 def test_wrong_values_are_named_and_shown(every, schedule, error, text):

@@ -85,7 +85,7 @@ def check_told(beginnings: list[str]) -> None:
 def error_table(room: str) -> str:
     """A table of all errors, or of those of one module."""
     rows = [
-        f"| {escape(message.text).replace('|', '&#124;')} | `{message.kind}` |"
+        f"| {escape(message.text, quote=False).replace('|', '&#124;')} | `{message.kind}` |"
         for message in messages()
         if message.kind not in ("warning", "notice") and (not room or message.room == room)
     ]

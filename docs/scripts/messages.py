@@ -45,7 +45,9 @@ def _of(path: Path, room: str) -> Iterator[Message]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in sorted(ast.walk(tree), key=lambda node: getattr(node, "lineno", 0)):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            # A function that makes an error has its text itself.
             kind, texts = ast.unparse(node.exc.func), node.exc.args[:1]
+            kind = kind if kind.rpartition(".")[2][:1].isupper() else ""
         elif isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             kind, texts = KINDS.get(name, ""), node.args[:1]

@@ -82,7 +82,7 @@ class DynamicsMonitor(Callback):
         self._every_n_epochs = 0 if self._cadence else 1
         if every_n_epochs is not None:
             self._every_n_epochs = checks.whole("every_n_epochs", every_n_epochs)
-        self._on_fit_ends = on_fit_ends
+        self._on_fit_ends = checks.flag("on_fit_ends", on_fit_ends)
         self.monitor = Monitor(probe, val_probe, **options)
         self.monitor.inform = rank_zero_info
         if n := self._every_n_epochs:
@@ -97,6 +97,7 @@ class DynamicsMonitor(Callback):
 
     def _begin_anew(self) -> None:
         self._measured_step = self._measured_epoch = -1
+        self._measured = False
         self.monitor.reset()
 
     def _forget_probe(self) -> None:
@@ -169,7 +170,10 @@ class DynamicsMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained network, unless that has just been done, and draw it."""
-        if (self._on_fit_ends and self._measured_step != trainer.global_step) or _is_dev_run(trainer):
+        # Callbacks that average or prune weights may have changed them since.
+        changed = self._measured_step != trainer.global_step or (self._measured and self.monitor.changed(pl_module))
+        new = self._on_fit_ends and changed
+        if new or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module
         self.monitor.close(model, _last_step(trainer), network=partial(self._network, trainer))
@@ -190,7 +194,7 @@ class DynamicsMonitor(Callback):
         if share > EXPENSIVE:
             rank_zero_info(
                 f"DynamicsMonitor: one evaluation takes {100 * share:.0f} % of the time of the first epoch. "
-                'Use `every_n_epochs`, `schedule="log"` or `max_overhead=0.1` to lower the cost.'
+                "Measure less often, or set `max_overhead=0.1`, to lower the cost."
             )
 
     def _take_epoch(self, trainer: Trainer) -> bool:
@@ -206,7 +210,8 @@ class DynamicsMonitor(Callback):
         if self.monitor.probe is None or self._unusable:
             return
         self._measured_step = trainer.global_step
-        self.monitor.measure(pl_module, step, network=partial(self._network, trainer))
+        report = self.monitor.measure(pl_module, step, network=partial(self._network, trainer))
+        self._measured = report is not None
         self._publish(trainer)
 
     def _publish(self, trainer: Trainer) -> None:

@@ -140,9 +140,10 @@ class Monitor:
         self.given_probe, self.given_val_probe = probe, val_probe
         self.probe_size = checks.whole("probe_size", probe_size)
         self.unpack = unpack or input_and_target
-        self.max_overhead, self.strict, self.prefix = max_overhead, strict, prefix
-        self._histograms, self._layout = histograms, layout
-        self.writes_report = report
+        self.max_overhead, self.prefix = max_overhead, prefix
+        self.strict = checks.flag("strict", strict)
+        self._histograms, self._layout = checks.flag("histograms", histograms), checks.flag("layout", layout)
+        self.writes_report = checks.flag("report", report)
         checks.choice("detail", detail, get_args(Detail))
         self._detail: Detail = detail
         self._figures = checks.choice("figures", figures, ("ends", "always", "never"))
@@ -211,6 +212,10 @@ class Monitor:
         Returns:
             The report; None if the evaluation was skipped to keep to ``max_overhead``, or failed.
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"`model` must be a torch.nn.Module, got {type(model).__name__}. The order is (model, step)."
+            )
         if any(is_lazy(parameter) for parameter in model.parameters()):
             self.inform("netdyn: lazy parameters have no shape yet; measuring begins when they have seen a batch.")
             return None
@@ -343,7 +348,7 @@ class Monitor:
         task: dict[str, Any] = {"forward": config.forward, "observer_hooks": config.observer_hooks or ()}
 
         def work() -> None:
-            with isolated_task(model, criterion, part=network, **task) as (own, own_criterion):
+            with offering(Monitor), isolated_task(model, criterion, part=network, **task) as (own, own_criterion):
                 self.processes.align(own.buffers())
                 found.append(
                     evaluate(
@@ -378,6 +383,7 @@ class Monitor:
         named = " and ".join(map(repr, name.split(", ")))
         measures = " and ".join(dict.fromkeys(repr(part.partition("/")[0]) for part in name.split(", ")))
         instead = f"Leave {measures} out of `measure`" if name != "val_probe" else "Pass another `val_probe`"
+        instead = "Correct `layers`" if "`layers`" in f"{error}" else instead
         checks.warn(
             f"netdyn could not measure {named}, and goes on without it: {reason(error)} {_advice(error)}{instead}, "
             "or pass strict=True to have this raised.",
@@ -586,6 +592,10 @@ class Monitor:
                 f"report's figures, {type(error).__name__}",
             )
             return {}
+
+    def changed(self, model: nn.Module) -> bool:
+        """Whether the weights of a network are others than at the last report, on any process."""
+        return any(self.processes.gather(lambda: self.report is not None and _sums(model) != self._measured))
 
     # --- never in the way ---
 

@@ -64,7 +64,7 @@ Schedule = Every | AtSteps | LogSpaced
 
 
 def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterable[int] | None) -> Schedule:
-    """The schedule of a monitor's arguments: a period, ``"log"`` or a list of steps; None: never."""
+    """The schedule of a monitor's arguments: a period, ``"log"`` or a list of steps; None: ``"log"``."""
     if every_n_train_steps is not None:
         return Every(whole("every_n_train_steps", every_n_train_steps))
     if schedule is None:
@@ -75,7 +75,10 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
         return LogSpaced()
     if not isinstance(schedule, Iterable):
         raise TypeError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")
-    steps = tuple(sorted({whole("schedule", step) for step in schedule}))
+    given = list(schedule)
+    if any(isinstance(step, bool) or not isinstance(step, int) for step in given):
+        raise TypeError(f"`schedule` must hold whole numbers of optimiser steps, got {given!r}.")
+    steps = tuple(sorted({whole("schedule", step) for step in given}))
     if not steps:
         raise ValueError("`schedule` must name at least one optimiser step, got an empty list.")
     return AtSteps(steps)

@@ -254,8 +254,8 @@ def test_histograms_have_the_same_points(whole, kind):
 def test_histograms_of_radii_begin_where_there_are_any(whole):
     assert list(whole.histograms["basin/weight/radii"]) == POINTS[1:]
     assert whole.histograms["basin/weight/radii"][POINTS[-1]].num == 16
-    # A tenth of the samples is right by luck before training, and their rays have a radius.
-    assert list(whole.histograms["basin/sample/radii"]) == POINTS
+    # What is right by luck before training is as often right under the highest noise: nothing is lost in between.
+    assert list(whole.histograms["basin/sample/radii"]) == POINTS[1:]
 
 
 def test_an_untrained_network_has_opt_units_like_alpha(whole):

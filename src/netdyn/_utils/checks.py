@@ -47,6 +47,13 @@ def whole(name: str, value: object, minimum: int = 1) -> int:
     return value
 
 
+def flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+    return value
+
+
 def fraction(name: str, value: float) -> float:
     """Return ``value`` if it lies strictly between 0 and 1."""
     if not (isinstance(value, int | float) and 0.0 < value < 1.0):

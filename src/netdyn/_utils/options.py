@@ -22,8 +22,8 @@ _offered: ContextVar[frozenset[str]] = ContextVar("offered", default=frozenset()
 
 @contextmanager
 def offering(source: Callable[..., Any]) -> Iterator[None]:
-    """Inside, what the user called takes the options of ``source``, so that messages may recommend them."""
-    token = _offered.set(frozenset(inspect.signature(source).parameters))
+    """Inside, what the user called takes the options of ``source`` too, so that messages may recommend them."""
+    token = _offered.set(_offered.get() | frozenset(inspect.signature(source).parameters))
     try:
         yield
     finally:

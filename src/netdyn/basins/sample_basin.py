@@ -237,7 +237,8 @@ def measure_sample_basin(
     clean = (own.divided(lambda mine, part: mine.all_right()) if clean is None else clean).cpu()
     clean_accuracy = mean_of(clean, own.weight)
     ask = Rays(own, Noise.at(own.model, own.inputs, own.by_sample, noise_at, seed))
-    at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
+    some, right_at_high, votes = _at_high(ask, high, own.samples if relative else max(64, own.samples // 16))
+    at_high = mean_of(right_at_high, None if own.weight is None else own.weight[some])
     floor = max(chance(own.answers), at_high)
     absolute = target_accuracy(accuracy, relative, clean_accuracy, floor, own.answers)
     labels, cluster = own.labels.cpu(), own.contents.clusters
@@ -259,7 +260,9 @@ def measure_sample_basin(
             if search.reachable:
                 search.guess = ladder.curve(of, search).crossing(search.aim)
         _search(ask, rays, searches)
-    curves = [None if c is None else ladder.curve(of, c) for of, c in zip(members, classes, strict=True)]
+    top_outcomes = torch.full((own.samples,), math.nan, dtype=torch.float64)
+    top_outcomes[some] = right_at_high
+    curves = [None if c is None else ladder.curve(of, c, top_outcomes) for of, c in zip(members, classes, strict=True)]
     class_radii = [math.nan if c is None else c.radius for c in classes]
     intervals = [(math.nan, math.nan) if c is None else c.interval for c in classes]
     sizes = torch.tensor([len(torch.unique(cluster[of])) for of in members])
@@ -300,12 +303,12 @@ def measure_sample_basin(
         high=high,
         forwards=own.forwards,
         noise_at=tuple(dict.fromkeys(site.name for site in ask.noise.sites)),
-        curve=replace(ladder.curve(everyone, whole), classes=tuple(curves)),
+        curve=replace(ladder.curve(everyone, whole, top_outcomes), classes=tuple(curves)),
     )
 
 
-def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]:
-    """Accuracy at the top noise level on one ray of some samples, and the share of each class predicted there.
+def _at_high(ask: Rays, high: float, wanted: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Some samples, which of them are right at the top noise level, and the share of each class predicted there.
 
     Those with the smallest digests are asked, so that the probe's order does not matter.
     """
@@ -317,7 +320,7 @@ def _at_high(ask: Rays, high: float, wanted: int) -> tuple[float, Tensor | None]
     votes = (
         torch.bincount(classes.long(), minlength=own.num_classes).double() / len(some) if own.num_classes > 1 else None
     )
-    return mean_of(right, None if own.weight is None else own.weight[some]), votes
+    return some, right, votes
 
 
 def _search(ask: Rays, rays: int, searches: Sequence[tuple[Tensor, Crossing]]) -> None:
@@ -361,8 +364,12 @@ class _Ladder:
         asked = ~self.levels.flatten().isnan()
         self._ask(torch.cat([own[~asked[own]] for own in self.portions]), *self.ends)
 
-    def curve(self, of: Tensor, search: Crossing) -> Curve:
-        """Accuracy against σ over some samples, bool ``[samples]``: through the answers here, and those of a search."""
+    def curve(self, of: Tensor, search: Crossing, at_high: Tensor | None = None) -> Curve:
+        """Accuracy against σ over some samples, bool ``[samples]``: through the answers here, and those of a search.
+
+        ``at_high [samples]`` are the outcomes at the top noise level, NaN where not asked: without them the curve would
+        end with the few answers just below, which fall to zero by chance.
+        """
         asked = ~self.levels[:, of].isnan()
         sigma = self.levels[:, of][asked].exp().tolist()
         share = self.right[:, of][asked].tolist()
@@ -371,6 +378,10 @@ class _Ladder:
             sigma.append(math.exp(level))
             share.append(mean_of(found, self.weight[of]))
             weights.append(float(len(found)))
+        if at_high is not None and len(index := (of & ~at_high.isnan()).nonzero()[:, 0]):
+            sigma.append(math.exp(self.ends[1]))
+            share.append(mean_of(at_high[index], self.weight[index]))
+            weights.append(float(len(index)))
         return falling_curve(search.clean_accuracy, sigma, share, weights)
 
     def _ask(self, questions: Tensor, low: float, high: float) -> None:

@@ -20,7 +20,15 @@ from netdyn.engine.modes import ModeReader
 from netdyn.linear.substitution import substitute, warn_of_defects, warn_of_missing
 from netdyn.linear.tails import TailReader, all_layers, layers_to_run, run_tails, squared_correlation
 from netdyn.modes.ranks import statistic_dtype
-from netdyn.probes.criteria import RightPositions, Within, apply_criterion, right_probability, share_right
+from netdyn.probes.criteria import (
+    RightLabels,
+    RightPositions,
+    Within,
+    apply_criterion,
+    right_class,
+    right_probability,
+    share_right,
+)
 from netdyn.probes.evaluator import Evaluator
 from netdyn.report.results import LayerReport
 from netdyn.tracing.fields import Choice, OtherRun, choose, read, warn_of_company, warn_of_unread
@@ -363,21 +371,36 @@ def logits_of(evaluator: Evaluator, outputs: object) -> object:
 
 
 def tally(evaluator: Evaluator, outputs: object, logits: object, target: Tensor) -> Tensor:
-    """For each sample of a batch whether its outputs are not finite (1 or 0), and its cross-entropy ``[2, samples]``.
+    """Of each sample of a batch ``[3, samples]``: whether its outputs are not finite, cross-entropy, largest output.
 
     Outputs that are no tensor count as finite; the entropies are NaN unless there is one logit per class, or one for
-    two classes.
+    two classes; the largest outputs NaN unless labels are predicted by their signs, and all are in [0, 1].
     """
     classes, unknown = evaluator.num_classes, torch.full((len(target),), math.nan)
     if not isinstance(outputs, Tensor) or not isinstance(logits, Tensor):
-        return torch.stack([torch.zeros_like(unknown), unknown])
+        return torch.stack([torch.zeros_like(unknown), unknown, unknown])
+    largest = unknown
+    if _by_sign(evaluator, outputs):
+        flat = outputs.detach().reshape(len(outputs), -1).float()
+        largest = flat.amax(dim=1).masked_fill(((flat < 0) | (flat > 1)).any(dim=1), math.nan)
     lost = (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).float()
     logits = logits.detach().reshape(len(target), -1)
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     if classes < 2 or logits.shape[1] != classes or not logits.is_floating_point():
-        return torch.stack([lost, unknown.to(lost)])
-    return torch.stack([lost, nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="none")])
+        return torch.stack([lost, unknown.to(lost), largest.to(lost)])
+    entropies = nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="none")
+    return torch.stack([lost, entropies, largest.to(lost)])
+
+
+def _by_sign(evaluator: Evaluator, outputs: Tensor) -> bool:
+    """Whether labels are predicted by the signs of single logits."""
+    criterion = evaluator.criterion
+    if isinstance(criterion, RightPositions):
+        return criterion.limit == 0 and tuple(outputs.shape[1:]) == criterion.positions.shape
+    if isinstance(criterion, RightLabels):
+        return criterion.limit == 0
+    return criterion is right_class and outputs[:1].numel() == 1
 
 
 def summed_up(evaluator: Evaluator, tallies: Sequence[Tensor]) -> tuple[float, float]:
@@ -385,12 +408,19 @@ def summed_up(evaluator: Evaluator, tallies: Sequence[Tensor]) -> tuple[float, f
 
     Samples that hold NaN themselves say nothing of the network, and are left out; both are NaN if all do.
     """
-    index, both = usable(evaluator.inputs), torch.cat(list(tallies), dim=1)
-    both = both if index is None else both[:, index.to(both.device)]
-    share, loss = both.to(statistic_dtype(both.device)).mean(dim=1).tolist()
+    index, found = usable(evaluator.inputs), torch.cat(list(tallies), dim=1)
+    found = found if index is None else found[:, index.to(found.device)]
+    share, loss, largest = found.to(statistic_dtype(found.device)).mean(dim=1).tolist()
     if share > 0:
         checks.warn(
-            f"The network outputs NaN or inf for {round(share * both.shape[1])} of {both.shape[1]} samples, which "
+            f"The network outputs NaN or inf for {round(share * found.shape[1])} of {found.shape[1]} samples, which "
             "count as wrong and are left out of the modes of layers whose local fields are not finite for them."
+        )
+    # The mean of NaN and anything else is NaN. An output layer of zeros has the outputs 0.
+    if largest > 0:
+        checks.warn(
+            "All outputs lie between 0 and 1, but are read as logits: the label is 1 wherever they are above 0. If "
+            "they are probabilities, return the logits, or pass `criterion=`, for instance `lambda outputs, target: "
+            "(outputs.flatten() > 0.5) == target`."
         )
     return 1 - share, loss

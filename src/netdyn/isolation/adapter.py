@@ -31,6 +31,7 @@ class Adapter(nn.Module):
     _context: Callable[[], AbstractContextManager[Any]]
     _convert: Callable[[Inputs], Inputs] | None
     _module: nn.Module
+    several: bool = False  #: whether the last output was a tuple of several tensors, of which the first was taken
 
     def __init__(
         self,
@@ -55,7 +56,9 @@ class Adapter(nn.Module):
         """The logits."""
         inputs = inputs if self._convert is None else self._convert(inputs)
         with self._context(), call_explained(self._module, self._call, inputs, own=self._call is not call):
-            return opened(self._call(self._module, inputs))
+            output = self._call(self._module, inputs)
+            self.__dict__["several"] = isinstance(output, tuple) and len(list(filter(_is_batch, output))) > 1
+            return opened(output)
 
 
 @contextmanager
@@ -95,6 +98,10 @@ def call(module: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, Sequence) and not isinstance(inputs, str) and _takes_items(_parameters(module), len(inputs)):
         return module(*inputs)
     return module(inputs)
+
+
+def _is_batch(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.ndim > 1
 
 
 def opened(output: Any) -> Any:

@@ -104,6 +104,8 @@ class Evaluator:
 
     def all_right(self, model: Callable[[Inputs], Tensor] | None = None) -> Tensor:
         """Which samples of the probe are right, bool ``[samples]``, or the share of each that is."""
+        if not self.samples:  # one process of several may have none
+            return torch.zeros(0, dtype=torch.bool, device=self.target.device)
         return torch.cat([self.right(*self.batch(part), model) for part in blocks(self.samples, self.batch_size)])
 
     def batch(self, part: slice | Tensor) -> tuple[Inputs, Tensor]:

@@ -65,7 +65,9 @@ def prepare(
         return _regression(model, inputs, read.values, batch_size, tolerance)
     if (kept := read.kept) is not None:
         inputs, read = take(inputs, kept), replace(read, values=read.values[kept])
-    notes = (read.note,) if read.note else ()
+    sizes = ", ".join(map(str, outputs.shape[1:]))
+    first = f"of several tensors that the model returns the first, [samples, {sizes}], is taken as the logits"
+    notes = tuple(filter(None, (read.note, first if getattr(model, "several", False) else "")))
     found = Evaluator(
         model, inputs, read.values.to(device), right_class, 1, batch_size, kept=kept, notes=notes, answers=1
     )
