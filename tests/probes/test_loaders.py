@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import random
 import re
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,10 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    Sampler,
     Subset,
     TensorDataset,
     WeightedRandomSampler,
@@ -909,3 +913,65 @@ def test_a_probe_keeps_the_order_that_batches_have(attributes):
     assert lengths.tolist() == sorted(lengths.tolist(), reverse=True)
     assert len(probe.target) == 12
     torch.nn.utils.rnn.pack_padded_sequence(probe.inputs, lengths.long(), batch_first=True, enforce_sorted=True)
+
+
+class Part(Sampler):
+    """A sampler of the user's own, which draws from a part of the data."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def __iter__(self):
+        return iter(self.part)
+
+    def __len__(self):
+        return len(self.part)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_sampler_of_a_part_must_say_of_which(named):
+    data, sampler = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2), Part(list(range(10)))
+    loader = DataLoader(data, batch_size=4, sampler=sampler)
+    if named:
+        sampler.indices = sampler.part
+        assert read_probe(loader, 20, 0, as_is, input_and_target).inputs.max() < 10
+        return
+    with pytest.warns(UserWarning, match="^The sampler Part draws 10 of 40 samples, but does not say which"):
+        read_probe(loader, 20, 0, as_is, input_and_target)
+
+
+def test_samplers_of_torch_need_not_say_it():
+    data = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40) % 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for sampler in (RandomSampler(data, num_samples=5), DistributedSampler(data, 2, 0)):
+            loader = DataLoader(data, batch_size=4, sampler=sampler)
+            assert len(read_probe(loader, 40, 0, as_is, input_and_target).target) == 40
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.float, lambda y: y[:, None], lambda y: y[:, None].double()])
+@pytest.mark.parametrize("known", [True, False])
+def test_labels_in_a_column_or_of_a_floating_type_are_strata_too(form, known):
+    """3 of 2,000 samples are of the second class; a random choice of 50 would nearly never hold one."""
+    labels = torch.zeros(2000).long()
+    labels[[5, 700, 1999]] = 1
+    data = TensorDataset(torch.arange(2000.0)[:, None], form(labels))
+    data = data if known else [data[i] for i in [*range(60), 700, 1999]]
+    assert int(read_probe(DataLoader(data, 8), 50, 0, as_is, input_and_target).target.sum()) > 0
+
+
+def test_numbers_of_which_the_first_is_whole_are_not_read_as_labels():
+    numbers = torch.cat([torch.zeros(1), torch.rand(4999, generator=seeded())])
+    found = read_probe(DataLoader(TensorDataset(numbers[:, None], numbers), 8), 30, 0, as_is, input_and_target)
+    assert len(found.target) == 30
+    assert labels_at(TensorDataset(numbers), torch.arange(5000)) is None
+
+
+def test_a_list_of_tensors_is_answered_with_what_fits():
+    data = [(torch.zeros(3), i % 2) for i in range(12)]
+
+    def collate(samples):
+        return [x for x, _ in samples], torch.tensor([y for _, y in samples])
+
+    with pytest.raises(ValueError, match=r"^`inputs` must be one tensor with samples first, .* `torch.stack`"):
+        read_probe(DataLoader(data, 4, collate_fn=collate), 8, 0, as_is, input_and_target)

@@ -152,3 +152,28 @@ def test_one_hot_rows_are_refused_with_the_way_out(out, target):
 def test_options_that_do_not_fit_are_refused(options, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}"):
         TargetOptions(**options)
+
+
+SQUARE = torch.arange(N * 6).reshape(N, 6) % 6
+
+
+@pytest.mark.parametrize(("inputs", "last"), [(torch.zeros(N, 6, 4), False), (SQUARE.clone(), True)])
+def test_as_many_classes_as_positions_come_last_for_tokens_and_first_for_all_else(inputs, last):
+    found = read(outputs(6, 6), SQUARE, inputs)
+    assert (found.positions.shape, found.positions.last, found.num_classes) == ((6,), last, 6)
+    order = "positions, classes" if last else "classes, positions"
+    assert found.note == f"outputs [6, 6] per sample are read as [{order}]"
+    assert read(outputs(6, 5), TOKENS, TOKENS).note == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "end"),
+    [
+        (LABELS + 1, "got the label 3. Subtract 1 from labels that begin at 1."),
+        (LABELS.masked_fill(LABELS == 1, 255), "got the label 255. Pass `ignore_index=255` if that marks what has no "),
+        (LABELS * 7 - 5, "got the label -5. Pass task='numbers' if these are numbers to be predicted."),
+    ],
+)
+def test_labels_out_of_range_are_answered_with_what_they_may_be(labels, end):
+    with pytest.raises(ValueError, match=re.escape(end)):
+        read(outputs(3), labels)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
+from netdyn import diagnose
 from netdyn.tracing.fields import discover
 from netdyn.tracing.outputs import Probabilities
 from netdyn.tracing.tracer import run
@@ -66,3 +68,42 @@ def test_of_attention_weights_and_maps_only_the_latest_is_kept():
     assert found.find(first) is None
     assert found.find(last).logits is last
     assert found.find(result).logits is LOGITS
+
+
+class Guarded(nn.Module):
+    """One probability, or several, that a logarithm of zero cannot meet."""
+
+    def __init__(self, guard, outputs=1):
+        super().__init__()
+        self.first, self.last, self.guard = nn.Linear(6, 9), nn.Linear(9, outputs), guard
+
+    def forward(self, x):
+        # So far from zero that every probability is at an end of its range.
+        return self.guard(torch.sigmoid(1000 * self.last(torch.relu(self.first(x)))))
+
+
+GUARDS = {
+    "clamp": lambda p: p.clamp(1e-4, 1 - 1e-4),
+    "clamp in place": lambda p: p.clamp_(1e-4, 1 - 1e-4),
+    "torch.clip, then a bound": lambda p: torch.clamp_min(torch.clip(p, max=1 - 1e-4), 1e-4),
+    "maximum": lambda p: torch.maximum(p, torch.tensor(1e-4)),
+    "without NaN": lambda p: torch.nan_to_num(p),
+}
+
+
+@pytest.mark.parametrize("guard", GUARDS.values(), ids=GUARDS)
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_probabilities_within_bounds_are_probabilities(guard, outputs):
+    network, x = fill(Guarded(guard, outputs)), samples()
+    with torch.no_grad():  # so that both answers occur
+        network.last.bias -= network.last(torch.relu(network.first(x))).median(dim=0).values
+    plain = Guarded(lambda p: p, outputs)
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert discover(network, x).probabilities is True
+        y = (network(x) > 0.5).long()
+    y = y[:, 0] if outputs == 1 else y
+    found, expected = (diagnose(each, x, y, measure=["modes", "linear"]) for each in (network, plain))
+    assert found.accuracy == expected.accuracy == 1
+    assert [layer.name for layer in found.layers] == ["first"]
+    assert found.layers[0].tail_accuracy == expected.layers[0].tail_accuracy
