@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from clouds import FEATURES, probe
-from netdyn import DynamicsWarning, Monitor, budget, diagnose, monitor
+from netdyn import DynamicsMonitor, DynamicsWarning, Monitor, budget, diagnose, monitor
 from netdyn._utils import checks
 from netdyn.loggers.tensorboard import last_layout, layout, markdown
 from netdyn.tags import FIGURES, HISTOGRAMS, SCALARS
@@ -196,6 +196,28 @@ def clock(monkeypatch):
 
 def take(seconds):
     CLOCK[0] += seconds
+
+
+def test_reading_the_probe_is_no_training(clock):
+    watch = Monitor(DataLoader(TensorDataset(*probe())), unpack=lambda batch: take(30) or batch, **MODES)
+    watch.start()
+    take(10)
+    watch.measure(made()[0], 1)
+    assert watch.budget.trained() == pytest.approx(10)
+    assert watch.budget.spent == pytest.approx(30)
+
+
+@pytest.mark.parametrize("name", ["histograms", "layout", "report", "strict"])
+def test_switches_are_true_or_false(name):
+    with pytest.raises(TypeError, match=f"^`{name}` must be True or False, got 'never'.$"):
+        Monitor(probe(), **{name: "never"})
+    with pytest.raises(TypeError, match=r"^`on_fit_ends` must be True or False, got 1\.$"):
+        DynamicsMonitor(on_fit_ends=1)
+
+
+def test_a_step_in_place_of_the_model_is_named():
+    with pytest.raises(TypeError, match=r"^`model` must be a torch.nn.Module, got int. The order is \(model, step\).$"):
+        Monitor(probe()).measure(0, made()[0])
 
 
 class Slow(nn.Module):

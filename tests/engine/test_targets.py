@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from netdyn.basins.interval import clustered_error
 from netdyn.engine import layers
 from netdyn.functional import batchnorm_gap, sample_basin, weight_basin
 from netdyn.metrics import SampleBasin
+from networks import fill, samples
 
 SAMPLES = 120
 
@@ -464,3 +466,77 @@ def test_a_start_line_says_that_floating_targets_are_labels():
     watch.inform = said.append
     watch.measure(net, 0)
     assert said[0].endswith("Note: the targets, whole numbers of a floating dtype, are taken as class labels.")
+
+
+class Several(nn.Module):
+    """Features and logits."""
+
+    def __init__(self, logits_first):
+        super().__init__()
+        self.body, self.head, self.first = nn.Linear(6, 8), nn.Linear(8, 3), logits_first
+
+    def forward(self, x):
+        features = torch.relu(self.body(x))
+        logits = self.head(features)
+        return (logits, features) if self.first else (features, logits)
+
+
+@pytest.mark.parametrize(("first", "width"), [(True, 3), (False, 8)])
+def test_which_of_several_outputs_is_taken_is_told(first, width):
+    x, y = samples(30), torch.arange(30) % 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = diagnose(fill(Several(first)), x, y, measure=["sample_basin"]).notes
+        chosen = diagnose(
+            fill(Several(first)), x, y, measure=["sample_basin"], forward=lambda m, x: m(x)[0 if first else 1]
+        ).notes
+    said = f"of several tensors that the model returns the first, [samples, {width}], is taken as the logits"
+    assert (told, chosen) == ((said,), ())
+
+
+class ByHand(nn.Module):
+    """A sigmoid, or the same without being one, after one logit."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.net, self.end = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1)), end
+
+    def forward(self, x):
+        return self.end(self.net(x))
+
+
+SIGNS = {
+    "logit": (lambda z: z, False),
+    "sigmoid": (torch.sigmoid, False),
+    "a softmax's second column": (lambda z: torch.cat([-z, z], dim=1).softmax(dim=1)[:, 1:], True),
+    "a mean of sigmoids": (lambda z: (z.sigmoid() + (2 * z).sigmoid()) / 2, True),
+    "zeros": (lambda z: 0 * z, False),
+}
+
+
+@pytest.mark.parametrize(("end", "told"), SIGNS.values(), ids=SIGNS)
+@pytest.mark.parametrize("measure", [["sample_basin"], ["modes"]])
+def test_probabilities_that_are_read_as_logits_are_told(end, told, measure):
+    x, y = samples(60), torch.arange(60) % 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        diagnose(fill(ByHand(end)), x, y, measure=measure)
+    said = [str(each.message) for each in caught if str(each.message).startswith("All outputs lie between 0 and 1")]
+    assert len(said) == told
+
+
+@pytest.mark.parametrize("measure", [["modes"], ["sample_basin"]])
+@pytest.mark.parametrize("end", [lambda z: z, torch.sigmoid])
+def test_the_loss_is_that_of_the_logits(end, measure):
+    network, x, y = fill(ByHand(end)), samples(60), torch.arange(60) % 2
+    found = diagnose(network, x, y, measure=measure).loss
+    logits = network.net(x)[:, 0]
+    assert found == pytest.approx(nn.functional.binary_cross_entropy_with_logits(logits, y.float()).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("measure", [["modes"], ["sample_basin"]])
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Softmax(dim=1), nn.LogSoftmax(dim=1)])
+def test_the_loss_of_several_classes_is_that_of_the_logits(end, measure):
+    body, x, y = fill(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), samples(60), torch.arange(60) % 3
+    found = diagnose(nn.Sequential(*body, end), x, y, measure=measure).loss
+    assert found == pytest.approx(nn.functional.cross_entropy(body(x), y).item(), rel=1e-4)

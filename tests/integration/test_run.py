@@ -652,6 +652,27 @@ def test_an_evaluation_beyond_the_budget_is_left_out_counted_and_logged():
     assert float(run.trainer.callback_metrics["netdyn/skipped"]) == 3
 
 
+class ZeroAtTheEnd(L.Callback):
+    """Stands for callbacks that average or prune the weights when training is over."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.parameters():
+                parameter.zero_()
+
+
+def test_weights_that_change_after_the_last_evaluation_are_measured():
+    last = DynamicsMonitor(**MODES)
+    run = fit(last, max_epochs=2)
+    assert run.steps("probe/accuracy") == [0, 3, 7]
+    changed = DynamicsMonitor(**MODES)
+    trainer = make_trainer(ZeroAtTheEnd(), changed, max_epochs=2)
+    trainer.fit(Digits(), loader())
+    assert changed.monitor.evaluations == 4
+    assert changed.report.accuracy < last.report.accuracy
+    assert changed.report.layers[0].constant_fraction == 1
+
+
 def test_overhead_is_time_measuring_over_time_training():
     run = fit(DynamicsMonitor(**MODES))
     seconds, overhead = run.values("netdyn/seconds"), run.values("netdyn/overhead")
