@@ -82,7 +82,8 @@ def main() -> None:
     train, val = digits()
     model = Digits()
     images, labels = train[:1024]
-    before = diagnose(model, images, labels)
+    held_out = dict(zip(("val_inputs", "val_target"), val[:], strict=True))
+    before = diagnose(model, images, labels, **held_out)
 
     trainer = L.Trainer(
         max_epochs=options.epochs,
@@ -99,7 +100,7 @@ def main() -> None:
     print("\nUntrained\n---------")
     print(before)
     print("\nTrained\n-------")
-    print(diagnose(model, images, labels))
+    print(diagnose(model, images, labels, **held_out))
     print("\nIs training left alone, and what does an evaluation cost?\n")
     print(trial_run(Digits(), DataLoader(train, batch_size=32, shuffle=True), accelerator="cpu"))
     print("\nNow look at the curves:\n")

@@ -111,7 +111,7 @@ OURS = (
     (
         "coverage/own − other",
         "validation samples reached from the nearest sample of their class, and of another",
-        "2 forward passes",
+        "1 forward pass at most",
     ),
     ("modes/opt_mean", "share of order-preserving units", "one forward pass, sorting"),
     ("modes/dead_max", "share of dead units in the worst layer", "none beside modes"),

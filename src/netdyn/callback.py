@@ -63,7 +63,7 @@ class DynamicsMonitor(Callback):
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument lies outside its range, or two cadences are given.
 
-    Example:
+    Examples:
         >>> monitor = DynamicsMonitor(every_n_epochs=5)
     """
 

@@ -93,7 +93,7 @@ class Monitor:
         TypeError: If an argument is of the wrong type.
         ValueError: If an argument lies outside its range.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(4, 2)
         >>> monitor = Monitor(
         ...     (torch.eye(4).repeat(25, 1), torch.tensor([0, 0, 1, 1]).repeat(25)), measure=["sample_basin"]

@@ -111,7 +111,7 @@ def trial_run(
         TypeError: If an argument is of the wrong type.
         ValueError: If ``max_steps`` lies outside its range.
 
-    Example:
+    Examples:
         >>> import lightning as L
         >>> class Model(L.LightningModule):
         ...     def __init__(self):

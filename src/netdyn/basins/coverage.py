@@ -89,7 +89,7 @@ def coverage(
         P1's account of grokking: training samples' basins come to cover the test samples. The measure is netdyn's
         convention.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(1, 2)  # class 1 above 0
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>

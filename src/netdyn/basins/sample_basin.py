@@ -107,7 +107,7 @@ def sample_basin(
     Source:
         P1, attraction basin in sample space. Levels, interpolation and interval are netdyn's conventions.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(1, 2)
         >>> net.load_state_dict({"weight": torch.tensor([[-1.0], [1.0]]), "bias": torch.zeros(2)})
         <All keys matched successfully>

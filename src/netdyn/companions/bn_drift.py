@@ -39,7 +39,7 @@ def bn_drift(model: nn.Module, inputs: Inputs) -> dict[str, float]:
     Source:
         netdyn's convention; P1: grokking in deep networks is largely the lag of these statistics.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.BatchNorm1d(1, eps=1e-12))
         >>> net.load_state_dict({"0.running_mean": torch.tensor([3.0])}, strict=False).unexpected_keys
         []

@@ -34,7 +34,7 @@ def effective_dimension(fields: Tensor) -> float:
         The ratio: arXiv:2006.04791 and many before. The estimates are the U-statistics of both quantities; that of Σλ²
         is the unbiased HSIC of Song et al. (2012) with a linear kernel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> directions = torch.eye(3).repeat(2, 1) * torch.tensor([1.0] * 3 + [-1.0] * 3)[:, None]
         >>> round(effective_dimension(directions.repeat(1000, 1)), 3)  # plus and minus each of three directions
@@ -81,7 +81,7 @@ def effective_rank(fields: Tensor) -> float:
         Roy and Vetterli, *The effective rank* (EUSIPCO 2007). With the eigenvalues in place of the singular values it
         is the effective dimension of arXiv:2006.04791.
 
-    Example:
+    Examples:
         >>> import torch
         >>> round(effective_rank(torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])), 3)
         2.0

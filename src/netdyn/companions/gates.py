@@ -36,7 +36,7 @@ def gate_entropy(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
         Janik and Witaszczyk, *Complexity for deep neural networks*, arXiv:2006.04791: the mean over a layer is its
         nonlinearity.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Identity(), nn.ReLU())
         >>> gate_entropy(net, torch.tensor([[1.0, 1.0], [2.0, -1.0]]), layers=["0"])["0"].tolist()
         [0.0, 1.0]

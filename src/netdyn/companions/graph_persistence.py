@@ -41,7 +41,7 @@ def deep_graph_persistence(model: nn.Module, p: float = 2, *, most: int = MOST) 
         Girrbach et al., arXiv:2307.10865 (standardised weights; their public code). It is defined for layers that are
         fully connected in a chain.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
         >>> net.load_state_dict({"0.weight": torch.tensor([[1.0, -1], [3, -3]]), "2.weight": torch.tensor([[1.0, -1]])})

@@ -25,7 +25,7 @@ def localisation(maps: Tensor) -> Tensor:
     Source:
         Ingrosso and Goldt, *Data-driven emergence of convolutional structure*, arXiv:2202.00565.
 
-    Example:
+    Examples:
         >>> import torch
         >>> localisation(torch.tensor([[0.0, 5.0, 0.0, 0.0], [1.0, -1.0, 1.0, 1.0]])).tolist()
         [1.0, 0.25]

@@ -41,7 +41,7 @@ def neural_persistence(weight: Tensor, p: float = 2, *, largest: float | None = 
         Rieck et al., *Neural Persistence*, arXiv:1812.09764. Girrbach et al., arXiv:2307.10865, show that in deep
         networks it is mostly the variance of |W|/max|W|: :func:`weight_variance`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> round(neural_persistence(torch.tensor([[4.0, -2.0], [0.0, 1.0]]), p=1), 4)  # (0 + 1/2 + 3/4) / 3
         0.4167
@@ -73,7 +73,7 @@ def weight_variance(weight: Tensor, *, largest: float | None = None) -> float:
     Source:
         Girrbach et al., arXiv:2307.10865.
 
-    Example:
+    Examples:
         >>> import torch
         >>> weight_variance(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]))
         0.25

@@ -27,7 +27,7 @@ def node_strength(model: nn.Module) -> dict[str, Tensor]:
         La Malfa et al., arXiv:2110.02628 and arXiv:2209.05488. They also count the network's inputs as a layer, and add
         1 to the first and the last one; and every position of a convolution is a node of its own.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
         >>> new = {"0.weight": [[1, 2], [3, 4]], "0.bias": [0.5, 0], "2.weight": [[10, 20]]}
@@ -64,7 +64,7 @@ def layer_fluctuation(model: nn.Module) -> dict[str, float]:
     Source:
         La Malfa et al., arXiv:2110.02628.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False))
         >>> net.load_state_dict({"0.weight": torch.tensor([[1.0], [5.0]])})

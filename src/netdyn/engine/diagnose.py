@@ -69,7 +69,7 @@ def diagnose(
     Source:
         P1; :mod:`netdyn.functional` names the conventions behind each quantity.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2))
         >>> report = diagnose(net, torch.eye(4).repeat(25, 1), torch.tensor([0, 0, 1, 1]).repeat(25))

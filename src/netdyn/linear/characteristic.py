@@ -46,7 +46,7 @@ def characteristic_maps(
     Source:
         P2, characteristic maps of output and hidden nodes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> maps = characteristic_maps(net, torch.zeros(5, 3))
@@ -85,7 +85,7 @@ def subnetwork(model: nn.Module, inputs: Inputs, layer: str, most: int = 5) -> t
     Source:
         P2, subnetworks of weight pathways; the number is netdyn's convention.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2, bias=False))
         >>> net.load_state_dict({"0.weight": torch.eye(2), "0.bias": torch.ones(2), "2.weight": torch.eye(2)})

@@ -124,7 +124,7 @@ def linear_substitution_map(model: nn.Module, inputs: Inputs, layers: Sequence[s
     Source:
         P1, linear substitution map; the straight-through operating point is netdyn's convention.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
         >>> pathway = linear_substitution_map(net, torch.zeros(4, 2))["0"]

@@ -60,7 +60,7 @@ def linear_tail(
     Source:
         P1 asks which layers can be linear; the closed form is netdyn's convention.
 
-    Example:
+    Examples:
         >>> import torch
         >>> class IsFar(nn.Module):  # whether |x| > ½
         ...     def forward(self, x):
@@ -100,7 +100,7 @@ def linear_share(
     Source:
         P2, linear and nonlinear learning modes; the number is netdyn's convention.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.Linear(3, 2))
         >>> {name: round(value, 6) for name, value in linear_share(net, torch.eye(2), layers=["0"]).items()}
@@ -253,7 +253,7 @@ def functional_depth(accuracies: Mapping[str, float], accuracy: float, *, untrai
     Source:
         netdyn's convention.
 
-    Example:
+    Examples:
         >>> functional_depth({"fc1": 0.6, "fc2": 0.89, "fc3": 0.95}, 0.9)
         1.0
     """

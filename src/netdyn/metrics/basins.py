@@ -87,7 +87,7 @@ class SampleBasin(_BasinMetric):
     Source:
         P1, attraction basin in sample space.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(2, 2)
         >>> net.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
         <All keys matched successfully>
@@ -155,7 +155,7 @@ class WeightBasin(_BasinMetric):
     Source:
         P1, attraction basin in weight space.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(2, 2)
         >>> net.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
         <All keys matched successfully>

@@ -140,7 +140,7 @@ class NeuronModes(_FieldMetric):
     Source:
         P1, order-preserving and non-order-preserving transformations; both rules are netdyn's conventions.
 
-    Example:
+    Examples:
         >>> metric = NeuronModes(num_classes=2)
         >>> fields = torch.arange(8.0)[:, None] * torch.ones(20)
         >>> metric.update(fields, torch.arange(8) // 4, torch.tensor([[-1.0], [1.0]]) * torch.ones(20))
@@ -185,7 +185,7 @@ class RankDistribution(_FieldMetric):
     Source:
         P1, rank probability distribution.
 
-    Example:
+    Examples:
         >>> metric = RankDistribution(num_classes=2, bins=2)
         >>> metric.update(torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.0], [1.0]]))
         >>> metric.compute()

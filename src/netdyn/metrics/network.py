@@ -40,7 +40,7 @@ class BatchNormGap(StateMetric):
     Source:
         P1: in deep networks grokking is largely the closing of this gap.
 
-    Example:
+    Examples:
         >>> metric = BatchNormGap()
         >>> net = nn.BatchNorm1d(2, affine=False)  # untrained: mean 0 and variance 1, so that class 1 always wins
         >>> metric.update(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))
@@ -96,7 +96,7 @@ class LinearTail(StateMetric):
     Source:
         P1 asks which layers can be linear.
 
-    Example:
+    Examples:
         >>> metric = LinearTail()
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> metric.update(net, torch.rand(9, 2), torch.arange(9) % 2)
@@ -213,7 +213,7 @@ class NetworkModes(SampleMetric):
     Source:
         P1, order-preserving transformations; :class:`netdyn.NeuronModes` does the same with the fields of one layer.
 
-    Example:
+    Examples:
         >>> net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 2))
         >>> metric = NetworkModes()
         >>> for x in torch.eye(4).repeat(25, 1).split(20):

@@ -97,7 +97,7 @@ def order_index(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Tensor:
     Source:
         netdyn's convention, after P1's order-preserving and non-order-preserving transformations.
 
-    Example:
+    Examples:
         >>> order_index(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
@@ -120,7 +120,7 @@ def order_alignment(tuning: Tensor, pathway: Tensor, centre: bool = True) -> Ten
     Source:
         netdyn's convention.
 
-    Example:
+    Examples:
         >>> order_alignment(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.3], [0.3]]))
         tensor([1.], dtype=torch.float64)
     """
@@ -143,7 +143,7 @@ def rpd_gradient(tuning: Tensor, pathway: Tensor, class_share: Tensor, centre: b
     Source:
         P1 reads the slope off the distribution; the closed form is netdyn's convention.
 
-    Example:
+    Examples:
         >>> rpd_gradient(torch.tensor([[-1.0], [1.0]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.5]))
         tensor(3., dtype=torch.float64)
     """

@@ -60,7 +60,7 @@ def order_test(
         netdyn's convention; mean and variance over permutations are those of the linear statistic of W. Hoeffding,
         *A combinatorial central limit theorem*, 1951.
 
-    Example:
+    Examples:
         >>> tuning = torch.eye(5, dtype=torch.float64).repeat(1, 8) * 2 - 1
         >>> z, opt_chance = order_test(tuning, tuning)
         >>> round(z, 3), opt_chance < 1

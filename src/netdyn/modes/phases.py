@@ -52,7 +52,7 @@ def phase(gradients: Sequence[float] | Tensor, num_classes: int) -> Phase:
     Source:
         P1 reads the phases by eye from the profile of gradients over layers; the numbers are netdyn's convention.
 
-    Example:
+    Examples:
         >>> phase([0.5, 1.0, 2.0], 10)
         Phase(index=1.0, spread=1.5, mean=1.1666666666666667)
     """

@@ -41,7 +41,7 @@ def midranks(x: Tensor) -> Tensor:
     Source:
         P1 ranks the local fields; the treatment of ties is netdyn's convention (the Mann–Whitney one).
 
-    Example:
+    Examples:
         >>> midranks(torch.tensor([30.0, 10.0, 10.0]))
         tensor([3.0000, 1.5000, 1.5000], dtype=torch.float64)
     """
@@ -102,7 +102,7 @@ def class_tuning(fields: Tensor, target: Tensor, num_classes: int) -> Tensor:
     Source:
         netdyn's convention (Mann–Whitney U; rank-biserial correlation); P1 compares rank distributions of classes.
 
-    Example:
+    Examples:
         >>> fields = torch.tensor([[0.1], [0.2], [0.3], [0.4]])
         >>> class_tuning(fields, torch.tensor([0, 0, 1, 1]), num_classes=2)
         tensor([[-1.],
@@ -137,7 +137,7 @@ def rank_correlation(fields: Tensor, target: Tensor) -> Tensor:
     Source:
         netdyn's convention, the counterpart of :func:`class_tuning` for regression.
 
-    Example:
+    Examples:
         >>> rank_correlation(torch.tensor([[1.0], [4.0], [9.0]]), torch.tensor([0.1, 0.2, 0.3]))
         tensor([[1.]], dtype=torch.float64)
     """
@@ -213,7 +213,7 @@ def rank_distribution(
         P1. netdyn's conventions are the normalisation of ranks, the centring, and that a rank on the edge of two bins
         counts half in each (which makes reflection exact).
 
-    Example:
+    Examples:
         >>> fields = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
         >>> rank_distribution(fields, torch.tensor([0, 0, 1, 1]), torch.tensor([[-1.0], [1.0]]), num_classes=2, bins=2)
         tensor([[0., 2.],

@@ -36,7 +36,7 @@ def transfer_order(fields: Tensor, outputs: Tensor) -> Tensor:
     Source:
         P1 (v1, v2) asks whether the activation itself preserves the order; the number is netdyn's convention.
 
-    Example:
+    Examples:
         >>> fields = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
         >>> transfer_order(fields, fields.relu())
         tensor([0.8333], dtype=torch.float64)

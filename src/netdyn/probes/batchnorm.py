@@ -62,7 +62,7 @@ def batchnorm_gap(
     Source:
         P1: in deep networks grokking is largely the closing of this gap. The batches are netdyn's convention.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.BatchNorm1d(2, affine=False)  # untrained: mean 0, variance 1, so that class 1 always wins
         >>> batchnorm_gap(net, torch.tensor([[2.0, 10.0], [0.0, 12.0]]), torch.tensor([0, 1]))

@@ -26,7 +26,7 @@ def is_guessed(accuracy: float, guess: float, num_classes: int, samples: int) ->
     Source:
         netdyn's convention.
 
-    Example:
+    Examples:
         >>> is_guessed(0.17, guess=0.1, num_classes=10, samples=1000)
         True
         >>> is_guessed(0.17, guess=0.01, num_classes=100, samples=1000)

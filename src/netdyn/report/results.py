@@ -365,7 +365,7 @@ class Report:
         Args:
             path: The file; one that exists is replaced.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> report = Report((), None, None, 0.5, None, samples=4, num_classes=2, alpha=0.05)
             >>> with tempfile.TemporaryDirectory() as folder:

@@ -52,7 +52,7 @@ class Verdict:
         advice: What to try; empty where nothing needs to be done.
         reason: One sentence with the numbers.
 
-    Example:
+    Examples:
         >>> print(Verdict("healthy", {"probe/accuracy": 0.98}, "", "training accuracy 0.980, validation 0.962"))
         healthy: training accuracy 0.980, validation 0.962.
     """

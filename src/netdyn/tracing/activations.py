@@ -85,7 +85,7 @@ def register_activation(activation: T) -> T:
     Source:
         netdyn's convention.
 
-    Example:
+    Examples:
         >>> @register_activation
         ... class Snake(nn.Module):
         ...     def forward(self, x):

@@ -43,7 +43,7 @@ def local_fields(model: nn.Module, inputs: Inputs, layers: Sequence[str] | None 
     Source:
         P1, local field; after any normalisation layer.
 
-    Example:
+    Examples:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> {name: list(field.shape) for name, field in local_fields(net, torch.zeros(5, 2)).items()}
