@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -278,7 +279,9 @@ class DynamicsMonitor(Callback):
             together = loaders is trainer.train_dataloader and (others or isinstance(loaders, Mapping))
             if not can_read(loader) or (together and not self._unpacks()):
                 return None
-            return read_probe(loader, *options, FIRST * others)
+            # `limit_train_batches` and `overfit_batches`; a limit of 0 trains nothing.
+            most = (trainer.num_training_batches or math.inf) if loaders is trainer.train_dataloader else math.inf
+            return read_probe(loader, *options, FIRST * others, most)
 
     def _unpacks(self) -> bool:
         """Whether batches are unpacked here, and not by a function of the user's, which takes those of all loaders."""

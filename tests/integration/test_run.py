@@ -652,6 +652,29 @@ def test_an_evaluation_beyond_the_budget_is_left_out_counted_and_logged():
     assert float(run.trainer.callback_metrics["netdyn/skipped"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("options", "shuffled", "batches"),
+    [
+        ({"overfit_batches": 2}, True, 2),
+        ({"limit_train_batches": 3}, False, 3),
+        ({"limit_train_batches": 3}, True, None),
+        ({}, False, None),
+    ],
+)
+def test_the_probe_is_of_the_samples_that_training_sees(options, shuffled, batches):
+    x = torch.arange(400.0)[:, None].expand(-1, 64)
+    data = TensorDataset(x, torch.arange(400) % 10)
+    watch, seen = DynamicsMonitor(**MODES | {"probe_size": 400}), []
+
+    class Looks(L.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.append(watch.monitor.probe.inputs[:, 0])
+
+    fit(watch, Looks(), train=DataLoader(data, 25, shuffle=shuffled), max_epochs=1, **options)
+    assert len(seen[0]) == (400 if batches is None else 25 * batches)
+    assert seen[0].max() == len(seen[0]) - 1
+
+
 class ZeroAtTheEnd(L.Callback):
     """Stands for callbacks that average or prune the weights when training is over."""
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 import networks
+from netdyn import diagnose
+from netdyn.engine.config import MEASURES
 from netdyn.functional import local_fields
-from netdyn.isolation.adapter import Adapter, call, opened
-from networks import samples
+from netdyn.isolation.adapter import Adapter, call, isolated_network, opened
+from networks import fill, samples
 
 
 def picked(module, batch):
@@ -215,3 +217,31 @@ def test_any_other_output_stays_as_it_is(output):
 def test_the_modules_of_an_adapter_are_those_that_run():
     network = networks.bn_mlp().eval()
     assert list(Adapter(network).modules()) == list(network.modules())
+
+
+class Guarded(nn.Module):
+    """A network that does not follow the autocast around it, and one that does."""
+
+    def __init__(self, follows):
+        super().__init__()
+        self.net, self.follows = fill(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))), follows
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=self.follows and torch.is_autocast_enabled("cpu"), dtype=torch.bfloat16):
+            return self.net(x)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_autocast_around_a_measurement_is_for_the_network_alone(follows):
+    network, x, y = Guarded(follows), samples(80), torch.arange(80) % 3
+    options = {"val_inputs": x + 0.1, "val_target": y, "measure": list(MEASURES)}
+    plain = diagnose(network, x, y, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = diagnose(network, x, y, **options)
+        assert torch.is_autocast_enabled("cpu")
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        with isolated_network(network) as own:
+            assert own(x).dtype == (torch.bfloat16 if follows else torch.float32)
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert (found == plain) != follows
+    assert found.coverage.distance == plain.coverage.distance

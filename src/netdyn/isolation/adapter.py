@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from netdyn._utils.trees import Inputs
@@ -74,11 +75,32 @@ def isolated_task(
     ``part`` picks the part of the model to run. See :func:`isolated`.
     """
     _, precision = unwrapped(model)
-    with isolated(model, forward, *functions, observer_hooks=observer_hooks) as (own, forward, *others):
+    copies = isolated(model, forward, *functions, observer_hooks=observer_hooks)
+    with copies as (own, forward, *others), _without_autocast() as autocast:
         own = own if part is None else part(own)
         if precision is not None:
             own = Adapter(own, context=precision.forward_context, convert=precision.convert_input)
+        elif autocast is not None:
+            own = Adapter(own, context=autocast)
         yield Adapter(own, forward), *others
+
+
+@contextmanager
+def _without_autocast() -> Iterator[Callable[[], AbstractContextManager[Any]] | None]:
+    """Switch off the user's autocast, which is for the network alone; gives what switches it on again, if it was on."""
+    on = {kind: torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)}
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        with ExitStack() as inside:
+            for kind, dtype in on.items():
+                inside.enter_context(torch.autocast(kind, dtype))
+            yield
+
+    with ExitStack() as undo:
+        for kind in on:
+            undo.enter_context(torch.autocast(kind, enabled=False))
+        yield again if on else None
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from netdyn._utils.checks import warn
 from netdyn._utils.inputs import check_inputs, shown
@@ -39,11 +40,13 @@ def read_probe(
     transfer: Callable[[Any], Any],
     unpack: Unpack,
     where: str = "",
+    most: float = math.inf,
 ) -> Probe:
     """Read a stratified probe of ``size`` samples from a loader's data set, see :func:`netdyn.probes.reading.read`.
 
     ``seed`` seeds the choice, and the random numbers that reading draws. ``transfer`` moves a batch to the device, and
-    into the form, that the model expects. ``where`` says which loader this is, if there are several.
+    into the form, that the model expects. ``where`` says which loader this is, if there are several. Where the samples
+    come in order, only the first ``most`` batches count.
     """
     dataset: Any = loader.dataset
     # The sampler may draw from some of the samples only; the others may be held-out data.
@@ -57,6 +60,8 @@ def read_probe(
             "count as `probe=` (held-out ones as `val_probe=`)."
         )
     total = len(dataset) if some is None else len(some)
+    if isinstance(sampler, SequentialSampler):
+        total = int(min(total, most * (loader.batch_size or total)))
     if total == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
