@@ -661,6 +661,7 @@ def test_an_evaluation_beyond_the_budget_is_left_out_counted_and_logged():
         ({}, False, None),
     ],
 )
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_the_probe_is_of_the_samples_that_training_sees(options, shuffled, batches):
     x = torch.arange(400.0)[:, None].expand(-1, 64)
     data = TensorDataset(x, torch.arange(400) % 10)
