@@ -63,8 +63,8 @@ def test_numbers_to_be_predicted_have_neither_classes_nor_accuracy():
         "layer  units    OPT    NPT   dead  gradient  linear tail",
         "fc1       40  0.500  0.500  0.000         -            -",
         "fc1       40  0.500  0.500  0.000         -            -",
-        "sample basin: radius 0.5 at share of right answers 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples still "
-        "correct at the highest noise level)",
+        "sample basin: radius 0.5 at a share of right answers of 0.5 (95 % interval 0.25 to 1; 12.5 % of the samples "
+        "still correct at the highest noise level)",
     ]
     assert "class" not in "\n".join(printed)
 

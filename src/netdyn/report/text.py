@@ -90,12 +90,15 @@ def _basin(basin: BasinResult, space: str, accuracy: str) -> str:
     """Radius, interval and censored share; 0 and inf in words. A radius of 0 has no interval."""
     what = "samples still correct" if space == "sample" else "rays still above it"
     kept = f"{100 * basin.censored:.1f} % of the {what} at the highest noise level"
+    whole, at = accuracy, accuracy
+    if accuracy != "accuracy":
+        whole, at = f"the {accuracy}", f"a {accuracy} of"
     if basin.radius == 0:
-        return f"radius 0 ({accuracy} is {basin.clean:.3g} without noise, not above {basin.accuracy:.3g})"
+        return f"radius 0 ({whole} is {basin.clean:.3g} without noise, not above {basin.accuracy:.3g})"
     if math.isinf(basin.radius):
-        radius = f"radius beyond {basin.high:.3g}, the highest noise tried, where {accuracy} is above"
+        radius = f"radius beyond {basin.high:.3g}, the highest noise tried, where {whole} is above"
     else:
-        radius = f"radius {basin.radius:.3g} at {accuracy}"
+        radius = f"radius {basin.radius:.3g} at {at}"
     return f"{radius} {basin.accuracy:.3g} ({_interval(basin)}; {kept})"
 
 
