@@ -172,8 +172,9 @@ class DynamicsMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure the trained network, unless that has just been done, and draw it."""
         # Callbacks that average or prune weights may have changed them since.
-        changed = self._measured_step != trainer.global_step or (self._measured and self.monitor.changed(pl_module))
-        new = self._on_fit_ends and changed
+        new = self._on_fit_ends and (
+            self._measured_step != trainer.global_step or (self._measured and self.monitor.changed(pl_module))
+        )
         if new or _is_dev_run(trainer):
             self._measure(trainer, pl_module, step=_last_step(trainer))
         model = None if self._unusable or self.monitor.probe is None else pl_module

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -468,6 +469,9 @@ def test_a_start_line_says_that_floating_targets_are_labels():
     assert said[0].endswith("Note: the targets, whole numbers of a floating dtype, are taken as class labels.")
 
 
+Out = namedtuple("Out", "features logits")
+
+
 class Several(nn.Module):
     """Features and logits."""
 
@@ -510,17 +514,23 @@ SIGNS = {
     "sigmoid": (torch.sigmoid, False),
     "a softmax's second column": (lambda z: torch.cat([-z, z], dim=1).softmax(dim=1)[:, 1:], True),
     "a mean of sigmoids": (lambda z: (z.sigmoid() + (2 * z).sigmoid()) / 2, True),
+    "a mean of sigmoids that says little": (lambda z: ((0.1 * z).sigmoid() + (0.2 * z).sigmoid()) / 2, False),
     "zeros": (lambda z: 0 * z, False),
+    "logits from zero up": (lambda z: z.abs(), False),
 }
 
 
 @pytest.mark.parametrize(("end", "told"), SIGNS.values(), ids=SIGNS)
 @pytest.mark.parametrize("measure", [["sample_basin"], ["modes"]])
 def test_probabilities_that_are_read_as_logits_are_told(end, told, measure):
-    x, y = samples(60), torch.arange(60) % 2
+    x, y, network = samples(60), torch.arange(60) % 2, fill(ByHand(end))
+    with torch.no_grad():  # logits on both sides of zero, some of them far from it
+        z = network.net(x)
+        network.net[2].weight *= 3 / z.std()
+        network.net[2].bias.copy_(-(network.net(x) - network.net[2].bias).median())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        diagnose(fill(ByHand(end)), x, y, measure=measure)
+        diagnose(network, x, y, measure=measure)
     said = [str(each.message) for each in caught if str(each.message).startswith("All outputs lie between 0 and 1")]
     assert len(said) == told
 
@@ -540,3 +550,36 @@ def test_the_loss_of_several_classes_is_that_of_the_logits(end, measure):
     body, x, y = fill(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))), samples(60), torch.arange(60) % 3
     found = diagnose(nn.Sequential(*body, end), x, y, measure=measure).loss
     assert found == pytest.approx(nn.functional.cross_entropy(body(x), y).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("measure", [["modes"], ["sample_basin"]])
+def test_the_loss_of_a_network_that_is_sure_is_finite(measure):
+    network, x = fill(ByHand(lambda z: torch.sigmoid(1000 * z))), samples(60)
+    with torch.no_grad():
+        network.net[2].bias -= network.net(x).median()
+        y = (network(x)[:, 0] > 0.5).long()
+    assert 0 <= diagnose(network, x, y, measure=measure).loss < 0.5
+
+
+def test_a_sample_that_holds_nan_leaves_the_loss_of_probabilities_as_it_is():
+    network, x, y = nn.Sequential(fill(nn.Linear(6, 3)), nn.Softmax(dim=1)), samples(60), torch.arange(60) % 3
+    broken = x.clone()
+    broken[4] = math.nan
+    own = torch.arange(60) != 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = diagnose(network, broken, y, measure=["sample_basin"]).loss
+        expected = diagnose(network, x[own], y[own], measure=["sample_basin"]).loss
+    assert found == pytest.approx(expected)
+
+
+def test_the_logits_of_a_named_tuple_are_not_called_its_first():
+    class Named(Several):
+        def forward(self, x):
+            features, logits = super().forward(x)
+            return Out(features, logits)
+
+    x, y = samples(30), torch.arange(30) % 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert diagnose(fill(Named(False)), x, y, measure=["sample_basin"]).notes == ()

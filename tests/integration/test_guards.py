@@ -295,7 +295,7 @@ def logging_not_silenced(patch: pytest.MonkeyPatch) -> None:
 
 
 def loader_iterated(patch: pytest.MonkeyPatch) -> None:
-    def first_batches(batches: Any, size: int, seed: int, transfer: Any, unpack: Any, where: str) -> Probe:
+    def first_batches(batches: Any, size: int, seed: int, transfer: Any, unpack: Any, *_: Any) -> Probe:
         return Probe(*(torch.cat(parts) for parts in zip(*map(unpack, batches), strict=True)))
 
     patch.setattr(callback, "read_probe", first_batches)

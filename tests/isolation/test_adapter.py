@@ -12,7 +12,7 @@ import networks
 from netdyn import diagnose
 from netdyn.engine.config import MEASURES
 from netdyn.functional import local_fields
-from netdyn.isolation.adapter import Adapter, call, isolated_network, opened
+from netdyn.isolation.adapter import Adapter, call, isolated_network, isolated_task, opened
 from networks import fill, samples
 
 
@@ -245,3 +245,17 @@ def test_autocast_around_a_measurement_is_for_the_network_alone(follows):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     assert (found == plain) != follows
     assert found.coverage.distance == plain.coverage.distance
+
+
+def test_autocast_reaches_a_part_that_has_a_context_of_its_own():
+    network, seen = fill(nn.Sequential(nn.Linear(6, 3))), []
+
+    @contextlib.contextmanager
+    def own():
+        seen.append(torch.is_autocast_enabled("cpu"))
+        yield
+
+    options = {"part": lambda module: Adapter(module, context=own)}
+    with torch.autocast("cpu", dtype=torch.bfloat16), isolated_task(network, **options) as (adapted,):
+        assert adapted(samples()).dtype == torch.bfloat16
+    assert seen == [True]

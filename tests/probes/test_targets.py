@@ -162,8 +162,10 @@ def test_as_many_classes_as_positions_come_last_for_tokens_and_first_for_all_els
     found = read(outputs(6, 6), SQUARE, inputs)
     assert (found.positions.shape, found.positions.last, found.num_classes) == ((6,), last, 6)
     order = "positions, classes" if last else "classes, positions"
-    assert found.note == f"outputs [6, 6] per sample are read as [{order}]"
+    assert found.note.startswith(f"outputs [6, 6] per sample are read as [{order}]; if they are not, let `forward=` ")
     assert read(outputs(6, 5), TOKENS, TOKENS).note == ""
+    # Images of whole numbers are no tokens.
+    assert not read(outputs(4, 4, 4), PIXELS, PIXELS.clone()).positions.last
 
 
 @pytest.mark.parametrize(

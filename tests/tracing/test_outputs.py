@@ -107,3 +107,44 @@ def test_probabilities_within_bounds_are_probabilities(guard, outputs):
     assert found.accuracy == expected.accuracy == 1
     assert [layer.name for layer in found.layers] == ["first"]
     assert found.layers[0].tail_accuracy == expected.layers[0].tail_accuracy
+
+
+class Inside(nn.Module):
+    """A probability that is no output, or not the only one."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.first, self.last, self.inside = nn.Linear(6, 9), nn.Linear(9, 3), inside
+
+    def forward(self, x):
+        return self.last(self.inside(self.first(x)))
+
+
+INSIDE = {
+    "a gate": lambda h: h * torch.sigmoid(h).clamp(1e-6, 1 - 1e-6),
+    "a bounded gate": lambda h: h * torch.minimum(torch.sigmoid(h), torch.tensor(0.9)),
+    "a bounded sigmoid": lambda h: torch.sigmoid(h).clamp(0.3, 0.7),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE.values(), ids=INSIDE)
+def test_probabilities_within_bounds_inside_of_a_network_are_activations(inside):
+    """Their backward pass is the identity, so that what follows is affine."""
+    report = diagnose(fill(Inside(inside)), samples(), torch.arange(len(samples())) % 3, measure=["modes", "linear"])
+    assert report.layers[0].name == "first"
+    assert all(layer.affine_defect < 1e-6 for layer in report.layers)
+
+
+def test_the_larger_of_two_probabilities_is_no_copy_of_the_first():
+    class Larger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 9), nn.Linear(9, 2)
+
+        def forward(self, x):
+            z = self.last(torch.relu(self.first(x)))
+            return torch.maximum(torch.sigmoid(z[:, :1]), torch.sigmoid(z[:, 1:]))
+
+    with torch.no_grad():
+        output, logits = run(fill(Larger()), samples(), lambda site: None)
+    assert logits is output

@@ -365,32 +365,37 @@ def logits_of(evaluator: Evaluator, outputs: object) -> object:
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
         return outputs
     if evaluator.criterion is right_probability:
-        return outputs.logit()
-    distributions = outputs.ndim == 2 and bool((outputs >= 0).all() & ((outputs.sum(dim=1) - 1).abs() < 1e-3).all())
+        return outputs.float().logit(eps=torch.finfo(torch.float32).eps)
+    if outputs.ndim != 2:
+        return outputs
+    known = outputs[outputs.isfinite().all(dim=1)].float()
+    distributions = bool(((known >= 0).all(dim=1) & ((known.sum(dim=1) - 1).abs() < 1e-3)).all())
     return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log() if distributions else outputs
 
 
 def tally(evaluator: Evaluator, outputs: object, logits: object, target: Tensor) -> Tensor:
-    """Of each sample of a batch ``[3, samples]``: whether its outputs are not finite, cross-entropy, largest output.
+    """Of each sample of a batch whether outputs are not finite, cross-entropy, and outputs' extremes ``[4, samples]``.
 
     Outputs that are no tensor count as finite; the entropies are NaN unless there is one logit per class, or one for
-    two classes; the largest outputs NaN unless labels are predicted by their signs, and all are in [0, 1].
+    two classes; the extremes NaN unless labels are predicted by the outputs' signs.
     """
-    classes, unknown = evaluator.num_classes, torch.full((len(target),), math.nan)
+    classes = evaluator.num_classes
+    device = outputs.device if isinstance(outputs, Tensor) else target.device
+    unknown = torch.full((len(target),), math.nan, device=device)
     if not isinstance(outputs, Tensor) or not isinstance(logits, Tensor):
-        return torch.stack([torch.zeros_like(unknown), unknown, unknown])
-    largest = unknown
+        return torch.stack([torch.zeros_like(unknown), unknown, unknown, unknown])
+    ends = [unknown, unknown]
     if _by_sign(evaluator, outputs):
         flat = outputs.detach().reshape(len(outputs), -1).float()
-        largest = flat.amax(dim=1).masked_fill(((flat < 0) | (flat > 1)).any(dim=1), math.nan)
+        ends = [flat.amin(dim=1), flat.amax(dim=1)]
     lost = (~outputs.isfinite()).reshape(len(outputs), -1).any(dim=1).float()
     logits = logits.detach().reshape(len(target), -1)
     if logits.shape[1] == 1:
         logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
     if classes < 2 or logits.shape[1] != classes or not logits.is_floating_point():
-        return torch.stack([lost, unknown.to(lost), largest.to(lost)])
+        return torch.stack([lost, unknown, *ends])
     entropies = nn.functional.cross_entropy(logits.float(), target.to(logits.device), reduction="none")
-    return torch.stack([lost, entropies, largest.to(lost)])
+    return torch.stack([lost, entropies, *ends])
 
 
 def _by_sign(evaluator: Evaluator, outputs: Tensor) -> bool:
@@ -410,14 +415,17 @@ def summed_up(evaluator: Evaluator, tallies: Sequence[Tensor]) -> tuple[float, f
     """
     index, found = usable(evaluator.inputs), torch.cat(list(tallies), dim=1)
     found = found if index is None else found[:, index.to(found.device)]
-    share, loss, largest = found.to(statistic_dtype(found.device)).mean(dim=1).tolist()
+    if not found.shape[1]:
+        return math.nan, math.nan
+    means = found[:2].to(statistic_dtype(found.device)).mean(dim=1)
+    share, loss, least, most = torch.cat([means, found[2].amin()[None], found[3].amax()[None]]).tolist()
     if share > 0:
         checks.warn(
             f"The network outputs NaN or inf for {round(share * found.shape[1])} of {found.shape[1]} samples, which "
             "count as wrong and are left out of the modes of layers whose local fields are not finite for them."
         )
-    # The mean of NaN and anything else is NaN. An output layer of zeros has the outputs 0.
-    if largest > 0:
+    # Probabilities of a network that has learnt something; the logits of an untrained one are hardly so far apart.
+    if 0 <= least < 0.25 and 0.75 < most <= 1:
         checks.warn(
             "All outputs lie between 0 and 1, but are read as logits: the label is 1 wherever they are above 0. If "
             "they are probabilities, return the logits, or pass `criterion=`, for instance `lambda outputs, target: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class Adapter(nn.Module):
         super().__init__()
         if isinstance(module, Adapter):
             forward = forward or module._call
-            context, convert, module = module._context, module._convert, module._module
+            context = context if module._context is nullcontext else partial(_within, context, module._context)
+            convert, module = module._convert, module._module
         shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
         self.__dict__.update({name: getattr(module, name) for name in shared})
         self.__dict__.update(_module=module, _call=forward or call, _context=context, _convert=convert)
@@ -58,8 +60,10 @@ class Adapter(nn.Module):
         inputs = inputs if self._convert is None else self._convert(inputs)
         with self._context(), call_explained(self._module, self._call, inputs, own=self._call is not call):
             output = self._call(self._module, inputs)
-            self.__dict__["several"] = isinstance(output, tuple) and len(list(filter(_is_batch, output))) > 1
-            return opened(output)
+            logits = opened(output)
+            several = isinstance(output, tuple) and len(list(filter(_is_batch, output))) > 1
+            self.__dict__["several"] = several and logits is output[0] and not hasattr(output, "logits")
+            return logits
 
 
 @contextmanager
@@ -80,9 +84,16 @@ def isolated_task(
         own = own if part is None else part(own)
         if precision is not None:
             own = Adapter(own, context=precision.forward_context, convert=precision.convert_input)
-        elif autocast is not None:
+        if autocast is not None:
             own = Adapter(own, context=autocast)
         yield Adapter(own, forward), *others
+
+
+@contextmanager
+def _within(outer: Callable[[], Any], inner: Callable[[], Any]) -> Iterator[None]:
+    """Two contexts, one inside of the other."""
+    with outer(), inner():
+        yield
 
 
 @contextmanager

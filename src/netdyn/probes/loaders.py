@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from netdyn._utils.checks import warn
 from netdyn._utils.inputs import check_inputs, shown
@@ -52,16 +60,16 @@ def read_probe(
     # The sampler may draw from some of the samples only; the others may be held-out data.
     sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
     some = getattr(sampler, "indices", None)
-    own = not type(sampler).__module__.startswith(("torch.", "lightning.", "pytorch_lightning."))
-    if some is None and own and hasattr(sampler, "__len__") and len(sampler) < len(dataset):
+    if some is None and _draws_a_part(sampler, len(dataset)):
         warn(
             f"The sampler {type(sampler).__name__} draws {len(sampler)} of {len(dataset)} samples, but does not say "
-            "which: the probe is of all of them. Give the sampler an attribute `indices`, or pass the samples that "
-            "count as `probe=` (held-out ones as `val_probe=`)."
+            "which: the probe is of all of them, of which some may be held out. Give the sampler an attribute "
+            "`indices`, or pass the samples that count as `probe=` (held-out ones as `val_probe=`)."
         )
     total = len(dataset) if some is None else len(some)
-    if isinstance(sampler, SequentialSampler):
-        total = int(min(total, most * (loader.batch_size or total)))
+    if isinstance(sampler, SequentialSampler) or (isinstance(sampler, DistributedSampler) and not sampler.shuffle):
+        # Each process has every so many-th sample.
+        total = int(min(total, most * (loader.batch_size or total) * getattr(sampler, "num_replicas", 1)))
     if total == 0:
         raise ValueError("The training data set must hold samples for the probe, got an empty one.")
     generator = torch.Generator().manual_seed(seed)
@@ -89,6 +97,16 @@ def read_probe(
         chosen = stratified(strata, size, generator).to(target.device)
         inputs, target = take(inputs, chosen), target[chosen]
     return Probe(copied(inputs), target, _taken(batch, unpack, where))
+
+
+def _draws_a_part(sampler: Any, samples: int) -> bool:
+    """Whether a sampler of the user's own draws fewer than all samples, and not for one of several processes."""
+    if isinstance(sampler, RandomSampler | WeightedRandomSampler) or hasattr(sampler, "num_replicas"):
+        return False
+    try:
+        return len(sampler) < samples
+    except Exception:  # its length is the user's code, or there is none
+        return False
 
 
 def unpacked(unpack: Unpack, batch: Any) -> tuple[Inputs, Tensor]:

@@ -151,9 +151,12 @@ def _settled(positions: Positions, outputs: Tensor, target: Tensor, inputs: Inpu
     if not (len(sizes) > len(positions.shape) and sizes[:-1] == sizes[1:] == positions.shape):
         return positions, ""
     shape = (len(target), *positions.shape)
-    last = any(tuple(each.shape) == shape and not each.is_floating_point() for each in tensors(inputs))
+    steps = len(positions.shape) == 1
+    last = steps and any(tuple(each.shape) == shape and not each.is_floating_point() for each in tensors(inputs))
     order = "positions, classes" if last else "classes, positions"
-    return replace(positions, last=last), f"outputs {list(sizes)} per sample are read as [{order}]"
+    how = instead("forward", "`forward=`", "the model")
+    note = f"outputs {list(sizes)} per sample are read as [{order}]; if they are not, let {how} transpose them"
+    return replace(positions, last=last), note
 
 
 def _in_range(labels: Tensor, classes: int, ignore_index: int) -> Tensor:

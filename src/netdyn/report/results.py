@@ -140,7 +140,7 @@ class Report:
         notes: How the targets have been read, where that is not obvious.
         subnetwork: The units of the first layer that contribute most to each logit; None if not measured.
         companions: The quantities of related work, see ``docs/companions.md``; None if not measured.
-        finite: Share of samples for which all outputs are finite, among those that hold no NaN themselves.
+        finite: Share of samples for which all outputs are finite, among those that hold no NaN or inf themselves.
         loss: Mean cross-entropy on the same samples; NaN unless the network has class labels and one logit per class.
         step: The step of a monitor's evaluation; None without a monitor.
         trend: The earlier evaluations of the same run, which a monitor knows, in a few numbers each.

@@ -34,8 +34,6 @@ ACTIVATIONS = _functions_named(
 )
 #: Functions that keep a tensor within bounds: activations where these hold no samples, and where they are reached.
 BOUNDS = _functions_named("clamp clamp_min clamp_max clip maximum minimum fmax fmin max min")
-#: Functions that guard numbers against the ends of their range, such as probabilities against a logarithm of zero.
-GUARDS = BOUNDS | _functions_named("nan_to_num")
 #: Functions that turn logits into probabilities.
 SQUASHES = _functions_named("sigmoid expit special_expit softmax log_softmax")
 #: Each max-pooling function and the average pooling over the same windows.

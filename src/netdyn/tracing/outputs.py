@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Methods that may copy a tensor to another dtype, device or layout. Other copies are recognised by their values.
+#: Functions that may copy a tensor to another dtype, device or layout. Other copies are recognised by their values.
 COPIES = {
     getattr(Tensor, name) for name in ("to", "type", "float", "double", "half", "bfloat16", "clone", "contiguous")
-}
+} | {torch.nan_to_num, Tensor.nan_to_num}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Squashed:
         overwritten = self.version is not None and self.version != value._version
         if overwritten or not isinstance(output, Tensor) or output.numel() != value.numel():
             return False
-        return _is_view_of_all(output, value) or torch.equal(output.to(value.dtype).reshape(value.shape), value)
+        return is_view_of_all(output, value) or torch.equal(output.to(value.dtype).reshape(value.shape), value)
 
 
 class Probabilities:
@@ -49,15 +49,14 @@ class Probabilities:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor is a result, or a copy of one."""
-        return any(_is_view_of_all(tensor, each.value) for each in self._found)
+        return any(is_view_of_all(tensor, each.value) for each in self._found)
 
-    def add_copy(self, result: object, subject: Tensor) -> None:
+    def add_copy(self, result: Tensor, subject: Tensor) -> None:
         """Note a copy of a result, also one within bounds, which may be the model's output as well."""
-        if not isinstance(result, Tensor) or result is subject or not result.is_floating_point():
+        # Tensors made in inference mode have no version.
+        if result is subject or not result.is_floating_point() or result.is_inference():
             return
-        if result.is_inference():  # it has no version
-            return
-        found = next((each for each in self._found if _is_view_of_all(subject, each.value)), None)
+        found = next((each for each in self._found if is_view_of_all(subject, each.value)), None)
         if found is not None:
             self._found.append(replace(found, value=result, version=result._version))
 
@@ -66,5 +65,6 @@ class Probabilities:
         return next((each for each in reversed(self._found) if each.is_output(output)), None)
 
 
-def _is_view_of_all(output: Tensor, tensor: Tensor) -> bool:
+def is_view_of_all(output: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor is another one, or a view of all of it."""
     return output is tensor or (output._base is tensor and output.numel() == tensor.numel())

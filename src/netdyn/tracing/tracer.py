@@ -21,7 +21,7 @@ from netdyn.tracing import activations, recurrent
 from netdyn.tracing.elementwise import Candidate, acts_by_element, may_be_activation
 from netdyn.tracing.gating import Gates, Operation, Value
 from netdyn.tracing.names import Origins, is_quantised, numbered
-from netdyn.tracing.outputs import COPIES, Probabilities
+from netdyn.tracing.outputs import COPIES, Probabilities, is_view_of_all
 from netdyn.tracing.sample_axis import SampleAxis
 from netdyn.tracing.site import Axes, Key, Site, Unread
 
@@ -80,15 +80,13 @@ class Tracer(TorchFunctionMode):
         if self._paused:
             return func(*args, **kwargs)
         if isinstance(subject, Tensor):
-            if func in activations.GUARDS and self.probabilities.holds(subject):
-                result = func(*args, **kwargs)
-                self.probabilities.add_copy(result, subject)
-                return result
             if func in activations.ACTIVATIONS or func in activations.REGISTERED.functions:
                 return self._activation(func, subject, args, kwargs)
             bounded = activations.bounded(func, args, kwargs, self.gates.is_constant)
             if bounded is not None:
-                return self._activation(func, bounded[0], bounded, kwargs, bounded=True)
+                result = self._activation(func, bounded[0], bounded, kwargs, bounded=True)
+                self.probabilities.add_copy(result, bounded[0])
+                return result
         operation = self.gates.operation(func, args, kwargs) if self._follows else None
         if operation is not None and operation.gated is not None:
             return self._self_gated(func, args, kwargs, operation)
@@ -183,11 +181,15 @@ class Tracer(TorchFunctionMode):
         else:
             copied = subject.clone() if overwritten else subject
             output = func(*args, **kwargs)
+        squashes, latest = func in activations.SQUASHES, self.latest()
+        # A bound that guards a probability may be the end of the network together with it.
+        guards = func in activations.BOUNDS and latest is not None and is_view_of_all(subject, latest)
+        guards = guards and self.probabilities.holds(subject)
         self.latest = weakref.ref(output)
-        if func in activations.SQUASHES:
+        if squashes:
             self.probabilities.add(output, copied)
         site = Site(name, key, axis, copied.detach(), output.detach(), edge, output_edge, graph, carried)
-        self._hold(site, may_be_output=func in activations.SQUASHES)
+        self._hold(site, may_be_output=squashes or guards, guards=guards)
         return output
 
     def _self_gated(self, func: Any, args: Any, kwargs: Any, operation: Operation) -> Any:
@@ -369,8 +371,9 @@ class Tracer(TorchFunctionMode):
             self._release()
         return output
 
-    def _hold(self, site: Site, may_be_output: bool = False) -> None:
-        self._release()
+    def _hold(self, site: Site, may_be_output: bool = False, guards: bool = False) -> None:
+        if not guards:
+            self._release()
         if may_be_output or self.candidates:
             # A held site may be overwritten before it is passed on.
             site = replace(site, field=site.field.clone(), output=site.output.clone())
@@ -393,8 +396,9 @@ class Tracer(TorchFunctionMode):
     def finish(self, output: Any) -> Any:
         """Pass on all held sites. Returns the logits if a sigmoid or softmax of them is the output, or the output."""
         found = self.probabilities.find(output)
-        if found is not None and self.held and self.latest() is found.result:
-            self.held.pop()
+        latest = self.latest()
+        if found is not None and self.held and (latest is found.result or latest is found.value):
+            self.held.clear()
         self._release()
         return output if found is None else found.logits.reshape(output.shape)
 
