@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
+from netdyn._utils.checks import warn
 from netdyn._utils.trees import tensors
 from netdyn._utils.user_code import explained
 from netdyn.isolation.isolated import restored, rng_restored, shadowed
@@ -70,6 +71,12 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
                     return use(batches)
         except WorkerError as error:
             failed = error
+            if "timed out" in f"{error}":
+                warn(
+                    f"A worker process that should read the probe gave nothing for {PATIENCE} seconds: threads and "
+                    "held locks of a data set do not go on in it. The probe is read in this process instead. "
+                    f"{instead_of_reading()}"
+                )
     with ExitStack() as undo:
         undo.enter_context(rng_restored())
         dataset, collate_fn = loader.dataset, loader.collate_fn
