@@ -516,7 +516,7 @@ class Monitor:
         only = tuple(name for name in self.config.measure if name in ("sample_basin", "maps"))
         again = model is not None and self.probe is not None and bool(only)
         # The network of the last report, or a later one?
-        same = all(self.processes.gather(lambda: model is not None and _sums(model) == self._measured))
+        same = not self.changed(model)
         again = again and (not self._drawn if same else step > self._last_step)
         if self._drawn and not again:
             return {}
@@ -593,9 +593,9 @@ class Monitor:
             )
             return {}
 
-    def changed(self, model: nn.Module) -> bool:
-        """Whether the weights of a network are others than at the last report, on any process."""
-        return any(self.processes.gather(lambda: self.report is not None and _sums(model) != self._measured))
+    def changed(self, model: nn.Module | None) -> bool:
+        """Whether the weights of a network are others than at the last report, or not known, on any process."""
+        return any(self.processes.gather(lambda: model is None or _sums(model) != self._measured))
 
     # --- never in the way ---
 

@@ -76,9 +76,10 @@ def by_steps(every_n_train_steps: int | None, schedule: Literal["log"] | Iterabl
     if not isinstance(schedule, Iterable):
         raise TypeError(f"`schedule` must be 'log' or a list of optimiser steps, got {schedule!r}.")
     given = list(schedule)
-    if any(isinstance(step, bool) or not isinstance(step, int) for step in given):
-        raise TypeError(f"`schedule` must hold whole numbers of optimiser steps, got {given!r}.")
-    steps = tuple(sorted({whole("schedule", step) for step in given}))
+    try:
+        steps = tuple(sorted({whole("schedule", step) for step in given}))
+    except TypeError:
+        raise TypeError(f"`schedule` must hold whole numbers of optimiser steps, got {given!r}.") from None
     if not steps:
         raise ValueError("`schedule` must name at least one optimiser step, got an empty list.")
     return AtSteps(steps)

@@ -135,6 +135,18 @@ def test_where_a_worker_ends_without_a_word_it_is_read_here():
     assert set(first_batch(Dying())[1].tolist()) == {os.getpid()}
 
 
+def test_a_data_set_that_times_out_itself_is_not_taken_for_a_worker_that_gives_nothing():
+    class Far(OnlyHere):
+        def __getitem__(self, index):
+            if os.getpid() != self.owner:
+                raise ConnectionError("The connection timed out.")
+            return Samples.__getitem__(self, index)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set(first_batch(Far())[1].tolist()) == {os.getpid()}
+
+
 def test_a_worker_that_waits_for_a_lock_of_another_thread_is_given_up(monkeypatch):
     """A fork copies a lock that is held, and nobody in the worker lets go of it."""
     monkeypatch.setattr(reading, "PATIENCE", 1)

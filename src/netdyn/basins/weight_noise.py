@@ -164,14 +164,14 @@ class WeightNoise:
 
 
 def _real(values: Tensor) -> Tensor:
-    """The numbers of a tensor, as exact as its device has it; those of complex ones ``[..., 2]``."""
-    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
-    return values.to(statistic_dtype(values.device))
+    """The numbers of a tensor; those of complex ones ``[..., 2]``."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """All numbers of a weight."""
-    return _real(full_tensor(weight.detach()))
+    """All numbers of a weight, as exact as its device has them."""
+    values = _real(full_tensor(weight.detach()))
+    return values.to(statistic_dtype(values.device))
 
 
 def _scale(weight: Tensor) -> Tensor:
@@ -213,6 +213,6 @@ def realised_noise(noise: WeightNoise, sigma: float) -> dict[str, float]:
 
 def _length(values: Tensor) -> Tensor:
     """The root of the sum of squares, without a copy of the numbers in a wider type."""
-    real = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    real = _real(values)
     length: Tensor = torch.linalg.vector_norm(real, dtype=statistic_dtype(real.device))
     return length

@@ -71,7 +71,7 @@ def read(loader: DataLoader[Any], chosen: Sequence[Any] | None, seed: int, use: 
                     return use(batches)
         except WorkerError as error:
             failed = error
-            if "timed out" in f"{error}":
+            if "DataLoader timed out" in f"{error}":
                 warn(
                     f"A worker process that should read the probe gave nothing for {PATIENCE} seconds: threads and "
                     "held locks of a data set do not go on in it. The probe is read in this process instead. "

@@ -105,6 +105,11 @@ class Numbers:
     val_samples: int = 0
     untouched: bool | None = False
 
+    @property
+    def held_out(self) -> int:
+        """Number of samples in the validation probe; where it is not known, that of the training probe."""
+        return self.val_samples or self.samples
+
 
 def restores(accuracy: float, gap: float, guess: float, classes: int, samples: int) -> bool:
     """Whether batch statistics raise an accuracy by more than :data:`STALE`, to more than guessing explains."""
@@ -228,7 +233,7 @@ def _overfitting(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:
     if best := _clearly_best(numbers, earlier):
         reason += f" (it was {best.val_accuracy:.3f} at step {best.step})"
         advice = f"early stop near step {best.step}, {advice}"
-    elif is_guessed(numbers.val_accuracy, numbers.guess, numbers.classes, numbers.val_samples or numbers.samples):
+    elif is_guessed(numbers.val_accuracy, numbers.guess, numbers.classes, numbers.held_out):
         reason += f", where guessing gives {numbers.guess:.3f}"
         advice = f"check the labels, {advice}"
     return Verdict("overfitting", _accuracies(numbers), advice, reason)
@@ -241,8 +246,12 @@ def _gap(numbers: Numbers) -> bool:
 
 def _error(numbers: Numbers) -> float:
     """Standard error of training accuracy minus validation accuracy."""
-    a, v = numbers.accuracy, numbers.val_accuracy
-    return math.sqrt(a * (1 - a) / numbers.samples + v * (1 - v) / (numbers.val_samples or numbers.samples))
+    return _error_between(numbers.accuracy, numbers.samples, numbers.val_accuracy, numbers.held_out)
+
+
+def _error_between(first: float, first_samples: int, second: float, second_samples: int) -> float:
+    """Standard error of the difference of two shares of different samples."""
+    return math.sqrt(first * (1 - first) / first_samples + second * (1 - second) / second_samples)
 
 
 def _clearly_best(numbers: Numbers, earlier: Sequence[Moment]) -> Moment | None:
@@ -253,10 +262,9 @@ def _clearly_best(numbers: Numbers, earlier: Sequence[Moment]) -> Moment | None:
     known = [moment for moment in earlier if not math.isnan(moment.val_accuracy)]
     if not known:
         return None
-    best, samples = max(known, key=lambda moment: moment.val_accuracy), numbers.val_samples or numbers.samples
-    shares = (best.val_accuracy, numbers.val_accuracy)
-    error = math.sqrt(sum(share * (1 - share) for share in shares) / samples)
-    return best if shares[0] - shares[1] > ERRORS * error else None
+    best = max(known, key=lambda moment: moment.val_accuracy)
+    before, now, samples = best.val_accuracy, numbers.val_accuracy, numbers.held_out
+    return best if before - now > ERRORS * _error_between(before, samples, now, samples) else None
 
 
 def _learning(numbers: Numbers, earlier: Sequence[Moment]) -> Verdict | None:

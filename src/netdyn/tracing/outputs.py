@@ -47,17 +47,16 @@ class Probabilities:
             self._found = [each for each in self._found if each.result.ndim <= 2]
         self._found.append(Squashed(result, logits, result))
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether a tensor is a result, or a copy of one."""
-        return any(is_view_of_all(tensor, each.value) for each in self._found)
+    def behind(self, tensor: Tensor) -> Squashed | None:
+        """The result that a tensor is, or is a copy of; None if there is none."""
+        return next((each for each in self._found if is_view_of_all(tensor, each.value)), None)
 
     def add_copy(self, result: Tensor, subject: Tensor) -> None:
         """Note a copy of a result, also one within bounds, which may be the model's output as well."""
         # Tensors made in inference mode have no version.
         if result is subject or not result.is_floating_point() or result.is_inference():
             return
-        found = next((each for each in self._found if is_view_of_all(subject, each.value)), None)
-        if found is not None:
+        if (found := self.behind(subject)) is not None:
             self._found.append(replace(found, value=result, version=result._version))
 
     def find(self, output: Any) -> Squashed | None:

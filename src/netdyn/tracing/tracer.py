@@ -184,7 +184,7 @@ class Tracer(TorchFunctionMode):
         squashes, latest = func in activations.SQUASHES, self.latest()
         # A bound that guards a probability may be the end of the network together with it.
         guards = func in activations.BOUNDS and latest is not None and is_view_of_all(subject, latest)
-        guards = guards and self.probabilities.holds(subject)
+        guards = guards and self.probabilities.behind(subject) is not None
         self.latest = weakref.ref(output)
         if squashes:
             self.probabilities.add(output, copied)
